@@ -1,0 +1,172 @@
+"""The contracts between the parts of scfm.
+
+Letters used in every docstring of the package: ``B`` cells, ``T`` tokens of the packed row, ``L`` tokens of one cell,
+``D`` width, ``V`` vocabulary, ``G`` genes, ``N`` predicted tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+    from scfm.vocab import Vocab
+
+#: What a task returns: ``loss`` is the scalar to minimise, the rest are scalars to log.
+Metrics: TypeAlias = "dict[str, torch.Tensor]"
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Rows of unequal length, one after the other.
+
+    Attributes:
+        values: (sum of lengths,) the rows' entries.
+        offsets: (B+1,) int64; row ``i`` is ``values[offsets[i]:offsets[i + 1]]``.
+    """
+
+    values: np.ndarray
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(B,) int64, the length of each row."""
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Cells packed into one row of tokens; no pad token is ever among them.
+
+    Attributes:
+        ids: (T,) int64, token ids, cell after cell, most expressed gene first.
+        positions: (T,) int64, the rank inside the cell, restarting at 0 with each cell.
+        boundaries: (B+1,) int32, where each cell begins, and T.
+        longest: tokens of the longest cell, an int that attention kernels want on the host.
+        index: (B,) int64, each cell's row in the store (or in the file, when embedding).
+        obs: per-cell labels by name, each (B,): int64 class codes (-1 = missing) or float32 values.
+        seed: the seed of everything random that is done to this batch (masks, dropout): a pure function of
+            (seed, epoch, step), so that neither a resume nor the number of ranks changes it.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    boundaries: torch.Tensor
+    longest: int
+    index: torch.Tensor
+    obs: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    seed: int = 0
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells B."""
+        return self.index.shape[0]
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of tokens T."""
+        return self.ids.shape[0]
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        """(B,) int64, tokens of each cell."""
+        return self.boundaries.diff().long()
+
+    def _each(self, method: str, *args: Any, **kwargs: Any) -> Batch:
+        def moved(tensor: torch.Tensor) -> torch.Tensor:
+            return getattr(tensor, method)(*args, **kwargs)
+
+        tensors = {name: moved(getattr(self, name)) for name in ("ids", "positions", "boundaries", "index")}
+        return replace(self, **tensors, obs={name: moved(value) for name, value in self.obs.items()})
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same batch on another device."""
+        return self._each("to", device, non_blocking=non_blocking)
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory, for asynchronous transfer (called by the DataLoader)."""
+        return self._each("pin_memory")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What only the run knows, handed to backbones and tasks as a Python argument; the config is never mutated.
+
+    Attributes:
+        vocab: the tokens.
+        width: D of the backbone.
+        classes: names of the classes by obs column; class code ``i`` is ``classes[column][i]``.
+        batches: names of the experimental batches by obs column.
+        n_cells: cells of the training split.
+        token_counts: (V,) int64, how often each token occurs in the training split: the unigram table that a
+            pretrained model must beat. None where no one counted.
+        class_counts: (C,) int64 by obs column: labelled training cells of each class.
+    """
+
+    vocab: Vocab
+    width: int
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    batches: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    n_cells: int = 0
+    token_counts: np.ndarray | None = None
+    class_counts: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+class Backbone(Protocol):
+    """A transformer over packed rows. An ``nn.Module``.
+
+    Attributes:
+        width: D.
+        causal: whether a token sees only the tokens before it.
+        n_positions: the longest cell it can read, in tokens.
+        n_layers: number of transformer layers.
+        embedding_layer, embedding_pool: how its cell embeddings are read (see :mod:`scfm.head.pool`).
+    """
+
+    width: int
+    causal: bool
+    n_positions: int
+    n_layers: int
+    embedding_layer: int
+    embedding_pool: str
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """Last hidden states, (T, D)."""
+        ...
+
+    def hidden(self, batch: Batch, layer: int) -> torch.Tensor:
+        """Hidden states after ``layer`` (Python index into [input embeddings, layer 1, ..., layer n]), (T, D)."""
+        ...
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Scores over the vocabulary, (N, D) -> (N, V)."""
+        ...
+
+
+class Task(Protocol):
+    """A pretraining objective or a fine-tuning head: what sits on a backbone. An ``nn.Module``.
+
+    Attributes:
+        causal: the backbone it needs; None takes either.
+        labels: obs columns that it reads from ``Batch.obs``.
+
+    A head may also have ``predict(backbone, batch) -> dict[str, Tensor (B, ...)]``, used when embedding new cells.
+    """
+
+    causal: ClassVar[bool | None]
+    labels: tuple[str, ...]
+
+    def __call__(self, backbone: Backbone, batch: Batch) -> Metrics:
+        """``loss`` and other scalars. ``n_targets``, where present, is the weight of the batch in averages."""
+        ...
