@@ -87,8 +87,14 @@ class Batch:
         def moved(tensor: torch.Tensor) -> torch.Tensor:
             return getattr(tensor, method)(*args, **kwargs)
 
-        tensors = {name: moved(getattr(self, name)) for name in ("ids", "positions", "boundaries", "index")}
-        return replace(self, **tensors, obs={name: moved(value) for name, value in self.obs.items()})
+        return replace(
+            self,
+            ids=moved(self.ids),
+            positions=moved(self.positions),
+            boundaries=moved(self.boundaries),
+            index=moved(self.index),
+            obs={name: moved(value) for name, value in self.obs.items()},
+        )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""

@@ -37,7 +37,9 @@ class Vocab:
 
     def __post_init__(self) -> None:
         if len(self.tokens) > MAX_SIZE:
-            raise ValueError(f"the vocabulary has {len(self.tokens)} tokens; ids are stored in 16 bits, at most {MAX_SIZE}")
+            raise ValueError(
+                f"the vocabulary has {len(self.tokens)} tokens; ids are stored in 16 bits, at most {MAX_SIZE}"
+            )
         if len(self.ids) != len(self.tokens):
             twice = next(token for i, token in enumerate(self.tokens) if self.ids[token] != i)
             raise ValueError(f"the vocabulary has the token {twice!r} twice; every token needs one id")
@@ -45,7 +47,9 @@ class Vocab:
             if role not in ROLES:
                 raise ValueError(f"unknown role {role!r} of a special token; the roles are {', '.join(ROLES)}")
             if not 0 <= token_id < len(self.tokens):
-                raise ValueError(f"the special token {role} has id {token_id}; the vocabulary has {len(self.tokens)} tokens")
+                raise ValueError(
+                    f"the special token {role} has id {token_id}; the vocabulary has {len(self.tokens)} tokens"
+                )
 
     def __len__(self) -> int:
         return len(self.tokens)
