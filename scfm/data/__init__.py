@@ -1,0 +1,1 @@
+"""Cells: reading files, the token store, the order of training, batches."""
