@@ -1,0 +1,71 @@
+"""How fast training goes: real tokens and cells over wall time, waiting for data included."""
+
+import logging
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import Tensor
+
+from scfm.types import Batch
+
+#: Goes to the log file alone: the screen has the progress bar.
+progress = logging.getLogger("scfm.progress")
+
+
+class Throughput(pl.Callback):
+    """Logs ``tokens_per_s``, ``cells_per_s`` (all devices together) and ``data_wait`` (share of wall time).
+
+    Rates are over the time since the last log, data, optimizer and logging included; validation is left out. There is
+    no pad token in a packed batch: every token counted is a real one.
+    """
+
+    def __init__(self) -> None:
+        self._restart(0.0)
+
+    def _restart(self, now: float) -> None:
+        self._since = self._left = now
+        self._tokens = self._cells = 0
+        self._waited = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._restart(time.perf_counter())
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Leave the validation out."""
+        self._restart(time.perf_counter())
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """The time since the last batch ended was spent waiting for this one."""
+        self._waited += time.perf_counter() - self._left
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Count, and log every ``log_every_n_steps`` micro-batches."""
+        self._tokens += batch.n_tokens
+        self._cells += batch.n_cells
+        if (batch_idx + 1) % trainer.log_every_n_steps == 0:
+            elapsed = max(time.perf_counter() - self._since, 1e-9)
+            rates = {
+                "tokens_per_s": self._tokens * trainer.world_size / elapsed,
+                "cells_per_s": self._cells * trainer.world_size / elapsed,
+            }
+            module.log_dict(rates, prog_bar=True, batch_size=batch.n_cells)
+            module.log("data_wait", self._waited / elapsed, batch_size=batch.n_cells)
+            self._write_line(trainer, outputs, rates)
+            self._restart(time.perf_counter())
+        self._left = time.perf_counter()
+
+    def _write_line(self, trainer: pl.Trainer, outputs: Any, rates: dict[str, float]) -> None:
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        progress.info(
+            "step %d loss %.4f, %.0f tokens/s, %.1f cells/s",
+            trainer.global_step,
+            float(loss.detach()) * trainer.accumulate_grad_batches if isinstance(loss, Tensor) else float("nan"),
+            rates["tokens_per_s"],
+            rates["cells_per_s"],
+        )

@@ -1,0 +1,106 @@
+"""The command lines: one Hydra main each. What they do is imported when they do it, so that help answers at once."""
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+log = logging.getLogger(__name__)
+
+_HERE = Path(__file__).resolve().parent
+#: In a wheel the yaml files lie in the package, in a checkout beside it.
+CONFIGS = _HERE / "configs" if (_HERE / "configs").is_dir() else _HERE.parent / "configs"
+
+
+def train() -> Any:
+    """``scfm-train``, ``python train.py``: pretrain a backbone on a token store."""
+    return _main("train")
+
+
+def finetune() -> Any:
+    """``scfm-finetune``, ``python finetune.py``: train a head on a pretrained backbone."""
+    return _main("finetune")
+
+
+def prepare() -> Any:
+    """``scfm-prepare``: single-cell files to a token store; ``scfm-prepare verify STORE`` checks one."""
+    if sys.argv[1:2] == ["verify"]:
+        from scfm.run.prepare import verify
+
+        return _report_errors(lambda: verify(sys.argv[2:]))
+    return _main("prepare")
+
+
+def embed() -> Any:
+    """``scfm-embed``: write embeddings, and a head's annotations, into a copy of an .h5ad."""
+    return _main("embed")
+
+
+def evaluate() -> Any:
+    """``scfm-evaluate``: score an embedding beside the methods a user would pick instead."""
+    return _main("evaluate")
+
+
+def _main(command: str) -> Any:
+    """Run ``scfm.run.COMMAND.run(cfg)`` under Hydra with ``configs/COMMAND.yaml``."""
+    sys.argv[1:] = lenient(sys.argv[1:], command)
+
+    @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=command)
+    def main(cfg: "DictConfig") -> Any:
+        return _report_errors(lambda: _run(command, cfg))
+
+    return main()
+
+
+def _run(command: str, cfg: "DictConfig") -> Any:
+    import importlib
+
+    from scfm.config import check, shipped
+
+    sys.path.insert(0, str(Path.cwd()))  # a user's own parts: extensions=[my_module] beside where they work
+    check(cfg, shipped(CONFIGS, command))
+    return importlib.import_module(f"scfm.run.{command}").run(cfg)
+
+
+def lenient(arguments: list[str], command: str) -> list[str]:
+    """Write overrides ``key=value`` as ``++key=value``, all but the choices of groups.
+
+    Hydra stops at the first unknown key; so marked it lets them all pass, and :func:`scfm.config.check` reports them
+    together, each with the nearest known key.
+    """
+    groups = {folder.name for folder in CONFIGS.iterdir() if folder.is_dir()}
+    for i, argument in enumerate(arguments):
+        if argument.startswith(("--config-dir=", "-cd=")):
+            groups |= _groups_of(Path(argument.split("=", 1)[1]))
+        elif argument in ("--config-dir", "-cd") and i + 1 < len(arguments):
+            groups |= _groups_of(Path(arguments[i + 1]))
+
+    def rewrite(argument: str) -> str:
+        key, equals, _ = argument.partition("=")
+        plain_key = key.split(".")[0].isidentifier() and not argument.startswith(("-", "+", "~"))
+        is_group = key.split("@")[0].split("/")[0] in groups and "." not in key
+        return f"++{argument}" if equals and plain_key and not is_group and not key.startswith("hydra") else argument
+
+    return [rewrite(argument) for argument in arguments]
+
+
+def _groups_of(folder: Path) -> set[str]:
+    return {entry.name for entry in folder.iterdir() if entry.is_dir()} if folder.is_dir() else set()
+
+
+def _report_errors(command: Callable[[], Any]) -> Any:
+    """Users' errors end in one sentence on the screen and exit status 1; others keep their traceback."""
+    try:
+        return command()
+    except (ValueError, FileNotFoundError, FileExistsError, PermissionError, ModuleNotFoundError) as error:
+        if log.isEnabledFor(logging.DEBUG):
+            raise
+        log.error("%s", error)
+        log.info("Run with hydra.verbose=true to see where this was raised.")
+        sys.exit(1)

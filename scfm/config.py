@@ -1,0 +1,186 @@
+"""Builds objects from the config, and checks the whole config before data or GPU is touched.
+
+A class's signature is the schema of its yaml: every key beside ``_target_`` must be an argument of the target, of its
+annotated type. There is no second schema to keep in step.
+"""
+
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, Union
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+#: What a yaml may name. Never ``torch.`` as a whole: a config must not be able to run arbitrary code.
+ALLOWED = ("scfm.", "torch.optim.", "torch.nn.", "pytorch_lightning.", "transformers.", "peft.")
+#: A user's own parts live in a package or module of their own, named by ``extensions=[my_package]``.
+EXTENSIONS = "extensions"
+
+_OWN_KEYS = {"_target_", "_partial_", "_convert_", "_args_", "_recursive_"}
+
+
+def build(node: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+    """The object a config node describes; what only the run knows is passed as Python arguments.
+
+    This is the only call of ``instantiate`` in scfm: run-time values never pass through the config, where dataclasses
+    would turn into dictionaries.
+    """
+    return hydra.utils.instantiate(node, _partial_=True, _convert_="all")(*args, **kwargs)
+
+
+def target(node: Mapping[str, Any]) -> Any:
+    """The class or function a node names."""
+    return hydra.utils.get_object(node["_target_"])
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The config as plain Python values, interpolations resolved: what checkpoints and loggers store."""
+    return typing.cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
+
+
+def shipped(configs: Path, name: str) -> dict[str, Any]:
+    """The keys that a command knows, with their defaults: those of its yaml, and of the yaml files it inherits.
+
+    Groups of the defaults lists are keys with value None: what lies in them is checked by signature.
+    """
+    known: dict[str, Any] = {}
+    raw = typing.cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.load(configs / f"{name}.yaml"), resolve=False))
+    for entry in raw.pop("defaults", ()):
+        if isinstance(entry, dict):
+            group = str(next(iter(entry)))
+            if not group.startswith("override "):
+                known[group.removeprefix("optional ").split("/")[0]] = None
+        elif entry != "_self_":
+            known |= shipped(configs, entry)
+    return known | {key: value for key, value in raw.items() if key != "hydra" and key not in known}
+
+
+def check(cfg: DictConfig, known: Mapping[str, Any]) -> None:
+    """Compare every node with the signature it stands for, and report all that is wrong at once.
+
+    Args:
+        cfg: the composed config.
+        known: the keys of the command, see :func:`shipped`.
+
+    Raises:
+        ValueError: a list of all unknown keys (with the nearest known one), values of the wrong type, targets outside
+            the allow-list, missing values and interpolations that lead nowhere.
+    """
+    try:
+        values = plain(cfg)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"the config cannot be resolved: {error}") from error
+    allowed = ALLOWED + tuple(f"{name}." for name in values.get(EXTENSIONS) or ())
+    errors = [*_check_keys(values, known, ""), *_check_nodes(values, "", allowed)]
+    if errors:
+        listed = "\n".join(f"  - {error}" for error in errors)
+        raise ValueError(f"the config has {len(errors)} error(s):\n{listed}\nSee all keys with --cfg job.")
+
+
+def _check_keys(values: Mapping[str, Any], known: Mapping[str, Any], path: str) -> Iterator[str]:
+    """Keys of a node without target, against the shipped yaml."""
+    for key, value in values.items():
+        if key not in known:
+            yield _unknown(f"{path}{key}", key, known)
+        elif isinstance(known[key], Mapping) and isinstance(value, Mapping) and "_target_" not in value:
+            yield from _check_keys(value, known[key], f"{path}{key}.")
+
+
+def _check_nodes(value: Any, path: str, allowed: tuple[str, ...]) -> Iterator[str]:
+    """Every node with a target, at any depth."""
+    if isinstance(value, list):
+        for i, item in enumerate(value):
+            yield from _check_nodes(item, f"{path}[{i}]", allowed)
+    if not isinstance(value, dict):
+        if value == "???":
+            yield f"{path} is missing; give it a value: {path}=..."
+        return
+    if "_target_" in value:
+        yield from _check_signature(value, path, allowed)
+    elif any(isinstance(item, dict) and "_target_" in item for item in value.values()) and path:
+        yield from _check_collection(value, path)
+    for key, item in value.items():
+        yield from _check_nodes(item, f"{path}.{key}" if path else str(key), allowed)
+
+
+def _check_collection(value: Mapping[str, Any], path: str) -> Iterator[str]:
+    """A dictionary of parts (callbacks, loggers): each entry is a part, or null to leave it out."""
+    parts = [key for key, item in value.items() if isinstance(item, dict) and "_target_" in item]
+    for key, item in value.items():
+        if item is not None and key not in parts:
+            yield _unknown(f"{path}.{key}", key, parts)
+
+
+def _check_signature(node: Mapping[str, Any], path: str, allowed: tuple[str, ...]) -> Iterator[str]:
+    name = node["_target_"]
+    if not str(name).startswith(allowed):
+        yield f"{path}._target_={name} is not allowed; it must begin with one of {', '.join(allowed)}"
+        return
+    try:
+        made = hydra.utils.get_object(name)
+    except Exception as error:  # the import of a user's module can fail in any way; it becomes one line of the report
+        yield f"{path}._target_={name} cannot be imported: {error}"
+        return
+    parameters = inspect.signature(made).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    named = {key: parameter for key, parameter in parameters.items() if parameter.kind is not parameter.VAR_POSITIONAL}
+    hints = _hints(made)
+    for key, value in node.items():
+        if key in _OWN_KEYS:
+            continue
+        if key not in named:
+            yield _unknown(f"{path}.{key}", key, named)
+        elif not _fits(value, hints.get(key, Any)):
+            yield f"{path}.{key}={value!r} is {type(value).__name__}; expected {_readable(hints[key])}"
+    for key, parameter in named.items():
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty and key not in node:
+            yield f"{path}.{key} is missing; give it a value: {path}.{key}=..."
+
+
+def _unknown(path: str, key: str, known: Mapping[str, Any] | list[str]) -> str:
+    near = difflib.get_close_matches(str(key), list(known), n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(sorted(known))}"
+    return f"{path} is unknown; {hint}"
+
+
+def _hints(made: Callable[..., Any]) -> dict[str, Any]:
+    """Types of the arguments, as far as they can be resolved (some libraries' cannot)."""
+    function = made.__init__ if inspect.isclass(made) else made
+    try:
+        return typing.get_type_hints(function)
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value can be passed where ``hint`` is expected; what cannot be judged passes."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any or value == "???" or (isinstance(value, dict) and "_target_" in value):
+        return True
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, arg) for arg in args)
+    if origin is Literal:
+        return value in args
+    if hint is None or hint is type(None):
+        return value is None
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (str, bool, dict, list):
+        return isinstance(value, hint)
+    if origin is list:
+        return isinstance(value, list) and all(_fits(item, args[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(item, args[1]) for item in value.values())
+    return True
+
+
+def _readable(hint: Any) -> str:
+    return getattr(hint, "__name__", None) or str(hint).replace("typing.", "")

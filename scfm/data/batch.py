@@ -1,0 +1,32 @@
+"""From store rows to a packed :class:`~scfm.types.Batch`."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from scfm.types import Batch, Ragged
+
+
+def pack(cells: Ragged, rows: np.ndarray, *, obs: Mapping[str, np.ndarray] | None = None, seed: int = 0) -> Batch:
+    """Lay cells one after the other in one row of tokens.
+
+    Args:
+        cells: the B cells' tokens, none of them empty.
+        rows: (B,) what ``Batch.index`` names them by.
+        obs: labels by name, each (B,).
+        seed: see :class:`~scfm.types.Batch`.
+    """
+    lengths = cells.lengths
+    assert len(rows) == len(cells), f"{len(cells)} cells but {len(rows)} rows"
+    assert lengths.all(), "a cell without tokens cannot be packed"
+    starts = np.repeat(cells.offsets[:-1], lengths)
+    return Batch(
+        ids=torch.from_numpy(cells.values.astype(np.int64)),
+        positions=torch.from_numpy(np.arange(len(cells.values)) - starts),
+        boundaries=torch.from_numpy(cells.offsets.astype(np.int32)),
+        longest=int(lengths.max()),
+        index=torch.from_numpy(np.asarray(rows, dtype=np.int64)),
+        obs={name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in (obs or {}).items()},
+        seed=seed,
+    )

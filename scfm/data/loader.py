@@ -1,0 +1,103 @@
+"""Feeds micro-batches to a rank, and knows where it stands."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from scfm.data.batch import pack
+from scfm.data.order import HELD_OUT, TRAIN, Order, batch_seed
+from scfm.data.store import TokenStore
+from scfm.types import Batch
+
+
+class PackedCells(Dataset[Batch]):
+    """Turns (store rows, seed) into a packed batch; in a worker process or in this one."""
+
+    def __init__(self, store: TokenStore, labels: Sequence[str] = (), max_length: int | None = None) -> None:
+        self.store, self.labels, self.max_length = store, tuple(labels), max_length
+
+    def __getitem__(self, item: tuple[np.ndarray, int]) -> Batch:
+        rows, seed = item
+        obs = {label: self.store.obs(label)[rows] for label in self.labels}
+        return pack(self.store.gather(rows, self.max_length), rows, obs=obs, seed=seed)
+
+
+class MicroBatches(Sampler[tuple[np.ndarray, int]]):
+    """The micro-batches of one rank from a position on: (rows, seed) each.
+
+    Attributes:
+        epoch: the epoch to iterate next.
+        step: micro-batches of that epoch that all ranks together have already taken.
+    """
+
+    def __init__(self, order: Order, *, rank: int, world: int, held_out: bool) -> None:
+        self.order, self.rank, self.world = order, rank, world
+        self.stream = HELD_OUT if held_out else TRAIN
+        self.epoch = self.step = 0
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, int]]:
+        plan = self.order.epoch(self.epoch)
+        for step in range(self.step + self.rank, len(plan), self.world):
+            yield plan[step], batch_seed(self.order.seed, self.stream, self.epoch, step)
+
+
+class CellLoader(DataLoader[Batch]):
+    """A DataLoader whose position is training state: the epoch and the micro-batches taken from it.
+
+    Its state is the same on every rank and for any number of workers; Lightning stores it with each checkpoint.
+
+    Args:
+        cells: where micro-batches come from.
+        order: which cells they are.
+        rank: this process among ``world``.
+        world: processes that share each optimiser step; ``len(order)`` is a multiple of it.
+        held_out: every pass is the same (validation); otherwise each pass is the next epoch.
+        workers: processes that read ahead.
+        pin: page-locked memory, for transfer to a GPU.
+    """
+
+    def __init__(
+        self,
+        cells: PackedCells,
+        order: Order,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        held_out: bool = False,
+        workers: int = 0,
+        pin: bool = False,
+    ) -> None:
+        assert len(order) % world == 0, f"{len(order)} micro-batches do not divide over {world} ranks"
+        self.place = MicroBatches(order, rank=rank, world=world, held_out=held_out)
+        self.held_out = held_out
+        super().__init__(
+            cells,
+            batch_size=None,
+            sampler=self.place,
+            num_workers=workers,
+            pin_memory=pin,
+            multiprocessing_context="fork" if workers else None,
+        )
+
+    def __len__(self) -> int:
+        return len(self.place.order) // self.place.world
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        place = self.place
+        if self.held_out:
+            place.step = 0
+        elif place.step >= len(place.order):
+            place.epoch, place.step = place.epoch + 1, 0
+        for batch in super().__iter__():
+            place.step += place.world
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch and micro-batches taken from it by all ranks."""
+        return {"epoch": self.place.epoch, "step": self.place.step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue with the very next cell."""
+        self.place.epoch, self.place.step = state["epoch"], state["step"]

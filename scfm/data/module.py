@@ -1,0 +1,179 @@
+"""The LightningDataModule: a store, its split, and the loaders over it."""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import pytorch_lightning as pl
+
+from scfm.data.loader import CellLoader, PackedCells
+from scfm.data.order import Order
+from scfm.data.split import Split, split_rows
+from scfm.data.store import TokenStore
+
+log = logging.getLogger(__name__)
+
+
+class CellData(pl.LightningDataModule):
+    """Packed micro-batches of a token store.
+
+    Args:
+        store: the cells.
+        tokens_per_batch: the budget of one micro-batch on one device, in tokens: the knob against out-of-memory.
+        tokens_per_step: tokens of one optimiser step over all devices, reached by accumulation; null means one
+            micro-batch per device. Fixed, it makes training independent of the number of devices.
+        max_length: cut cells to this many tokens (the most expressed genes stay); null reads them whole.
+        val: share of cells for validation.
+        test: share of cells kept for the test.
+        group: obs column whose groups stay together; ``auto`` takes the store's own, null splits cell by cell.
+        split_seed: seed of the split, apart from the training seed so that seeds can vary on one split.
+        workers: processes that read ahead.
+        seed: seed of the shuffling.
+        unseen: what to do when a label occurs in validation or test but not in training.
+    """
+
+    def __init__(
+        self,
+        store: TokenStore,
+        *,
+        tokens_per_batch: int = 16384,
+        tokens_per_step: int | None = None,
+        max_length: int | None = None,
+        val: float = 0.1,
+        test: float = 0.1,
+        group: str | None = "auto",
+        split_seed: int = 0,
+        workers: int = 0,
+        seed: int = 0,
+        unseen: str = "refuse",
+    ) -> None:
+        super().__init__()
+        if unseen not in ("refuse", "ignore"):
+            raise ValueError(f"data.unseen={unseen!r}; expected refuse or ignore")
+        if tokens_per_step is not None and tokens_per_step % tokens_per_batch:
+            raise ValueError(
+                f"data.tokens_per_step={tokens_per_step} must be a multiple of data.tokens_per_batch={tokens_per_batch}"
+            )
+        self.store, self.max_length, self.workers, self.seed = store, max_length, workers, seed
+        self.tokens_per_batch, self.tokens_per_step = tokens_per_batch, tokens_per_step
+        self.unseen = unseen
+        self.labels: tuple[str, ...] = ()
+        self.lengths = store.lengths if max_length is None else np.minimum(store.lengths, max_length)
+        self.split = _split(store, val=val, test=test, group=group, seed=split_seed)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest cell, after cutting."""
+        return int(self.lengths.max())
+
+    def micro_batches(self, world: int) -> int:
+        """Micro-batches of one optimiser step over all ``world`` processes.
+
+        Raises:
+            ValueError: ``tokens_per_step`` does not divide over the processes.
+        """
+        if self.tokens_per_step is None:
+            return world
+        wanted = self.tokens_per_step // self.tokens_per_batch
+        if wanted % world:
+            raise ValueError(
+                f"data.tokens_per_step={self.tokens_per_step} makes {wanted} micro-batches of {self.tokens_per_batch} "
+                f"tokens, which do not divide over {world} processes; change data.tokens_per_batch"
+            )
+        return wanted
+
+    def order(self, rows: np.ndarray, *, multiple: int, shuffle: bool) -> Order:
+        """The micro-batches of some rows of the store."""
+        return Order(
+            rows, self.lengths[rows], tokens=self.tokens_per_batch, multiple=multiple, seed=self.seed, shuffle=shuffle
+        )
+
+    def loader(self, rows: np.ndarray, *, held_out: bool) -> CellLoader:
+        """A loader over some rows, for this process among those of the trainer."""
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        multiple = world if held_out else self.micro_batches(world)
+        return CellLoader(
+            PackedCells(self.store, self.labels, self.max_length),
+            self.order(rows, multiple=multiple, shuffle=not held_out),
+            rank=rank,
+            world=world,
+            held_out=held_out,
+            workers=self.workers,
+            pin=pin,
+        )
+
+    def train_dataloader(self) -> CellLoader:
+        """Shuffled anew each epoch."""
+        return self.loader(self.split.train, held_out=False)
+
+    def val_dataloader(self) -> CellLoader | list[CellLoader]:
+        """The same micro-batches, and masks, at every validation."""
+        return self.loader(self.split.val, held_out=True) if len(self.split.val) else []
+
+    def test_dataloader(self) -> CellLoader | list[CellLoader]:
+        """The held-out test cells."""
+        return self.loader(self.split.test, held_out=True) if len(self.split.test) else []
+
+    def token_counts(self) -> np.ndarray:
+        """(V,) int64: how often each token occurs in the training cells."""
+        counts = np.zeros(len(self.store.vocab), dtype=np.int64)
+        for rows in np.array_split(self.split.train, max(1, len(self.split.train) // 100_000)):
+            counts += np.bincount(self.store.gather(rows, self.max_length).values, minlength=len(counts))
+        return counts
+
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        """Names of the classes of every categorical obs column."""
+        named = {column: self.store.categories(column) for column in self.store.columns}
+        return {column: names for column, names in named.items() if names is not None}
+
+    def class_counts(self) -> dict[str, np.ndarray]:
+        """Labelled training cells of each class, by categorical obs column."""
+        return {column: self._count(column, self.split.train) for column in self.classes()}
+
+    def _count(self, column: str, rows: np.ndarray) -> np.ndarray:
+        codes = self.store.obs(column)[rows]
+        return np.bincount(codes[codes >= 0], minlength=len(self.store.categories(column) or ()))
+
+    def read_labels(self, labels: Sequence[str]) -> None:
+        """Have batches carry these obs columns.
+
+        Raises:
+            ValueError: a column that the store does not have, or a class that only held-out cells have.
+        """
+        for label in labels:
+            if label not in self.store.columns:
+                have = ", ".join(self.store.columns) or "none"
+                raise ValueError(
+                    f"the store {self.store.path} has no obs column {label!r}; it has {have}. "
+                    f"Prepare it with obs='[{label}]'"
+                )
+            self._check_unseen(label)
+        self.labels = tuple(labels)
+
+    def _check_unseen(self, label: str) -> None:
+        names = self.store.categories(label)
+        if names is None:
+            return
+        held_out = np.concatenate([self.split.val, self.split.test])
+        unseen = (self._count(label, self.split.train) == 0) & (self._count(label, held_out) > 0)
+        if not unseen.any():
+            return
+        which = ", ".join(name for name, missing in zip(names, unseen, strict=True) if missing)
+        message = f"the label {label!r} has classes that no training cell has: {which} (split by {self.split.by})"
+        if self.unseen == "refuse":
+            raise ValueError(
+                f"{message}; a model cannot learn them. Change the split (data.group, data.split_seed, data.val, "
+                "data.test), or set data.unseen=ignore to count them as errors"
+            )
+        log.warning("%s; they will be counted as errors.", message)
+
+
+def _split(store: TokenStore, *, val: float, test: float, group: str | None, seed: int) -> Split:
+    column = store.group if group == "auto" else group
+    if column is None:
+        return split_rows(len(store), val=val, test=test, seed=seed)
+    if store.categories(column) is None:
+        have = ", ".join(name for name in store.columns if store.categories(name) is not None) or "none"
+        raise ValueError(f"data.group={column!r} is not a categorical obs column of {store.path}; it has {have}")
+    return split_rows(len(store), val=val, test=test, seed=seed, group=column, groups=store.obs(column))

@@ -1,0 +1,138 @@
+"""The one LightningModule: a task on a backbone, whether it pretrains or fine-tunes."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from scfm.head.pool import embed
+from scfm.optim.groups import parameter_groups
+from scfm.types import Batch, Metrics, Spec
+
+
+class CellModule(pl.LightningModule):
+    """Trains ``task(backbone, batch)["loss"]``.
+
+    Everything random in a step is drawn from ``batch.seed``, a pure function of (seed, epoch, step): a resumed run
+    repeats the uninterrupted one bit by bit, and no random state needs to be saved.
+
+    Args:
+        backbone: see :class:`scfm.types.Backbone`.
+        task: see :class:`scfm.types.Task`.
+        spec: what only the run knows.
+        about: plain values that make a checkpoint describe itself; stored under ``scfm``.
+        optimizer: parameter groups -> optimizer; None for a module that only predicts.
+        schedule: (optimizer, total optimizer steps) -> learning-rate schedule, stepped every optimizer step.
+        n_steps: total optimizer steps of the run.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        task: nn.Module,
+        spec: Spec,
+        about: Mapping[str, Any],
+        *,
+        optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] | None = None,
+        schedule: Callable[[torch.optim.Optimizer, int], Any] | None = None,
+        n_steps: int = 0,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.task = backbone, task
+        self.spec, self.about = spec, dict(about)
+        self._optimizer, self._schedule, self._n_steps = optimizer, schedule, n_steps
+        self._seen: list[dict[str, np.ndarray]] = []
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer over decayed and undecayed parameters, and its schedule."""
+        assert self._optimizer is not None, "a module made for prediction is not trained"
+        optimizer = self._optimizer(parameter_groups(self))
+        if self._schedule is None:
+            return optimizer
+        schedule = self._schedule(optimizer, self._n_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Asynchronously where the batch lies in page-locked memory."""
+        return batch.to(device, non_blocking=True)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of one micro-batch."""
+        torch.manual_seed(batch.seed)
+        metrics = self.task(self.backbone, batch)
+        self._log("train", metrics, batch)
+        return metrics["loss"]
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm of all gradients together and log it (Lightning's own refuses fused optimizers under bf16)."""
+        norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val or float("inf"))
+        self.log("train/gradient_norm", norm)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss and metrics of held-out cells; a head's predictions are kept for the whole-epoch metrics."""
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """The same on the test cells."""
+        self._evaluate("test", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Metrics that need all cells at once (macro-F1)."""
+        self._summarise("val")
+
+    def on_test_epoch_end(self) -> None:
+        """The same on the test cells."""
+        self._summarise("test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, np.ndarray]:
+        """``index`` (B,), ``embedding`` (B, D) float32, and what the head predicts, for each cell."""
+        found = {"embedding": embed(self.backbone, batch, self.spec.vocab)}
+        if hasattr(self.task, "predict"):
+            found |= self.task.predict(self.backbone, batch)
+        arrays = {name: value.float().cpu().numpy() for name, value in found.items()}
+        return {"index": batch.index.cpu().numpy(), **arrays}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make the checkpoint describe itself."""
+        checkpoint["scfm"] = self.about
+
+    def _log(self, stage: str, metrics: Metrics, batch: Batch) -> None:
+        """Log the scalars; averages over an epoch weigh each batch by what it averaged over."""
+        scalars = {f"{stage}/{name}": value for name, value in metrics.items() if name != "n_targets"}
+        if stage == "train":  # no look at n_targets here: it would make the GPU wait at every step
+            self.log_dict(scalars, batch_size=batch.n_cells)
+            self.log("loss", metrics["loss"].detach(), prog_bar=True, logger=False, batch_size=batch.n_cells)
+        else:
+            weight = max(int(metrics.get("n_targets", batch.n_cells)), 1)
+            self.log_dict(scalars, batch_size=weight, on_step=False, on_epoch=True, sync_dist=True)
+
+    def _evaluate(self, stage: str, batch: Batch) -> None:
+        self._log(stage, self.task(self.backbone, batch), batch)
+        if hasattr(self.task, "summarise"):
+            found = self.task.predict(self.backbone, batch) | {f"target/{name}": batch.obs[name] for name in batch.obs}
+            self._seen.append({name: value.cpu().numpy() for name, value in found.items()})
+
+    def _summarise(self, stage: str) -> None:
+        if not self._seen:
+            return
+        whole = {name: np.concatenate([part[name] for part in self._seen]) for name in self._seen[0]}
+        self._seen.clear()
+        if self.trainer.world_size > 1:
+            whole = {name: self._gather(value) for name, value in whole.items()}
+        targets = {name.removeprefix("target/"): whole.pop(name) for name in list(whole) if name.startswith("target/")}
+        summary = self.task.summarise(whole, targets)
+        self.log_dict({f"{stage}/{name}": value for name, value in summary.items()}, sync_dist=False)
+
+    def _gather(self, values: np.ndarray) -> np.ndarray:
+        """The rows of all ranks, which may hold different numbers of them."""
+        parts: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(parts, values)
+        return np.concatenate(parts)

@@ -1,0 +1,1 @@
+"""What each command does: ``scfm-NAME`` runs ``scfm.run.NAME.run(cfg)``."""

@@ -1,0 +1,130 @@
+"""``scfm-embed``: embeddings, and what a head predicts, into a copy of an .h5ad."""
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from omegaconf import DictConfig
+from torch.utils.data import DataLoader, IterableDataset
+
+from scfm import __version__
+from scfm.callback.embed import ArrayWriter
+from scfm.checkpoint import Checkpoint, read
+from scfm.config import build
+from scfm.data.batch import pack
+from scfm.data.order import Order
+from scfm.data.read import CellFile, open_cells
+from scfm.genes import GeneMap, GeneReport
+from scfm.module import CellModule
+from scfm.run.restore import checkpoint_vocab, restore_predictor
+from scfm.run.write import write_annotated
+from scfm.tokenizer import Tokenizer, from_dict
+from scfm.types import Batch, Ragged
+
+log = logging.getLogger(__name__)
+
+
+class FileBatches(IterableDataset[Batch]):
+    """The cells of a file as packed batches, read and tokenised block by block; cells without tokens are left out."""
+
+    def __init__(self, cells: CellFile, genes: GeneMap, tokenizer: Tokenizer, *, tokens: int, block_size: int) -> None:
+        self.cells, self.genes, self.tokenizer = cells, genes, tokenizer
+        self.tokens, self.block_size = tokens, block_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        for block in self.cells.blocks(size=self.block_size):
+            encoded = self.tokenizer.encode(block.counts, self.genes.columns, None)
+            yield from self._batches(encoded, block.start)
+
+    def _batches(self, encoded: Ragged, start: int) -> Iterator[Batch]:
+        rows = np.flatnonzero(encoded.lengths)
+        if len(rows) == 0:
+            return
+        lengths = encoded.lengths[rows]
+        budget = max(self.tokens, int(lengths.max()))
+        for chosen in _batches_of(Order(rows, lengths, tokens=budget, shuffle=False)):
+            values = np.concatenate([encoded[row] for row in chosen])
+            offsets = np.concatenate([[0], np.cumsum(encoded.lengths[chosen])])
+            yield pack(Ragged(values, offsets), chosen + start)
+
+
+def _batches_of(order: Order) -> Iterator[np.ndarray]:
+    plan = order.epoch(0)
+    return (plan[step] for step in range(len(plan)))
+
+
+def run(cfg: DictConfig) -> None:
+    """Embed every cell of ``cfg.input``, in its order."""
+    source, output = Path(cfg.input), Path(cfg.output)
+    if output.exists() and not cfg.overwrite:
+        raise FileExistsError(f"{output} exists; choose another output=... or set overwrite=true")
+    if output.resolve() == source.resolve():
+        raise ValueError(f"output={output} is the input; the input is never modified, choose another output=...")
+    checkpoint = read(cfg.init_from)
+    tokenizer = from_dict(checkpoint.tokenizer)
+    module = restore_predictor(checkpoint)
+    counts = "required" if tokenizer.needs_counts else "lognorm_ok"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        open_cells(source, layer=cfg.layer, gene_column=cfg.gene_column, counts=counts) as cells,
+        tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder,
+    ):
+        genes = tokenizer.harmonise(cells.genes)
+        report = _gene_report(cells, genes, cfg.max_dropped)
+        log.info("%s", report)
+        batches = FileBatches(cells, genes, tokenizer, tokens=cfg.tokens_per_batch, block_size=cfg.block_size)
+        writer = ArrayWriter(Path(folder), cells.n_cells)
+        trainer: pl.Trainer = build(cfg.trainer, callbacks=[writer])
+        trainer.predict(module, DataLoader(batches, batch_size=None), return_predictions=False)
+        found = writer.arrays
+        _warn_of_empty(found["embedding"], source)
+        unfinished = Path(folder) / "output.h5ad"
+        shutil.copyfile(source, unfinished)
+        write_annotated(
+            unfinished,
+            obsm={cfg.key: found["embedding"]},
+            obs=_annotations(module, found),
+            uns={"scfm": _provenance(cfg, checkpoint, cells, report)},
+        )
+        unfinished.replace(output)
+    log.info("Wrote obsm[%r] (%d cells x %d) to %s", cfg.key, *found["embedding"].shape, output)
+
+
+def _gene_report(cells: CellFile, genes: GeneMap, max_dropped: float) -> GeneReport:
+    """What of the file's genes the model knows, judged on blocks from all over the file."""
+    starts = np.linspace(0, max(0, cells.n_cells - 256), num=8, dtype=int)
+    counts = np.zeros(len(cells.genes))
+    for start in np.unique(starts):
+        for block in cells.blocks(start=int(start), stop=min(int(start) + 256, cells.n_cells)):
+            counts += np.asarray(block.counts.sum(axis=0), dtype=np.float64).ravel()
+    report = genes.report(counts)
+    report.require(max_dropped, str(cells.path))
+    return report
+
+
+def _warn_of_empty(embedding: np.ndarray, source: Path) -> None:
+    empty = int(np.isnan(embedding[:, 0]).sum())
+    if empty:
+        log.warning("%d cell(s) of %s have no gene that the model knows: their embedding is NaN.", empty, source)
+
+
+def _annotations(module: CellModule, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The obs columns that a fine-tuned head gives."""
+    return module.task.annotate(found) if hasattr(module.task, "annotate") else {}
+
+
+def _provenance(cfg: DictConfig, checkpoint: Checkpoint, cells: CellFile, report: GeneReport) -> dict[str, Any]:
+    return {
+        "version": __version__,
+        "checkpoint": str(checkpoint.path),
+        "vocab_hash": checkpoint_vocab(checkpoint).hash,
+        "tokenizer": checkpoint.tokenizer["name"],
+        "counts_from": cells.counts_from,
+        "share_of_counts_dropped": float(report.share_dropped),
+        "key": cfg.key,
+    }

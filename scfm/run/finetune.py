@@ -1,0 +1,66 @@
+"""``scfm-finetune``: train a head on a pretrained backbone."""
+
+import logging
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig
+
+from scfm.checkpoint import Checkpoint, describe, read
+from scfm.config import build, plain, target
+from scfm.module import CellModule
+from scfm.run.fit import claim_output, fit, make_spec, make_trainer, open_store, require_positions, total_steps
+from scfm.run.pictures import draw_confusion, draw_curves
+from scfm.run.restore import checkpoint_vocab, restore_backbone
+
+log = logging.getLogger(__name__)
+
+
+def run(cfg: DictConfig) -> float | None:
+    """Fine-tune; the value of ``cfg.metric`` of the best checkpoint, for a sweep."""
+    output = claim_output(cfg)
+    pl.seed_everything(cfg.seed, verbose=False)
+    checkpoint = read(cfg.init_from)
+    store = open_store(cfg)
+    checkpoint_vocab(checkpoint).require_same(
+        store.vocab, f"the checkpoint {checkpoint.path}", f"the store {store.path}"
+    )
+    _require_causality(cfg, checkpoint)
+    data = build(cfg.data, store)
+    backbone = restore_backbone(checkpoint)
+    require_positions(data, backbone)
+    spec = make_spec(data, backbone.width)
+    head = build(cfg.head, spec)
+    data.read_labels(head.labels)
+    backbone = build(cfg.adapt, backbone)
+    trainer = make_trainer(cfg, data)
+    module = CellModule(
+        backbone,
+        head,
+        spec,
+        describe("finetune", _with_model(cfg, checkpoint), checkpoint.tokenizer, spec, causal=checkpoint.causal),
+        optimizer=lambda groups: build(cfg.optim, groups),
+        schedule=lambda optimizer, n_steps: build(cfg.schedule, optimizer, n_steps),
+        n_steps=total_steps(trainer, data),
+    )
+    found = fit(cfg, trainer, module, data)
+    if trainer.is_global_zero:
+        draw_curves(output)
+        draw_confusion(output, module, data)
+        log.info("Checkpoint: %s", output / "checkpoints" / "best.ckpt")
+    return found.get(cfg.metric)
+
+
+def _require_causality(cfg: DictConfig, checkpoint: Checkpoint) -> None:
+    wanted = target(cfg.head).causal
+    if wanted is not None and wanted != checkpoint.causal:
+        kinds = {True: "a causal (autoregressive) backbone", False: "a bidirectional backbone"}
+        raise ValueError(
+            f"the head needs {kinds[wanted]} but {checkpoint.path} holds {kinds[checkpoint.causal]}; "
+            "choose another head or pretrain with the other objective"
+        )
+
+
+def _with_model(cfg: DictConfig, checkpoint: Checkpoint) -> dict[str, Any]:
+    """The config of this run with the architecture that the checkpoint brought."""
+    return plain(cfg) | {"model": checkpoint.config["model"]}

@@ -1,0 +1,35 @@
+"""Models from checkpoints: built from the config inside, loaded strictly."""
+
+from torch import nn
+
+from scfm.checkpoint import Checkpoint, load_weights
+from scfm.config import build
+from scfm.model.backbone import Backbone
+from scfm.module import CellModule
+from scfm.types import Spec
+from scfm.vocab import Vocab
+
+
+def restore_backbone(checkpoint: Checkpoint) -> Backbone:
+    """The backbone of a checkpoint, adapters of a fine-tune included, with its weights."""
+    backbone = build(checkpoint.config["model"], checkpoint_vocab(checkpoint), causal=checkpoint.causal)
+    if "adapt" in checkpoint.config:
+        backbone = build(checkpoint.config["adapt"], backbone)
+    load_weights(backbone, checkpoint, "backbone")
+    return backbone
+
+
+def restore_predictor(checkpoint: Checkpoint) -> CellModule:
+    """A module that embeds cells and, after a fine-tune, predicts what its head predicts."""
+    backbone = restore_backbone(checkpoint)
+    spec = Spec(checkpoint_vocab(checkpoint), backbone.width, checkpoint.classes, checkpoint.batches)
+    task: nn.Module = nn.Identity()
+    if "head" in checkpoint.config:
+        task = build(checkpoint.config["head"], spec)
+        load_weights(task, checkpoint, "task")
+    return CellModule(backbone, task, spec, {}).eval()
+
+
+def checkpoint_vocab(checkpoint: Checkpoint) -> Vocab:
+    """The vocabulary inside a checkpoint."""
+    return Vocab.from_dict(checkpoint.tokenizer["vocab"])
