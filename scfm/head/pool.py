@@ -1,0 +1,80 @@
+"""Cell embeddings from hidden states."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from scfm.types import Backbone, Batch
+from scfm.vocab import Vocab
+
+Pool = Literal["mean", "cls", "first", "all"]
+
+
+def pool(hidden: torch.Tensor, batch: Batch, how: Pool, vocab: Vocab) -> torch.Tensor:
+    """One vector for each cell.
+
+    Args:
+        hidden: (T, D) hidden states.
+        batch: the packed cells they belong to.
+        how: ``mean`` over the tokens that are not special; ``all`` over every token; ``cls`` the first token's state,
+            which must be a cls token; ``first`` the first token's, whatever it is (iSEEEK's [CLS], the top gene of
+            Geneformer V1).
+        vocab: says which tokens are special.
+
+    Returns:
+        (B, D), of hidden's type. Zeros for a cell with no token to average, and for one without any token.
+
+    Raises:
+        ValueError: an unknown ``how``, or ``cls`` with a vocabulary that has no cls token.
+    """
+    if how == "cls":
+        vocab.special("cls")
+    if how in ("cls", "first"):
+        return _first(hidden, batch)
+    if how not in ("mean", "all"):
+        raise ValueError(f"pool={how!r}; expected mean (over genes), all (every token), cls or first")
+    weight = torch.ones_like(batch.ids, dtype=torch.float32)
+    if how == "mean":
+        weight = _not_special(batch.ids, vocab).float()
+    return _mean(hidden, batch, weight)
+
+
+def embed(backbone: Backbone, batch: Batch, vocab: Vocab) -> torch.Tensor:
+    """The embedding of each cell, by the backbone's own rule (``embedding_layer`` and ``embedding_pool``).
+
+    Args:
+        backbone: the model.
+        batch: packed cells.
+        vocab: says which tokens are special.
+
+    Returns:
+        (B, D).
+    """
+    hidden = backbone.hidden(batch, backbone.embedding_layer)
+    return pool(hidden, batch, backbone.embedding_pool, vocab)  # type: ignore[arg-type]
+
+
+def _first(hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+    starts = batch.boundaries[:-1].long()
+    if batch.n_tokens == 0:
+        return hidden.new_zeros(batch.n_cells, hidden.shape[1])
+    first = hidden[starts.clamp(max=batch.n_tokens - 1)]
+    return first * (batch.lengths > 0).unsqueeze(1).to(hidden.dtype)
+
+
+def _not_special(ids: torch.Tensor, vocab: Vocab) -> torch.Tensor:
+    special = torch.tensor(sorted(set(vocab.specials.values())), dtype=ids.dtype, device=ids.device)
+    return ~torch.isin(ids, special)
+
+
+def _mean(hidden: torch.Tensor, batch: Batch, weight: torch.Tensor) -> torch.Tensor:
+    """Weighted mean inside each cell, summed in float32."""
+    cell = torch.repeat_interleave(
+        torch.arange(batch.n_cells, device=hidden.device), batch.lengths, output_size=batch.n_tokens
+    )
+    total = torch.zeros(batch.n_cells, hidden.shape[1], dtype=torch.float32, device=hidden.device)
+    total = total.index_add(0, cell, hidden.float() * weight.unsqueeze(1))
+    count = torch.zeros(batch.n_cells, dtype=torch.float32, device=hidden.device).index_add(0, cell, weight)
+    return (total / count.clamp(min=1).unsqueeze(1)).to(hidden.dtype)

@@ -1,0 +1,81 @@
+"""Next-gene prediction: read a cell from its most expressed gene down and predict each next one."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from scfm.objective.chunked import chunked_loss
+from scfm.objective.score import IGNORE, Score
+from scfm.types import Backbone, Batch, Metrics, Spec
+
+
+class AR(nn.Module):
+    """GPT's causal language modelling on ranked genes (tGPT: Shen et al. 2023).
+
+    Each token predicts the next one of its own cell: the first token of a cell is no target, the eos token is one. The
+    scores of all tokens over the whole vocabulary never exist at once: the loss is taken in chunks.
+
+    Args:
+        spec: what the run knows; its ``token_counts`` give the unigram table of the evaluation.
+        chunk: tokens scored at once; by default 512 on CPU and 4096 on a GPU, which wants larger products.
+
+    Raises:
+        ValueError: a chunk below 1.
+    """
+
+    causal: ClassVar[bool | None] = True
+    labels: tuple[str, ...] = ()
+
+    def __init__(self, spec: Spec, *, chunk: int | None = None) -> None:
+        super().__init__()
+        if chunk is not None and chunk < 1:
+            raise ValueError(f"chunk={chunk}; expected at least 1 token")
+        self.chunk = chunk
+        vocab = spec.vocab
+        # tGPT's vocabulary holds clinical words and unused places: no prediction of a gene can be one of them
+        possible = np.isin(np.arange(len(vocab)), [*vocab.gene_ids, vocab.specials.get("eos", -1)])
+        self.score = Score(possible, spec.token_counts)
+
+    def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
+        """Loss of one batch.
+
+        Args:
+            backbone: a causal model.
+            batch: packed cells.
+
+        Returns:
+            ``loss`` (mean over the targets; 0 where there is none) and ``n_targets``; in evaluation also ``top1``,
+            ``top10`` and, where the spec has token counts, ``unigram_loss``, ``unigram_top1``, ``unigram_top10``.
+        """
+        hidden, targets = backbone(batch)[:-1], next_tokens(batch)
+        n_targets = (targets != IGNORE).sum()
+        chunk = self.chunk or (512 if hidden.device.type == "cpu" else 4096)
+        if self.training:
+            sums = {"loss": chunked_loss(backbone, hidden, targets, chunk)}
+        else:
+            sums = self._score(backbone, hidden, targets, chunk)
+        means = {name: value / n_targets.clamp(min=1) for name, value in sums.items()}
+        return means | {"n_targets": n_targets}
+
+    def _score(self, backbone: Backbone, hidden: torch.Tensor, targets: torch.Tensor, chunk: int) -> Metrics:
+        sums = self.score(backbone.logits(hidden[:0]), targets[:0])
+        for rows, ids in zip(hidden.split(chunk), targets.split(chunk), strict=True):
+            part = self.score(backbone.logits(rows), ids)
+            sums = {name: total + part[name] for name, total in sums.items()}
+        return sums
+
+
+def next_tokens(batch: Batch) -> torch.Tensor:
+    """The target of each token but the row's last: the next token of its cell.
+
+    Args:
+        batch: packed cells.
+
+    Returns:
+        (T-1,) ids, :data:`~scfm.objective.score.IGNORE` where the next token begins another cell.
+    """
+    return batch.ids[1:].masked_fill(batch.positions[1:] == 0, IGNORE)

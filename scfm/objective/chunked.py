@@ -1,0 +1,110 @@
+"""Cross-entropy over a large vocabulary, without holding the scores of all tokens at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from scfm.objective.score import IGNORE
+from scfm.types import Backbone
+
+
+def chunked_loss(backbone: Backbone, hidden: torch.Tensor, targets: torch.Tensor, chunk: int) -> torch.Tensor:
+    """Sum of the cross-entropies of scored hidden states, ``chunk`` tokens at a time.
+
+    Args:
+        backbone: scores hidden states.
+        hidden: (N, D).
+        targets: (N,) ids, :data:`~scfm.objective.score.IGNORE` where there is none.
+        chunk: tokens scored at once.
+
+    Returns:
+        Scalar float32.
+    """
+    decoder = getattr(backbone, "decoder", None)
+    if type(decoder) is nn.Linear and not hasattr(decoder.weight, "ds_id"):
+        hidden = backbone.transform(hidden)  # type: ignore[attr-defined]
+        return _Chunked.apply(hidden, decoder.weight, decoder.bias, targets, chunk)
+    # an adapted decoder, or one whose weights DeepSpeed gathers only while its own forward runs
+    loss = hidden.sum() * 0.0
+    for rows, ids in zip(hidden.split(chunk), targets.split(chunk), strict=True):
+        loss = loss + checkpoint(_loss, backbone, rows, ids, use_reentrant=False, preserve_rng_state=False)
+    return loss
+
+
+def _loss(backbone: Backbone, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(backbone.logits(hidden).float(), targets, ignore_index=IGNORE, reduction="sum")
+
+
+class _Chunked(torch.autograd.Function):
+    """Linear layer and summed cross-entropy; the gradients are taken while a chunk's scores are there.
+
+    Scores are computed in autocast's type where it is on; probabilities, the loss and the weight's gradient are float32
+    (torch's own ``linear_cross_entropy`` returns its loss in the type of its input: 3 digits in bfloat16).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        chunk: int,
+    ) -> torch.Tensor:
+        """See :func:`chunked_loss`."""
+        ctx.dtypes = [None if x is None else x.dtype for x in (hidden, weight, bias)]
+        if torch.is_autocast_enabled(hidden.device.type):
+            dtype = torch.get_autocast_dtype(hidden.device.type)
+            hidden, weight = hidden.to(dtype), weight.to(dtype)
+            bias = None if bias is None else bias.to(dtype)
+        wanted = ctx.needs_input_grad
+        d_hidden = torch.empty_like(hidden) if wanted[0] else None
+        d_weight = torch.zeros_like(weight, dtype=torch.float32) if wanted[1] else None
+        d_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and wanted[2] else None
+        loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        with torch.autocast(hidden.device.type, enabled=False):
+            for start in range(0, len(hidden), chunk):
+                rows, ids = hidden[start : start + chunk], targets[start : start + chunk]
+                part, slope = _loss_and_slope(F.linear(rows, weight, bias).float(), ids)
+                loss += part
+                if d_bias is not None:
+                    d_bias += slope.sum(0)
+                slope = slope.to(weight.dtype)
+                if d_hidden is not None:
+                    torch.mm(slope, weight, out=d_hidden[start : start + chunk])
+                if d_weight is not None:
+                    _add_product(d_weight, slope, rows)
+        ctx.save_for_backward(d_hidden, d_weight, d_bias)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Scale the gradients that the forward pass took."""
+        pairs = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        return (*(None if d is None else (d * grad).to(dtype) for d, dtype in pairs), None, None)
+
+
+def _loss_and_slope(scores: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Summed cross-entropy of (N, V) float32 scores, and its slope, which takes their place."""
+    real = (targets != IGNORE).unsqueeze(1)
+    ids = targets.clamp(min=0).unsqueeze(1)
+    total = scores.logsumexp(1, keepdim=True)
+    loss = (total - scores.gather(1, ids)).where(real, 0).sum()
+    slope = scores.sub_(total).exp_()
+    slope.scatter_add_(1, ids, torch.full_like(total, -1))
+    return loss, slope.mul_(real)
+
+
+def _add_product(total: torch.Tensor, slope: torch.Tensor, rows: torch.Tensor) -> None:
+    """``total += slope.T @ rows``, in float32."""
+    if total.dtype == rows.dtype:
+        total.addmm_(slope.T, rows)
+    else:
+        total += slope.T @ rows
