@@ -1,0 +1,112 @@
+"""Gene names -> Ensembl ids."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, TypeAlias
+
+from scfm.genes.table import orthologs, table
+
+#: ``human``: human names. ``mouse``: mouse names, onto their one-to-one human orthologs. ``other``: Ensembl ids of
+#: any species, and all other names as they are, for a vocabulary fitted on that species.
+Species: TypeAlias = Literal["human", "mouse", "other"]
+
+#: An Ensembl gene id (ENSGR: copies on Y in old human releases), with or without a version.
+ENSEMBL = re.compile(r"(ENS[A-Z]{0,6}GR?\d{10,11})(\.\d+)?(_PAR_Y)?", re.IGNORECASE)
+
+#: What anndata (-1) and R (.1) append to make repeated names unique.
+MADE_UNIQUE = re.compile(r"(.+)[-.]\d+")
+
+
+def ensembl_id(name: str) -> str | None:
+    """The name as an Ensembl gene id in upper case without version, None where it is not one."""
+    found = ENSEMBL.fullmatch(name)
+    return found[1].upper() if found else None
+
+
+def looks_like_mouse(names: Sequence[str]) -> bool:
+    """Whether most names that a species' spelling tells apart (``Actb`` or ``ACTB``) are spelled as in mouse."""
+    human, mouse = table("human").spelled, table("mouse").spelled
+    n_human = sum(name in human and name not in mouse for name in names)
+    n_mouse = sum(name in mouse and name not in human for name in names)
+    return n_mouse > n_human
+
+
+def _human(names: Sequence[str]) -> Callable[[str], str | None]:
+    genes = table("human")
+    # Upper case would turn mouse symbols into human genes without a word; orthologs have to be asked for.
+    foreign = table("mouse").spelled - genes.spelled if looks_like_mouse(names) else frozenset()
+
+    def one(name: str) -> str | None:
+        ensembl = ensembl_id(name)
+        if ensembl is not None:
+            return ensembl
+        return None if name in foreign else genes.by_symbol.get(name.upper())
+
+    return one
+
+
+def _mouse(name: str) -> str | None:
+    by_id, by_symbol = orthologs()
+    ensembl = ensembl_id(name) or table("mouse").by_symbol.get(name.upper())
+    if ensembl in by_id:
+        return by_id[ensembl]
+    return by_symbol.get(name.upper())
+
+
+def _other(name: str) -> str | None:
+    return ensembl_id(name) or name or None
+
+
+def resolver(names: Sequence[str], species: Species) -> Callable[[str], str | None]:
+    """The function that resolves one of these names, which are those of one file.
+
+    Raises:
+        ValueError: an unknown species.
+    """
+    if species == "human":
+        return _human(names)
+    if species == "mouse":
+        return _mouse
+    if species == "other":
+        return _other
+    raise ValueError(
+        f"species is {species!r}; expected human, mouse (onto human orthologs) or other (names as they are)"
+    )
+
+
+def resolve(
+    names: Sequence[str], *, alias: Mapping[str, str] | None = None, species: Species = "human"
+) -> list[str | None]:
+    """Ensembl ids of gene names.
+
+    In this order: the alias map; the name as an Ensembl id, its version stripped; the name as a symbol of the table,
+    in any case (:data:`scfm.genes.table.PREFERRED_BIOTYPES` says which gene an ambiguous symbol means); a name made
+    unique by ``-1`` or ``.1``, where the name it repeats is there too, as that name.
+
+    Args:
+        names: (G,) gene names of one file, symbols and Ensembl ids mixed as they come.
+        alias: UPPER-CASE name -> Ensembl id or current symbol.
+        species: see :data:`Species`.
+
+    Returns:
+        (G,) Ensembl ids without version, None where a name is unknown.
+
+    Raises:
+        ValueError: an unknown species.
+    """
+    alias = alias or {}
+    own = resolver(names, species)
+    human = resolver((), "human" if species == "mouse" else species)
+    present = set(names)
+
+    def one(name: str) -> str | None:
+        target = alias.get((ensembl_id(name) or name).upper())
+        return human(target) if target is not None else own(name)
+
+    def first_of_repeated(name: str) -> str | None:
+        found = MADE_UNIQUE.fullmatch(name)
+        return one(found[1]) if found and found[1] in present else None
+
+    return [one(name) or first_of_repeated(name) for name in map(str.strip, names)]

@@ -1,0 +1,79 @@
+"""The gene tables that come with the package (made by ``scripts/make_gene_tables.py``)."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+#: Where one symbol names several genes, the first biotype found here wins, then the oldest (smallest) Ensembl id:
+#: the gene people mean, and of a gene on both sex chromosomes the copy on X.
+PREFERRED_BIOTYPES = ("protein_coding", "miRNA", "lncRNA")
+
+
+@dataclass(frozen=True)
+class Table:
+    """The genes of one species.
+
+    Attributes:
+        symbols: symbol by Ensembl id, "" where there is none.
+        biotypes: GENCODE biotype by Ensembl id.
+        by_symbol: Ensembl id by upper-case symbol.
+        spelled: the symbols as they are written in this species.
+    """
+
+    symbols: dict[str, str]
+    biotypes: dict[str, str]
+    by_symbol: dict[str, str]
+    spelled: frozenset[str]
+
+
+def _rows(name: str) -> list[list[str]]:
+    packed = files("scfm.genes").joinpath("tables", f"{name}.tsv.gz").read_bytes()
+    return [line.split("\t") for line in gzip.decompress(packed).decode().splitlines()]
+
+
+def _preference(ensembl: str, biotype: str) -> tuple[int, str]:
+    known = biotype in PREFERRED_BIOTYPES
+    return PREFERRED_BIOTYPES.index(biotype) if known else len(PREFERRED_BIOTYPES), ensembl
+
+
+@cache
+def table(species: str) -> Table:
+    """The genes of ``human`` (GENCODE v48) or ``mouse`` (GENCODE vM37)."""
+    rows = _rows(species)
+    by_symbol: dict[str, str] = {}
+    for ensembl, symbol, _ in sorted(rows, key=lambda row: _preference(row[0], row[2])):
+        if symbol:
+            by_symbol.setdefault(symbol.upper(), ensembl)
+    return Table(
+        symbols={ensembl: symbol for ensembl, symbol, _ in rows},
+        biotypes={ensembl: biotype for ensembl, _, biotype in rows},
+        by_symbol=by_symbol,
+        spelled=frozenset(symbol for _, symbol, _ in rows if symbol),
+    )
+
+
+@cache
+def orthologs() -> tuple[dict[str, str], dict[str, str]]:
+    """Human Ensembl id of mouse genes with exactly one ortholog: by mouse Ensembl id, and by upper-case symbol."""
+    rows = _rows("mouse_to_human")
+    return {mouse: human for mouse, _, human in rows}, {symbol.upper(): human for _, symbol, human in rows if symbol}
+
+
+@cache
+def tokens_of_symbols() -> dict[str, str]:
+    """Ensembl id of human genes by upper-case symbol with ``-`` and ``.`` as ``_``, as iSEEEK and tGPT write them."""
+    by_symbol = table("human").by_symbol
+    return {symbol.replace("-", "_").replace(".", "_"): ensembl for symbol, ensembl in reversed(by_symbol.items())}
+
+
+def symbol_of(ensembl: str) -> str:
+    """The symbol of a human or mouse gene, "" where it has none or is unknown."""
+    return table("mouse" if ensembl.startswith("ENSMUS") else "human").symbols.get(ensembl, "")
+
+
+def biotype_of(ensembl: str) -> str:
+    """The biotype of a human or mouse gene (``protein_coding``, ``miRNA``, ...), "" where it is unknown."""
+    return table("mouse" if ensembl.startswith("ENSMUS") else "human").biotypes.get(ensembl, "")
