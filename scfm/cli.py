@@ -49,7 +49,7 @@ def evaluate() -> Any:
 
 def _main(command: str) -> Any:
     """Run ``scfm.run.COMMAND.run(cfg)`` under Hydra with ``configs/COMMAND.yaml``."""
-    sys.argv[1:] = lenient(sys.argv[1:], command)
+    sys.argv[1:] = lenient(sys.argv[1:])
 
     @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=command)
     def main(cfg: "DictConfig") -> Any:
@@ -68,7 +68,7 @@ def _run(command: str, cfg: "DictConfig") -> Any:
     return importlib.import_module(f"scfm.run.{command}").run(cfg)
 
 
-def lenient(arguments: list[str], command: str) -> list[str]:
+def lenient(arguments: list[str]) -> list[str]:
     """Write overrides ``key=value`` as ``++key=value``, all but the choices of groups.
 
     Hydra stops at the first unknown key; so marked it lets them all pass, and :func:`scfm.config.check` reports them

@@ -1,13 +1,16 @@
 """``scfm-finetune``: train a head on a pretrained backbone."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from scfm.checkpoint import Checkpoint, describe, read
 from scfm.config import build, plain, target
+from scfm.data.module import CellData
 from scfm.module import CellModule
 from scfm.run.fit import claim_output, fit, make_spec, make_trainer, open_store, require_positions, total_steps
 from scfm.run.pictures import draw_confusion, draw_curves
@@ -45,10 +48,18 @@ def run(cfg: DictConfig) -> float | None:
     )
     found = fit(cfg, trainer, module, data)
     if trainer.is_global_zero:
+        write_split(output / "split.csv", data)
         draw_curves(output)
         draw_confusion(output, module, data)
         log.info("Checkpoint: %s", output / "checkpoints" / "best.ckpt")
     return found.get(cfg.metric)
+
+
+def write_split(path: Path, data: CellData) -> None:
+    """Which cell was in which part, so that an evaluation can keep to it (``scfm-evaluate split=...``)."""
+    parts = {"train": data.split.train, "val": data.split.val, "test": data.split.test}
+    rows = [(cell, part) for part, members in parts.items() for cell in data.store.names(members)]
+    pd.DataFrame(rows, columns=["cell", "part"]).to_csv(path, index=False)
 
 
 def _require_causality(cfg: DictConfig, checkpoint: Checkpoint) -> None:

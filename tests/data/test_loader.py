@@ -1,0 +1,91 @@
+"""What a rank is fed, and that its position is one integer."""
+
+import numpy as np
+import pytest
+
+from scfm.data.loader import CellLoader, PackedCells
+from scfm.data.order import Order
+from scfm.types import Ragged
+
+
+class MadeUpStore:
+    """Cells of known length whose tokens say which cell they are."""
+
+    def __init__(self, n_cells: int = 60) -> None:
+        self.lengths = np.random.default_rng(0).integers(3, 12, n_cells)
+        self.labels = np.arange(n_cells) % 4
+
+    def gather(self, rows, max_length=None):
+        parts = [np.full(self.lengths[row], row, dtype=np.uint16)[:max_length] for row in rows]
+        return Ragged(np.concatenate(parts), np.concatenate([[0], np.cumsum([len(part) for part in parts])]))
+
+    def obs(self, name):
+        return self.labels
+
+
+def loader(rank=0, world=1, workers=0, held_out=False, multiple=4):
+    store = MadeUpStore()
+    order = Order(np.arange(60), store.lengths, tokens=40, multiple=multiple, seed=1, shuffle=not held_out)
+    return CellLoader(PackedCells(store, ["type"]), order, rank=rank, world=world, workers=workers, held_out=held_out)
+
+
+def test_a_packed_batch():
+    batch = next(iter(loader()))
+    np.testing.assert_array_equal(batch.lengths, MadeUpStore().lengths[batch.index])
+    for start, stop, row in zip(batch.boundaries, batch.boundaries[1:], batch.index, strict=False):
+        assert (batch.ids[start:stop] == row).all()
+        np.testing.assert_array_equal(batch.positions[start:stop], np.arange(stop - start))
+    np.testing.assert_array_equal(batch.obs["type"], batch.index % 4)
+    assert batch.longest == batch.lengths.max()
+
+
+def steps(world, workers, epochs=2):
+    """Cells of each optimizer step of 4 micro-batches, whatever the ranks."""
+    found = []
+    for rank in range(world):
+        one = loader(rank, world, workers)
+        found.append([tuple(batch.index.tolist()) for _ in range(epochs) for batch in one])
+    per_step = 4 // world
+    return [
+        sorted(cells for rank in found for batch in rank[step : step + per_step] for cells in batch)
+        for step in range(0, len(found[0]), per_step)
+    ]
+
+
+@pytest.mark.parametrize(("world", "workers"), [(1, 2), (2, 0), (2, 2), (4, 0), (4, 2)])
+def test_the_cells_of_each_step_are_the_same_for_any_ranks_and_workers(world, workers):
+    assert steps(world, workers) == steps(1, 0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("stop", [1, 5, 7])
+def test_resume_continues_with_the_very_next_cell(workers, stop):
+    whole = loader(workers=workers)
+    n = len(whole)
+    uninterrupted = [(batch.seed, *batch.index.tolist()) for _ in range(2) for batch in whole]
+    one = loader(workers=workers)
+    taken = []
+    for batch in one:
+        taken.append((batch.seed, *batch.index.tolist()))
+        if len(taken) == stop:
+            break
+    other = loader(workers=workers)
+    other.load_state_dict(one.state_dict())
+    assert len(other) == n
+    rest = [(batch.seed, *batch.index.tolist()) for _ in range(2) for batch in other]
+    assert taken + rest == uninterrupted
+
+
+def test_a_finished_epoch_resumes_with_the_next():
+    one = loader()
+    list(one)
+    other = loader()
+    other.load_state_dict(one.state_dict())
+    assert [batch.seed for batch in other] == [batch.seed for batch in one]
+
+
+def test_validation_is_the_same_at_every_pass():
+    one = loader(held_out=True)
+    first, second = ([(batch.seed, *batch.index.tolist()) for batch in one] for _ in range(2))
+    assert first == second
+    assert [cell for batch in first for cell in batch[1:]] == list(range(60))

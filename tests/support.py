@@ -1,0 +1,73 @@
+"""Made-up cells and commands run in this process, for tests of every part."""
+
+from pathlib import Path
+
+
+def made_vocab(n_genes: int = 40):
+    """Genes G0, G1, ... after the four special tokens of Geneformer V2."""
+    from scfm.vocab import Vocab
+
+    specials = {"pad": 0, "mask": 1, "cls": 2, "eos": 3}
+    return Vocab(("<pad>", "<mask>", "<cls>", "<eos>", *(f"G{i}" for i in range(n_genes))), specials)
+
+
+def write_made_store(path: Path, n_cells: int = 240, n_genes: int = 40, seed: int = 0):
+    """Cells of three types whose genes come in an order of their own, from four donors."""
+    import numpy as np
+
+    from scfm.data.part import Cells
+    from scfm.data.write import write_store
+    from scfm.types import Ragged
+
+    rng = np.random.default_rng(seed)
+    types, donors = rng.integers(0, 3, n_cells), np.arange(n_cells) % 4
+    favourite = rng.permuted(np.tile(np.arange(n_genes), (3, 1)), axis=1)
+    rows = []
+    for kind in types:
+        length = int(rng.integers(6, 20))
+        ranked = favourite[kind][np.argsort(np.arange(n_genes) + rng.normal(0, 3, n_genes))][:length]
+        rows.append(np.array([2, *(ranked + 4), 3], dtype=np.uint16))
+    tokens = Ragged(np.concatenate(rows), np.concatenate([[0], np.cumsum([len(row) for row in rows])]))
+    cells = Cells(
+        tokens,
+        names=np.array([f"cell{i}" for i in range(n_cells)]),
+        file=np.zeros(n_cells, dtype=np.int64),
+        hashes=np.arange(n_cells, dtype=np.uint64),
+        obs={"cell_type": types.astype(np.int64), "donor": donors.astype(np.int64), "age": types.astype(np.float32)},
+    )
+    return write_store(
+        path,
+        [cells],
+        tokenizer={"name": "made_up", "vocab": made_vocab(n_genes).to_dict()},
+        columns={"cell_type": ["B", "NK", "T"], "donor": ["d0", "d1", "d2", "d3"], "age": None},
+        group="donor",
+    )
+
+
+#: A model and a trainer small enough for a test.
+SMALL = (
+    "model.layers=2",
+    "model.width=32",
+    "model.heads=2",
+    "model.feedforward=64",
+    "model.positions=64",
+    "data.tokens_per_batch=256",
+    "trainer.accelerator=cpu",
+    "trainer.enable_progress_bar=false",
+    "callbacks.progress=null",
+)
+
+
+def command(name: str, *overrides: str):
+    """Run a command as its command line would, in this process."""
+    import importlib
+
+    from hydra import compose, initialize_config_dir
+
+    from scfm.cli import CONFIGS, lenient
+    from scfm.config import check, shipped
+
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose(name, lenient(list(overrides)))
+    check(cfg, shipped(CONFIGS, name))
+    return importlib.import_module(f"scfm.run.{name}").run(cfg)
