@@ -61,8 +61,8 @@ class Backbone(nn.Module):
     def __init__(
         self,
         vocab: Vocab,
-        *,
         causal: bool,
+        *,
         architecture: str = "auto",
         layers: int = 6,
         width: int = 256,
@@ -98,6 +98,8 @@ class Backbone(nn.Module):
         self.n_positions = positions if max_length is None else max_length
         self.embedding_layer, self.embedding_pool = embedding_layer, embedding_pool
         self._check(positions)
+        if embedding_pool == "cls":
+            vocab.special("cls")
         if checkpointing:
             self.model.activation_checkpointing_enable({"use_reentrant": False})
         if compile:

@@ -1,0 +1,1 @@
+"""Backbones: transformers models on packed rows."""

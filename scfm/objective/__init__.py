@@ -1,0 +1,1 @@
+"""What a backbone is pretrained on."""
