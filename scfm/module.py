@@ -55,10 +55,6 @@ class CellModule(pl.LightningModule):
         schedule = self._schedule(optimizer, self._n_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Asynchronously where the batch lies in page-locked memory."""
-        return batch.to(device, non_blocking=True)
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one micro-batch."""
         torch.manual_seed(batch.seed)

@@ -96,9 +96,9 @@ class Batch:
             obs={name: moved(value) for name, value in self.obs.items()},
         )
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The same batch on another device."""
-        return self._each("to", device, non_blocking=non_blocking)
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device; towards a GPU asynchronously, where it lies in page-locked memory."""
+        return self._each("to", device, non_blocking=str(device).startswith("cuda"))
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory, for asynchronous transfer (called by the DataLoader)."""

@@ -4,12 +4,14 @@ import json
 import logging
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import CSVLogger
 
 from scfm.config import build, plain
 from scfm.data.module import CellData
@@ -87,8 +89,22 @@ def make_spec(data: CellData, width: int) -> Spec:
     )
 
 
+def quiet_lightning() -> None:
+    """Leave the screen to what a user should read: no advertisements, no advice on what is so on purpose."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    for message in (
+        ".*smaller than the logging interval.*",
+        ".*does not have many workers.*",
+        ".*Experiment logs directory.*",
+        ".*LeafSpec.*",
+        ".*checkpoint directory .* exists and is not empty.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
 def make_trainer(cfg: DictConfig, data: CellData) -> pl.Trainer:
     """The Trainer of the config, with accumulation and validation counted in optimizer steps."""
+    quiet_lightning()
     trainer: pl.Trainer = build(
         cfg.trainer,
         strategy=build(cfg.strategy) if cfg.strategy is not None else "auto",
@@ -122,7 +138,8 @@ def fit(cfg: DictConfig, trainer: pl.Trainer, module: CellModule, data: CellData
     if trainer.is_global_zero:
         OmegaConf.save(cfg, output / "config.yaml", resolve=True)
     for logger in trainer.loggers:
-        logger.log_hyperparams(plain(cfg))
+        if not isinstance(logger, CSVLogger):  # its hparams.yaml would be config.yaml again
+            logger.log_hyperparams(plain(cfg))
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resume_path(cfg), weights_only=True)
         trainer.save_checkpoint(output / "checkpoints" / "last.ckpt")
@@ -145,7 +162,7 @@ def _held_out(trainer: pl.Trainer, module: CellModule, data: CellData) -> dict[s
         log.info("Best checkpoint: %s", best)
     found: dict[str, Any] = {}
     if len(data.split.val):
-        found |= trainer.validate(module, datamodule=data, verbose=False)[0]
+        found |= trainer.validate(module, datamodule=data, verbose=False, weights_only=True)[0]
     if len(data.split.test):
-        found |= trainer.test(module, datamodule=data, verbose=False)[0]
+        found |= trainer.test(module, datamodule=data, verbose=False, weights_only=True)[0]
     return found

@@ -5,6 +5,8 @@ import json
 import logging
 import os
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -13,6 +15,23 @@ from scfm.config import build
 from scfm.data.prepare import prepare
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Cells to train on when no store is given.
+
+    Attributes:
+        name: of the store made of them.
+        cells: makes the .h5ad and returns its path.
+        obs: obs columns to carry.
+        group: the obs column whose cells stay together.
+    """
+
+    name: str
+    cells: Callable[[], Path]
+    obs: list[str]
+    group: str | None = None
 
 
 def prepared_source(cfg: DictConfig) -> Path:
@@ -31,8 +50,8 @@ def prepared_source(cfg: DictConfig) -> Path:
     if not folder.exists():
         log.info("No store is given: preparing the %s cells into %s.", cfg.source.name, folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        tokenizer = build(cfg.tokenizer)
-        prepare([build(cfg.source.cells)], folder, tokenizer, obs=list(cfg.source.obs), group=cfg.source.group)
+        source: Source = build(cfg.source)
+        prepare([source.cells()], folder, build(cfg.tokenizer), obs=source.obs, group=source.group)
     return folder
 
 

@@ -1,0 +1,109 @@
+"""``make demo``: the whole way on the demo cells, by the same commands a user types.
+
+prepare -> pretrain -> fine-tune -> embed -> evaluate, into ``outputs/demo``.
+"""
+
+import importlib
+import json
+import logging
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+
+from scfm.cli import CONFIGS
+from scfm.config import check, shipped
+from scfm.data.demo import demo_file
+
+log = logging.getLogger(__name__)
+
+OUTPUT = Path("outputs/demo")
+
+
+def commands(cells: Path) -> list[list[str]]:
+    """The command lines of the demo, in order."""
+    store, pretrained, annotated = OUTPUT / "store", OUTPUT / "pretrain", OUTPUT / "annotate"
+    embedded = OUTPUT / "embedded.h5ad"
+    return [
+        [
+            "prepare",
+            f"input={cells}",
+            f"output={store}",
+            "tokenizer=geneformer_v2",
+            "obs=[cell_type,lane]",
+            "group=lane",
+        ],
+        ["train", f"store={store}", "objective=mlm", "model=tiny", f"output={pretrained}", "trainer.max_steps=300"],
+        [
+            "finetune",
+            f"init_from={pretrained}/checkpoints/last.ckpt",
+            f"store={store}",
+            "head=annotation/classifier",
+            "head.label=cell_type",
+            f"output={annotated}",
+            "trainer.max_steps=200",
+            "validate_every=50",
+        ],
+        ["embed", f"init_from={annotated}/checkpoints/best.ckpt", f"input={cells}", f"output={embedded}"],
+        [
+            "evaluate",
+            f"input={embedded}",
+            "embedding=X_scfm",
+            "label=cell_type",
+            "batch=lane",
+            f"split={annotated}/split.csv",
+            f"output={OUTPUT}/evaluation",
+        ],
+    ]
+
+
+def call(command: list[str]) -> Any:
+    """Run one command as its command line would, in this process (imports are paid once)."""
+    name, *overrides = command
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose(name, overrides)
+    check(cfg, shipped(CONFIGS, name))
+    return importlib.import_module(f"scfm.run.{name}").run(cfg)
+
+
+def main() -> None:
+    """Run the demo anew and close with what it left behind."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    shutil.rmtree(OUTPUT, ignore_errors=True)
+    OUTPUT.mkdir(parents=True)
+    began = time.perf_counter()
+    cells = OUTPUT / "cells.h5ad"
+    shutil.copyfile(demo_file(), cells)
+    for command in commands(cells):
+        log.info("\n$ scfm-%s", " ".join(command))
+        call(command)
+    log.info("\n%s", closing_table(time.perf_counter() - began))
+
+
+def closing_table(seconds: float) -> str:
+    """What the demo measured, where it lies and what to run next."""
+    pretrained = json.loads((OUTPUT / "pretrain" / "metrics.json").read_text())
+    annotated = json.loads((OUTPUT / "annotate" / "metrics.json").read_text())
+    rows = [
+        ("pretraining: validation loss", f"{pretrained['val/loss']:.3f}"),
+        ("  of the unigram table", f"{pretrained['val/unigram_loss']:.3f}"),
+        ("annotation of held-out lanes: macro-F1", f"{annotated['test/macro_f1']:.3f}"),
+        ("  accuracy", f"{annotated['test/accuracy']:.3f}"),
+        ("seconds", f"{seconds:.0f}"),
+        ("report", str(OUTPUT / "report.html")),
+        ("checkpoint", str(OUTPUT / "annotate/checkpoints/best.ckpt")),
+    ]
+    width = max(len(name) for name, _ in rows)
+    table = "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+    return (
+        f"{table}\n\nNext, on your own cells:\n"
+        "  scfm-prepare input='data/*.h5ad' output=stores/mine obs='[cell_type,donor]' group=donor\n"
+        "  python train.py store=stores/mine model=tiny trainer.max_steps=1000 name=mine\n"
+        "  python finetune.py init_from=outputs/mine/checkpoints/last.ckpt store=stores/mine head.label=cell_type"
+    )
+
+
+if __name__ == "__main__":
+    main()
