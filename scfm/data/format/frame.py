@@ -1,0 +1,107 @@
+"""Rows of a table as AnnData lays it out in HDF5 and zarr (``obs``, ``var``), without reading the whole of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+from anndata.io import read_elem
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+class Frame:
+    """A table on disk.
+
+    Args:
+        group: the element; files written before AnnData 0.7 have one compound dataset instead of a group.
+
+    Attributes:
+        columns: names, without the index.
+        length: rows.
+
+    Raises:
+        ValueError: the columns are of different length.
+    """
+
+    def __init__(self, group: Any) -> None:
+        self.group = group
+        self.compound = hasattr(group, "dtype")
+        if self.compound:
+            names = list(group.dtype.names or ())
+            self.index = "index" if "index" in names else names[0]
+            self.columns = [name for name in names if name != self.index]
+            self.length = int(group.shape[0])
+            return
+        self.index = _text(group.attrs.get("_index", "_index"))
+        order = group.attrs.get("column-order")
+        names = [_text(name) for name in order] if order is not None else sorted(group.keys())
+        self.columns = [name for name in names if name not in (self.index, "__categories") and name in group]
+        self.length = _length(group[self.index])
+        for name in self.columns:
+            if _length(group[name]) != self.length:
+                raise ValueError(
+                    f"the column {name!r} of {group.name} has {_length(group[name])} rows, its index {self.length}"
+                )
+
+    def rows(self, start: int, stop: int, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Rows ``start`` to ``stop`` of some columns (None: all); the index holds strings."""
+        wanted = self.columns if columns is None else columns
+        if self.compound:
+            part = self.group[start:stop]
+            index = pd.Index([_text(name) for name in part[self.index]], dtype=object)
+            values = {name: self._compound(part[name], name) for name in wanted}
+        else:
+            names = _slice(self.group[self.index], start, stop)
+            index = pd.Index([_text(name) for name in names], dtype=object)
+            values = {name: self._column(name, start, stop) for name in wanted}
+        return pd.DataFrame(values, index=index, columns=list(wanted))
+
+    def _column(self, name: str, start: int, stop: int) -> Any:
+        element = self.group[name]
+        if isinstance(element, h5py.Dataset) and "categories" in element.attrs:  # AnnData 0.7
+            categories = self.group[element.attrs["categories"]]
+            codes = element[start:stop]
+            return pd.Categorical.from_codes(codes.astype(np.int64), _slice(categories, 0, categories.shape[0]))
+        return _slice(element, start, stop)
+
+    def _compound(self, values: np.ndarray, name: str) -> Any:
+        categories = self.group.file.get(f"uns/{name}_categories")
+        if categories is not None and values.dtype.kind in "iu":
+            return pd.Categorical.from_codes(values.astype(np.int64), [_text(c) for c in categories[:]])
+        return [_text(v) for v in values] if values.dtype.kind in "SO" else values
+
+
+def _length(element: Any) -> int:
+    if hasattr(element, "shape"):
+        return int(element.shape[0])
+    for key in ("codes", "values", "data"):
+        if key in element:
+            return int(element[key].shape[0])
+    return len(read_elem(element))
+
+
+def _slice(element: Any, start: int, stop: int) -> Any:
+    """Entries of one column: an array, a categorical or a nullable array of pandas."""
+    if hasattr(element, "shape"):
+        if isinstance(element, h5py.Dataset) and h5py.check_string_dtype(element.dtype):
+            return element.asstr()[start:stop]
+        return element[start:stop]
+    encoding = element.attrs.get("encoding-type")
+    if encoding == "categorical":
+        categories = read_elem(element["categories"])
+        codes = np.asarray(element["codes"][start:stop], dtype=np.int64)
+        return pd.Categorical.from_codes(codes, categories, ordered=bool(element.attrs.get("ordered", False)))
+    if encoding in ("nullable-integer", "nullable-boolean"):
+        array = pd.arrays.IntegerArray if encoding == "nullable-integer" else pd.arrays.BooleanArray
+        return array(element["values"][start:stop], element["mask"][start:stop])
+    if encoding == "nullable-string-array":
+        values = np.asarray(_slice(element["values"], start, stop), dtype=object)
+        values[element["mask"][start:stop]] = None
+        return values
+    return read_elem(element)[start:stop]
