@@ -11,7 +11,18 @@ from scfm.config import check, shipped
 
 #: Groups and the command that uses them.
 GROUPS = {
-    "train": ("tokenizer", "data", "model", "objective", "optim", "schedule", "trainer", "strategy", "callbacks", "logger"),
+    "train": (
+        "tokenizer",
+        "data",
+        "model",
+        "objective",
+        "optim",
+        "schedule",
+        "trainer",
+        "strategy",
+        "callbacks",
+        "logger",
+    ),
     "finetune": ("head", "adapt", "callbacks"),
 }
 MUST_HAVE = {
