@@ -12,6 +12,7 @@ from torch import nn
 
 from scfm.model import attention
 from scfm.model.architecture import build_config, find_class
+from scfm.model.flops import Work
 from scfm.types import Batch
 from scfm.vocab import Vocab
 
@@ -29,6 +30,7 @@ class Backbone(nn.Module):
         model: the transformers model.
         config: its configuration.
         width, causal, n_positions, n_layers, embedding_layer, embedding_pool: see :class:`scfm.types.Backbone`.
+        feedforward: width of the feed-forward layers.
         transform: what the model does to hidden states before it scores the vocabulary, (N, D) -> (N, D).
         decoder: the last linear layer, (N, D) -> (N, V), tied to the token embeddings.
 
@@ -94,7 +96,7 @@ class Backbone(nn.Module):
         self.config = build_config(model_class, vocab, sizes, options or {}, causal, attention.NAME)
         self.model: transformers.PreTrainedModel = model_class(self.config)
         self.causal = causal
-        self.width, self.n_layers = width, layers
+        self.width, self.n_layers, self.feedforward = width, layers, feedforward
         self.n_positions = positions if max_length is None else max_length
         self.embedding_layer, self.embedding_pool = embedding_layer, embedding_pool
         self._check(positions)
@@ -180,6 +182,15 @@ class Backbone(nn.Module):
             f"{type(self.model).__name__} has a prediction head of an unknown kind; use an architecture whose head is "
             "BERT's (cls), ModernBERT's (head) or a plain lm_head"
         )
+
+    def work(self, predicted: float) -> Work:
+        """FLOPs of a training step, for throughput figures.
+
+        Args:
+            predicted: predicted tokens / tokens.
+        """
+        transform = not isinstance(self.transform, nn.Identity)
+        return Work(self.n_layers, self.width, self.feedforward, self.config.vocab_size, transform, predicted)
 
     def compile_layers(self, **options: Any) -> None:
         """Compile each layer in place: one graph serves all of them, and names in the state dict stay.
