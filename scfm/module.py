@@ -29,6 +29,9 @@ class CellModule(pl.LightningModule):
         n_steps: total optimizer steps of the run.
     """
 
+    backbone: Any  # a Backbone and a Task: modules whose methods nn.Module's own typing hides
+    task: Any
+
     def __init__(
         self,
         backbone: nn.Module,

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -68,7 +68,7 @@ def run(cfg: DictConfig) -> None:
     checkpoint = read(cfg.init_from)
     tokenizer = from_dict(checkpoint.tokenizer)
     module = restore_predictor(checkpoint)
-    counts = "required" if tokenizer.needs_counts else "lognorm_ok"
+    counts: Literal["required", "lognorm_ok"] = "required" if tokenizer.needs_counts else "lognorm_ok"
     output.parent.mkdir(parents=True, exist_ok=True)
     with (
         open_cells(source, layer=cfg.layer, gene_column=cfg.gene_column, counts=counts) as cells,

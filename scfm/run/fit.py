@@ -91,7 +91,8 @@ def make_spec(data: CellData, width: int) -> Spec:
 
 def quiet_lightning() -> None:
     """Leave the screen to what a user should read: no advertisements, no advice on what is so on purpose."""
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    for chatty in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
+        logging.getLogger(f"pytorch_lightning.{chatty}").setLevel(logging.WARNING)
     for message in (
         ".*smaller than the logging interval.*",
         ".*does not have many workers.*",
