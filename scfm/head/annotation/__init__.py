@@ -1,0 +1,1 @@
+"""Heads that name the type of each cell."""

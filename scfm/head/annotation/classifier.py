@@ -1,0 +1,161 @@
+"""Cell types from cell embeddings by a linear layer or a small network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from scfm.head.annotation.column import Column
+from scfm.head.annotation.pseudo import pseudo_label_loss
+from scfm.head.annotation.score import scores
+from scfm.head.pool import embed
+from scfm.types import Backbone, Batch, Metrics, Spec
+
+
+class Classifier(nn.Module):
+    """Names the class of each cell, for one or several label columns at once.
+
+    The loss is the sum over the columns of the weighted cross-entropy of their labelled cells. Where labels are
+    missing, cells can take part through pseudo-labels (:mod:`scfm.head.annotation.pseudo`). Metrics and outputs of
+    the first column have plain names, those of the others end in ``/column``.
+
+    Args:
+        spec: classes, their counts, width, vocabulary.
+        label: obs column, or several.
+        hidden: width of a hidden layer; 0 for a linear classifier.
+        dropout: before each linear layer.
+        class_weights: weigh the classes inversely to their frequency, within a factor of ten.
+        reject: share of correct calls that calibration may turn into ``unknown``.
+        pseudo_weight: weight of the pseudo-label loss of unlabelled cells; 0 leaves it out.
+        pseudo_confidence: only calls at least this sure become pseudo-labels.
+        token_drop: share of tokens left out of the view that learns from a pseudo-label.
+
+    Raises:
+        ValueError: no such column, fewer than two classes, no labelled cell, or a number out of its range.
+    """
+
+    causal: ClassVar[bool | None] = None
+    columns: Sequence[Column]
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        label: str | list[str],
+        hidden: int = 0,
+        dropout: float = 0.1,
+        class_weights: bool = True,
+        reject: float = 0.05,
+        pseudo_weight: float = 0.0,
+        pseudo_confidence: float = 0.9,
+        token_drop: float = 0.2,
+    ) -> None:
+        super().__init__()
+        shares = {
+            "dropout": dropout,
+            "reject": reject,
+            "pseudo_confidence": pseudo_confidence,
+            "token_drop": token_drop,
+        }
+        for name, value in shares.items():
+            if not 0 <= value < 1:
+                raise ValueError(f"head.{name}={value}; expected a share, 0 <= {name} < 1")
+        self.labels = (label,) if isinstance(label, str) else tuple(label)
+        if not self.labels or len(set(self.labels)) != len(self.labels):
+            raise ValueError(f"head.label={list(self.labels)}; expected one obs column or several different ones")
+        self.vocab, self.reject = spec.vocab, reject
+        self.pseudo_weight, self.pseudo_confidence, self.token_drop = pseudo_weight, pseudo_confidence, token_drop
+        self.columns = nn.ModuleList(  # type: ignore[assignment]
+            Column(spec, name, hidden=hidden, dropout=dropout, class_weights=class_weights) for name in self.labels
+        )
+
+    def __call__(self, backbone: Backbone, batch: Batch) -> Metrics:
+        """``loss``, ``accuracy`` of the labelled cells of each column, and ``n_targets`` of the first."""
+        return super().__call__(backbone, batch)
+
+    def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
+        """See :meth:`__call__`."""
+        logits = self._logits(backbone, batch)
+        metrics: Metrics = {}
+        losses = []
+        for i, column in enumerate(self.columns):
+            truth = batch.obs[column.label]
+            loss, n_labelled = column.loss(logits[i], truth)
+            losses.append(loss)
+            right = ((logits[i].argmax(1) == truth) & (truth >= 0)).sum()
+            metrics[self._key("accuracy", i)] = right / n_labelled.clamp(min=1)
+            metrics.setdefault("n_targets", n_labelled)
+        loss = torch.stack(losses).sum()
+        if self.pseudo_weight and self.training:
+            extra, n_used = pseudo_label_loss(self, backbone, batch, logits)
+            loss = loss + self.pseudo_weight * extra
+            metrics |= {"pseudo_loss": extra.detach(), "n_pseudo": n_used}
+        return {"loss": loss, **metrics}
+
+    @torch.no_grad()
+    def predict(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
+        """``logits`` (B, C) float32 of each column; needs no labels."""
+        return {self._key("logits", i): logits for i, logits in enumerate(self._logits(backbone, batch))}
+
+    def summarise(self, outputs: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> dict[str, float]:
+        """Metrics of a whole epoch.
+
+        Args:
+            outputs: what :meth:`predict` gave for all its cells.
+            targets: their class codes by column, -1 where missing.
+
+        Returns:
+            ``macro_f1, accuracy, balanced_accuracy, ece`` of each column.
+        """
+        return {
+            self._key(name, i): value
+            for i, column in enumerate(self.columns)
+            for name, value in scores(
+                outputs[self._key("logits", i)], targets[column.label], column.temperature.item()
+            ).items()
+        }
+
+    def calibrate(self, outputs: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> dict[str, float]:
+        """Fit temperatures and rejection thresholds; they are buffers, saved with the head.
+
+        Args:
+            outputs: what :meth:`predict` gave for cells that neither training nor early stopping saw.
+            targets: their class codes by column, -1 where missing.
+
+        Returns:
+            ``temperature`` and ``coverage`` of each column.
+        """
+        return {
+            self._key(name, i): value
+            for i, column in enumerate(self.columns)
+            for name, value in column.calibrate(
+                outputs[self._key("logits", i)], targets[column.label], self.reject
+            ).items()
+        }
+
+    def annotate(self, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The obs columns for embedded cells.
+
+        Args:
+            outputs: what :meth:`predict` gave.
+
+        Returns:
+            ``scfm_<label>`` (B,) names, ``unknown`` where calibration says so, and ``scfm_<label>_confidence`` (B,)
+            float32, the probability of the likeliest class.
+        """
+        found: dict[str, np.ndarray] = {}
+        for i, column in enumerate(self.columns):
+            names, confidence = column.name(outputs[self._key("logits", i)])
+            found |= {f"scfm_{column.label}": names, f"scfm_{column.label}_confidence": confidence}
+        return found
+
+    def _logits(self, backbone: Backbone, batch: Batch) -> list[Tensor]:
+        embedding = embed(backbone, batch, self.vocab)
+        return [column(embedding) for column in self.columns]
+
+    def _key(self, name: str, i: int) -> str:
+        return name if i == 0 else f"{name}/{self.labels[i]}"

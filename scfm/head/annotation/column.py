@@ -1,0 +1,154 @@
+"""The output layer of one label column: scores, loss, calibration, names."""
+
+import logging
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from scfm.head.annotation.calibrate import fit_temperature, fit_thresholds
+from scfm.head.annotation.score import labelled, softmax
+from scfm.types import Spec
+
+logger = logging.getLogger(__name__)
+
+#: What a cell is called when no class is sure enough.
+UNKNOWN = "unknown"
+
+#: No class weighs more than this many times, or less than this part of, an average cell.
+MAX_WEIGHT = 10.0
+
+
+def check_classes(spec: Spec, label: str) -> np.ndarray:
+    """The labelled training cells of each class of a column, after refusing what cannot be learned.
+
+    Args:
+        spec: classes and their counts.
+        label: obs column.
+
+    Returns:
+        (C,) float64 counts; ones where the spec has none (a head loaded from a checkpoint).
+
+    Raises:
+        ValueError: no such column, fewer than two classes, or no labelled cell.
+    """
+    if label not in spec.classes:
+        known = ", ".join(spec.classes) or "none"
+        raise ValueError(f"the label {label!r} is not a column of classes; the columns are: {known}")
+    names = spec.classes[label]
+    if len(names) < 2:
+        found = f"only {names[0]!r}" if names else "none"
+        raise ValueError(f"{label!r} has {found} as class; a classifier needs at least two: choose another label")
+    if label not in spec.class_counts:
+        return np.ones(len(names))
+    counts = np.asarray(spec.class_counts[label], dtype=np.float64)
+    if counts.sum() == 0:
+        raise ValueError(
+            f"{label!r} is missing in all {spec.n_cells} training cells; prepare a store whose obs has labels"
+        )
+    if (counts > 0).sum() < 2:
+        only = names[int(counts.argmax())]
+        raise ValueError(f"all labelled training cells have {label}={only!r}; a classifier needs at least two classes")
+    _warn_of_rare(label, names, counts)
+    return counts
+
+
+def _warn_of_rare(label: str, names: tuple[str, ...], counts: np.ndarray) -> None:
+    for how_many, meaning in ((0, "no training cell: never predicted"), (1, "one training cell: hardly learnable")):
+        rare = [name for name, count in zip(names, counts, strict=True) if count == how_many]
+        if rare:
+            logger.warning("%s: %d class(es) with %s (%s)", label, len(rare), meaning, ", ".join(rare[:8]))
+
+
+def class_weight(counts: np.ndarray) -> np.ndarray:
+    """Weight of a cell of each class: inverse to the class's frequency, within [1/10, 10] of an average cell.
+
+    Args:
+        counts: (C,) cells of each class.
+
+    Returns:
+        (C,) n / (C' n_c), clipped, C' classes having cells; 1 for a class without any.
+    """
+    present = counts > 0
+    weight = np.ones(len(counts))
+    weight[present] = counts.sum() / (present.sum() * counts[present])
+    return weight.clip(1 / MAX_WEIGHT, MAX_WEIGHT)
+
+
+class Column(nn.Module):
+    """Scores one label column from cell embeddings.
+
+    Args:
+        spec: classes, counts and the embedding's width.
+        label: obs column.
+        hidden: width of one hidden layer; 0 for a linear classifier.
+        dropout: before each linear layer.
+        class_weights: weigh the classes inversely to their frequency.
+
+    Attributes:
+        temperature: () divides the scores; 1 until calibrated.
+        thresholds: (C,) calls less sure than this are ``unknown``; 0, none rejected, until calibrated.
+
+    Raises:
+        ValueError: see :func:`check_classes`.
+    """
+
+    weight: Tensor
+    temperature: Tensor
+    thresholds: Tensor
+
+    def __init__(self, spec: Spec, label: str, *, hidden: int, dropout: float, class_weights: bool) -> None:
+        super().__init__()
+        counts = check_classes(spec, label)
+        self.label, self.names = label, spec.classes[label]
+        width, n_classes = spec.width, len(self.names)
+        inner = [nn.Dropout(dropout), nn.Linear(width, hidden), nn.GELU()] if hidden else []
+        self.norm = nn.LayerNorm(width)
+        self.layers = nn.Sequential(*inner, nn.Dropout(dropout), nn.Linear(hidden or width, n_classes))
+        weight = class_weight(counts) if class_weights else np.ones(n_classes)
+        self.register_buffer("weight", torch.tensor(weight, dtype=torch.float32))
+        self.register_buffer("temperature", torch.ones(()))
+        self.register_buffer("thresholds", torch.zeros(n_classes))
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """Scores, (B, D) -> (B, C) float32."""
+        return self.layers(self.norm(embedding.to(self.norm.weight.dtype))).float()
+
+    def loss(self, logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+        """Weighted cross-entropy over the labelled cells (-1 = missing), and how many of them there are.
+
+        Σ_i w_{y_i} · (−log softmax(logits_i)_{y_i}) / Σ_i w_{y_i}; a zero with gradient when no cell is labelled.
+        """
+        known = truth >= 0
+        if not known.any():
+            return logits.sum() * 0.0, known.sum()
+        return F.cross_entropy(logits[known], truth[known], weight=self.weight), known.sum()
+
+    def calibrate(self, logits: np.ndarray, truth: np.ndarray, quantile: float) -> dict[str, float]:
+        """Fit temperature and thresholds on cells that were not trained on.
+
+        Args:
+            logits: (B, C).
+            truth: (B,) class codes, -1 where missing.
+            quantile: share of correct calls that may become ``unknown``.
+
+        Returns:
+            ``temperature`` and ``coverage``, the share of these cells that keep a name.
+        """
+        logits, truth = labelled(logits, truth)
+        temperature = fit_temperature(logits, truth)
+        probabilities = softmax(logits, temperature)
+        thresholds = fit_thresholds(probabilities, truth, quantile)
+        self.temperature.fill_(temperature)
+        self.thresholds.copy_(torch.from_numpy(thresholds))
+        kept = probabilities.max(axis=1) >= thresholds[probabilities.argmax(axis=1)]
+        return {"temperature": temperature, "coverage": float(kept.mean()) if len(kept) else float("nan")}
+
+    def name(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(B,) names, ``unknown`` where a call is less sure than its threshold, and (B,) float32 confidences."""
+        probabilities = softmax(logits, self.temperature.item())
+        predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1).astype(np.float32)
+        names = np.array(self.names, dtype=object)[predicted]
+        names[confidence < self.thresholds.cpu().numpy()[predicted]] = UNKNOWN
+        return names, confidence
