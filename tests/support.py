@@ -1,5 +1,6 @@
 """Made-up cells and commands run in this process, for tests of every part."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -11,8 +12,10 @@ def made_vocab(n_genes: int = 40):
     return Vocab(("<pad>", "<mask>", "<cls>", "<eos>", *(f"G{i}" for i in range(n_genes))), specials)
 
 
-def write_made_store(path: Path, n_cells: int = 240, n_genes: int = 40, seed: int = 0):
-    """Cells of three types whose genes come in an order of their own, from four donors."""
+def write_made_store(
+    path: Path, n_cells: int = 240, n_genes: int = 40, seed: int = 0, types: Sequence[str] = ("B", "NK", "T")
+):
+    """Cells of some types whose genes come in an order of their own, from four donors."""
     import numpy as np
 
     from scfm.data.part import Cells
@@ -20,10 +23,10 @@ def write_made_store(path: Path, n_cells: int = 240, n_genes: int = 40, seed: in
     from scfm.types import Ragged
 
     rng = np.random.default_rng(seed)
-    types, donors = rng.integers(0, 3, n_cells), np.arange(n_cells) % 4
+    kinds, donors = rng.integers(0, len(types), n_cells), np.arange(n_cells) % 4
     favourite = rng.permuted(np.tile(np.arange(n_genes), (3, 1)), axis=1)
     rows = []
-    for kind in types:
+    for kind in kinds:
         length = int(rng.integers(6, 20))
         ranked = favourite[kind][np.argsort(np.arange(n_genes) + rng.normal(0, 3, n_genes))][:length]
         rows.append(np.array([2, *(ranked + 4), 3], dtype=np.uint16))
@@ -33,13 +36,13 @@ def write_made_store(path: Path, n_cells: int = 240, n_genes: int = 40, seed: in
         names=np.array([f"cell{i}" for i in range(n_cells)]),
         file=np.zeros(n_cells, dtype=np.int64),
         hashes=np.arange(n_cells, dtype=np.uint64),
-        obs={"cell_type": types.astype(np.int64), "donor": donors.astype(np.int64), "age": types.astype(np.float32)},
+        obs={"cell_type": kinds.astype(np.int64), "donor": donors.astype(np.int64), "age": kinds.astype(np.float32)},
     )
     return write_store(
         path,
         [cells],
         tokenizer={"name": "made_up", "vocab": made_vocab(n_genes).to_dict()},
-        columns={"cell_type": ["B", "NK", "T"], "donor": ["d0", "d1", "d2", "d3"], "age": None},
+        columns={"cell_type": list(types), "donor": ["d0", "d1", "d2", "d3"], "age": None},
         group="donor",
     )
 

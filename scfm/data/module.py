@@ -88,9 +88,10 @@ class CellData(pl.LightningDataModule):
             rows, self.lengths[rows], tokens=self.tokens_per_batch, multiple=multiple, seed=self.seed, shuffle=shuffle
         )
 
-    def loader(self, rows: np.ndarray, *, held_out: bool) -> CellLoader:
-        """A loader over some rows, for this process among those of the trainer."""
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+    def loader(self, rows: np.ndarray, *, held_out: bool = True, alone: bool = False) -> CellLoader:
+        """A loader over some rows: this process's share among those of the trainer, or, ``alone``, all of them."""
+        shared = self.trainer is not None and not alone
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if shared else (0, 1)
         pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         multiple = world if held_out else self.micro_batches(world)
         return CellLoader(

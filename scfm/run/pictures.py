@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 import numpy as np
-import pytorch_lightning as pl
+import torch
 
 from scfm import plot
 from scfm.data.module import CellData
@@ -27,8 +27,9 @@ def draw_confusion(output: Path, module: CellModule, data: CellData) -> None:
     rows, part = (data.split.test, "test") if len(data.split.test) else (data.split.val, "validation")
     if len(rows) == 0:
         return
-    trainer = pl.Trainer(logger=False, enable_checkpointing=False, devices=1, enable_progress_bar=False)
-    batches = trainer.predict(module, data.loader(rows, held_out=True)) or []
+    module.eval()
+    with torch.inference_mode():
+        batches = [module.predict_step(batch.to(module.device), 0) for batch in data.loader(rows, alone=True)]
     outputs = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     predicted = module.task.annotate(outputs)
     for label in module.task.labels:

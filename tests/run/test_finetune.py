@@ -1,0 +1,106 @@
+"""Fine-tuning starts from the checkpoint, learns the labels, and refuses what cannot be learnt."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+
+from scfm import checkpoint
+from support import command, write_made_store
+
+FAST = (
+    "trainer.accelerator=cpu",
+    "trainer.enable_progress_bar=false",
+    "callbacks.progress=null",
+    "data.tokens_per_batch=256",
+)
+
+
+@pytest.fixture(scope="module")
+def pretrained(made_store, tmp_path_factory):
+    """A checkpoint of a tiny model on the made-up cells."""
+    from support import SMALL
+
+    folder = tmp_path_factory.mktemp("pretrained")
+    command("train", f"store={made_store}", f"output={folder}", *SMALL, "trainer.max_steps=60", "optim.lr=3e-3")
+    return folder / "checkpoints" / "last.ckpt"
+
+
+@pytest.fixture
+def finetune(pretrained, made_store, tmp_path):
+    def run(*overrides: str, output: str = "run"):
+        folder = tmp_path / output
+        given = [f"init_from={pretrained}", f"store={made_store}", "head.label=cell_type"]
+        wanted = [value for value in given if value.split("=")[0] not in {part.split("=")[0] for part in overrides}]
+        return command("finetune", *wanted, f"output={folder}", *FAST, *overrides), folder
+
+    return run
+
+
+def test_it_learns_the_labels(finetune):
+    score, folder = finetune("trainer.max_steps=100", "validate_every=20", "optim.lr=3e-3")
+    found = json.loads((folder / "metrics.json").read_text())
+    assert score == found["val/macro_f1"] > 0.9
+    assert found["test/macro_f1"] > 0.8
+    assert (folder / "confusion_cell_type.png").stat().st_size > 1000
+    split = pd.read_csv(folder / "split.csv")
+    assert set(split["part"]) == {"train", "val", "test"}
+    assert len(split) == 240
+    assert (folder / "checkpoints" / "best.ckpt").exists()
+
+
+def test_it_starts_from_the_checkpoint(finetune, pretrained):
+    _, folder = finetune("trainer.max_steps=1", "adapt=frozen")
+    before, after = (checkpoint.read(path).weights for path in (pretrained, folder / "checkpoints" / "last.ckpt"))
+    backbone = [name for name in before if name.startswith("backbone.")]
+    assert backbone
+    assert all(torch.equal(before[name], after[name]) for name in backbone)
+
+
+def test_several_label_columns(finetune):
+    _, folder = finetune("head.label=[cell_type,donor]", "trainer.max_steps=2", "data.unseen=ignore", "metric=val/loss")
+    assert "test/macro_f1/donor" in json.loads((folder / "metrics.json").read_text())
+
+
+class TestRefusals:
+    def test_an_unknown_label_column(self, finetune):
+        with pytest.raises(ValueError, match=r"'cell_typ'.*cell_type, donor"):
+            finetune("head.label=cell_typ")
+
+    def test_a_label_unseen_in_training(self, finetune):
+        with pytest.raises(ValueError, match=r"no training cell has: d\d.*data.unseen=ignore"):
+            finetune("head.label=donor")
+
+    def test_one_class_only(self, finetune, tmp_path):
+        store = write_made_store(tmp_path / "one", types=["T"])
+        with pytest.raises(ValueError, match="class"):
+            finetune(f"store={store.path}")
+
+    def test_a_store_of_another_vocabulary(self, finetune, tmp_path):
+        other = write_made_store(tmp_path / "other", n_genes=41)
+        with pytest.raises(ValueError, match=r"has vocabulary \w+ \(44 tokens\).* has \w+ \(45 tokens\)"):
+            finetune(f"store={other.path}")
+
+    def test_a_truncated_checkpoint(self, finetune, pretrained, tmp_path):
+        torn = tmp_path / "torn.ckpt"
+        torn.write_bytes(pretrained.read_bytes()[:5000])
+        with pytest.raises(ValueError, match="cut off"):
+            finetune(f"init_from={torn}")
+
+    def test_a_checkpoint_that_is_not_there(self, finetune):
+        with pytest.raises(FileNotFoundError, match="no checkpoint at nowhere.ckpt"):
+            finetune("init_from=nowhere.ckpt")
+
+    def test_a_checkpoint_of_something_else(self, finetune, tmp_path):
+        torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+        with pytest.raises(ValueError, match="not written by scfm"):
+            finetune(f"init_from={tmp_path / 'other.ckpt'}")
+
+    def test_weights_that_do_not_fit(self, finetune, pretrained, tmp_path):
+        state = torch.load(pretrained, weights_only=True)
+        name = next(name for name in state["state_dict"] if name.startswith("backbone."))
+        del state["state_dict"][name]
+        torch.save(state, tmp_path / "holed.ckpt")
+        with pytest.raises(ValueError, match="does not fit"):
+            finetune(f"init_from={tmp_path / 'holed.ckpt'}")
