@@ -7,9 +7,14 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import h5py
+import zarr
 
 from scfm.data.format.annotated import Annotated
 from scfm.data.format.base import Source, did_you_mean
+from scfm.data.format.loom import Loom
+from scfm.data.format.market import find_market, open_market
+from scfm.data.format.soma import Soma
+from scfm.data.format.tenx import open_tenx, tenx_group
 
 KNOWN = ".h5ad, .zarr, .h5mu, 10x .h5, a folder with 10x matrix.mtx, .loom, a TileDB-SOMA experiment"
 
@@ -80,6 +85,11 @@ def _open_hdf5(file: h5py.File, path: Path, mod: str) -> Source:
         if mod not in names:
             raise ValueError(f"has no modality {mod!r}; {did_you_mean(mod, names)}")
         return Annotated(file["mod"][mod], owner=file)
+    if "row_attrs" in file and "col_attrs" in file:
+        return Loom(file)
+    genome = tenx_group(file)
+    if genome is not None:
+        return open_tenx(file, genome)
     if "obs" in file or "var" in file or "X" in file:
         return Annotated(file, owner=file)
     there = ", ".join(map(repr, list(file.keys())[:12])) or "nothing"
@@ -87,4 +97,10 @@ def _open_hdf5(file: h5py.File, path: Path, mod: str) -> Source:
 
 
 def _open_folder(path: Path, mod: str) -> Source:
+    if (path / "zarr.json").is_file() or (path / ".zgroup").is_file():
+        return Annotated(zarr.open_group(str(path), mode="r"))
+    if find_market(path):
+        return open_market(path)
+    if (path / "__tiledb_group.tdb").exists() or (path / "__group").is_dir():
+        return Soma(path, mod)
     raise ValueError(f"is a folder but none of cells; expected {KNOWN}")

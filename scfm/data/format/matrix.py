@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, vstack
 
 from scfm.data.format.base import Matrix
 from scfm.data.format.inflate import Slices
@@ -17,6 +17,9 @@ STRETCHES = 64
 
 #: Stored values read at once while a matrix is turned from columns into rows (16 to 24 bytes each).
 PIECE = 2_000_000
+
+#: Bytes of a dense matrix held at once before it is made sparse.
+SLAB = 1 << 25
 
 
 def open_matrix(element: Any) -> Matrix:
@@ -47,6 +50,10 @@ def read_pointers(group: Any, n: int) -> np.ndarray:
     Raises:
         ValueError: ``data``, ``indices``, ``indptr`` and ``n`` do not fit together.
     """
+    for part in ("data", "indices", "indptr"):
+        if part not in group:
+            raise ValueError(f"its {group.name} is damaged: it has no {part}")
+    require_chunks(group["data"])
     pointers = np.asarray(group["indptr"][:], dtype=np.int64)
     stored = group["data"].shape[0]
     whole = len(pointers) == n + 1 and pointers[0] == 0 and pointers[-1] == stored == group["indices"].shape[0]
@@ -57,6 +64,17 @@ def read_pointers(group: Any, n: int) -> np.ndarray:
             f"{group['indices'].shape[0]} indices"
         )
     return pointers
+
+
+def require_chunks(array: Any) -> None:
+    """Refuse a zarr array some of whose chunks were not copied: zarr reads them as zeros and says nothing.
+
+    Raises:
+        ValueError: naming the array.
+    """
+    expected = getattr(array, "nchunks", None) if hasattr(array, "nchunks_initialized") else None
+    if expected and array.nchunks_initialized < expected:
+        raise ValueError(f"its {array.name} has {array.nchunks_initialized} of {expected} chunks: copy it again")
 
 
 class Compressed:
@@ -157,21 +175,26 @@ class Dense:
         self.transposed = transposed
         self.shape = (int(array.shape[transposed]), int(array.shape[not transposed]))
 
-    def _rows(self, low: int, high: int) -> np.ndarray:
-        return self.array[:, low:high].T if self.transposed else self.array[low:high]
+        chunk = array.chunks[int(transposed)] if array.chunks else 1
+        fitting = SLAB // max(1, self.shape[1] * array.dtype.itemsize)
+        self.slab = max(1, chunk, fitting // chunk * chunk)
+
+    def _rows(self, low: int, high: int) -> csr_matrix:
+        return csr_matrix(self.array[:, low:high].T if self.transposed else self.array[low:high])
 
     def blocks(self, start: int, stop: int, size: int) -> Iterator[csr_matrix]:
         """Blocks of rows, see :class:`~scfm.data.format.base.Matrix`."""
         for low in range(start, stop, size):
-            yield csr_matrix(self._rows(low, min(stop, low + size)))
+            high = min(stop, low + size)
+            slabs = [self._rows(first, min(high, first + self.slab)) for first in range(low, high, self.slab)]
+            yield slabs[0] if len(slabs) == 1 else vstack(slabs, format="csr")
 
     def sample(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Whole rows, evenly spread, see :class:`~scfm.data.format.base.Matrix`."""
-        wanted = max(2, n // max(1, self.shape[1]))
+        wanted = max(16, n // max(1, self.shape[1]))
         picked = np.unique(np.linspace(0, self.shape[0] - 1, min(wanted, STRETCHES, self.shape[0])).astype(np.int64))
-        values = np.stack([self._rows(row, row + 1)[0] for row in picked.tolist()])
-        rows, columns = np.nonzero(values)  # NaN is not zero
-        return values[rows, columns], picked[rows]
+        rows = [self._rows(row, row + 1).data for row in picked.tolist()]
+        return np.concatenate(rows), np.repeat(picked, [len(values) for values in rows])
 
     def close(self) -> None:
         """Nothing to remove."""
