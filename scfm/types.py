@@ -58,6 +58,7 @@ class Batch:
         obs: per-cell labels by name, each (B,): int64 class codes (-1 = missing) or float32 values.
         seed: the seed of everything random that is done to this batch (masks, dropout): a pure function of
             (seed, epoch, step), so that neither a resume nor the number of ranks changes it.
+        counts: (T,) float32, the counts behind each token (0 for specials); None where the store keeps none.
     """
 
     ids: torch.Tensor
@@ -67,6 +68,7 @@ class Batch:
     index: torch.Tensor
     obs: Mapping[str, torch.Tensor] = field(default_factory=dict)
     seed: int = 0
+    counts: torch.Tensor | None = None
 
     @property
     def n_cells(self) -> int:
@@ -94,6 +96,7 @@ class Batch:
             boundaries=moved(self.boundaries),
             index=moved(self.index),
             obs={name: moved(value) for name, value in self.obs.items()},
+            counts=None if self.counts is None else moved(self.counts),
         )
 
     def to(self, device: torch.device | str) -> Batch:
@@ -127,6 +130,23 @@ class Spec:
     n_cells: int = 0
     token_counts: np.ndarray | None = None
     class_counts: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a head wants the cells of its micro-batches chosen; a head says so by an attribute ``sampling``.
+
+    Attributes:
+        by: obs column; every micro-batch holds cells of one category of it. None mixes them.
+        neighbours: (n, k) int64 by store row: rows that should come in the same micro-batch, -1 for none.
+        share: share of a micro-batch that is a core cell's neighbours.
+        companions: how many neighbours join one core.
+    """
+
+    by: str | None = None
+    neighbours: np.ndarray | None = None
+    share: float = 0.0
+    companions: int = 1
 
 
 class Backbone(Protocol):
