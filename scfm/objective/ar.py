@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from scfm.objective.chunked import chunked_loss
+from scfm.objective.chunked import chunk_size, chunked_loss
 from scfm.objective.score import IGNORE, Score
 from scfm.types import Backbone, Batch, Metrics, Spec
 
@@ -53,15 +53,15 @@ class AR(nn.Module):
         """
         hidden, targets = backbone(batch)[:-1], next_tokens(batch)
         n_targets = (targets != IGNORE).sum()
-        chunk = self.chunk or (512 if hidden.device.type == "cpu" else 4096)
         if self.training:
-            sums = {"loss": chunked_loss(backbone, hidden, targets, chunk)}
+            sums = {"loss": chunked_loss(backbone, hidden, targets, self.chunk)}
         else:
-            sums = self._score(backbone, hidden, targets, chunk)
+            sums = self._score(backbone, hidden, targets)
         means = {name: value / n_targets.clamp(min=1) for name, value in sums.items()}
         return means | {"n_targets": n_targets}
 
-    def _score(self, backbone: Backbone, hidden: torch.Tensor, targets: torch.Tensor, chunk: int) -> Metrics:
+    def _score(self, backbone: Backbone, hidden: torch.Tensor, targets: torch.Tensor) -> Metrics:
+        chunk = self.chunk or chunk_size(hidden.device)
         sums = self.score(backbone.logits(hidden[:0]), targets[:0])
         for rows, ids in zip(hidden.split(chunk), targets.split(chunk), strict=True):
             part = self.score(backbone.logits(rows), ids)

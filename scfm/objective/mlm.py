@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
+from scfm.objective.chunked import chunked_loss
 from scfm.objective.score import IGNORE, Score
 from scfm.types import Backbone, Batch, Metrics, Spec
 
@@ -79,12 +79,12 @@ class MLM(nn.Module):
             ``top10`` and, where the spec has token counts, ``unigram_loss``, ``unigram_top1``, ``unigram_top10``.
         """
         masked, picked, targets = self.mask(batch)
-        logits = backbone.logits(backbone(masked)[picked])
+        hidden = backbone(masked)[picked]
         n_targets = (targets != IGNORE).sum()
         if self.training:
-            sums = {"loss": F.cross_entropy(logits.float(), targets, ignore_index=IGNORE, reduction="sum")}
+            sums = {"loss": chunked_loss(backbone, hidden, targets)}
         else:
-            sums = self.score(logits, targets)
+            sums = self.score(backbone.logits(hidden), targets)
         means = {name: value / n_targets.clamp(min=1) for name, value in sums.items()}
         return means | {"n_targets": n_targets}
 
