@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +22,8 @@ from scfm.data.format.counts import Demand, describe, find_counts, first_bad
 from scfm.data.format.detect import open_source
 from scfm.data.format.names import WINDOW, gene_names, is_gene, repeated_cells
 
-log = logging.getLogger(__name__)
+#: What h5py, zarr and anndata raise when bytes are not what they should be.
+DAMAGE = (OSError, EOFError, KeyError, IndexError, TypeError, RuntimeError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -117,23 +117,31 @@ class CellFile:
         """
         stop = self.n_cells if stop is None else min(stop, self.n_cells)
         wanted = self.require_obs(self.obs_columns if columns is None else columns)
-        width = max(1, WINDOW // size) * size
-        first, window = start, self.obs_rows(start, min(stop, start + width), wanted)
         low = start
         try:
-            for counts in self._matrix.blocks(start, stop, size):
-                if low >= first + width:
-                    first, window = low, self.obs_rows(low, min(stop, low + width), wanted)
-                obs = window.iloc[low - first : low - first + counts.shape[0]]
-                kept = counts if self._keep is None else counts[:, self._keep]
-                self._require_counts(kept, obs)
-                yield Block(kept, obs, low)
-                low += counts.shape[0]
-        except OSError as error:
+            for block in self._blocks(start, stop, size, wanted):
+                yield block
+                low += len(block.obs)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {_line(error)}") from error
+        except DAMAGE as error:
             raise ValueError(
                 f"{self.path}: {self.counts_from} cannot be read after cell {low}: the file is damaged or was "
-                f"truncated; copy or download it again ({error})"
+                f"truncated; copy or download it again ({_line(error)})"
             ) from error
+
+    def _blocks(self, start: int, stop: int, size: int, columns: list[str]) -> Iterator[Block]:
+        width = max(1, WINDOW // size) * size
+        first, window = start, self.obs_rows(start, min(stop, start + width), columns)
+        low = start
+        for counts in self._matrix.blocks(start, stop, size):
+            if low >= first + width:
+                first, window = low, self.obs_rows(low, min(stop, low + width), columns)
+            obs = window.iloc[low - first : low - first + counts.shape[0]]
+            kept = counts if self._keep is None else counts[:, self._keep]
+            self._require_counts(kept, obs)
+            yield Block(kept, obs, low)
+            low += counts.shape[0]
 
     def _require_counts(self, counts: csr_matrix, obs: pd.DataFrame) -> None:
         bad = first_bad(counts.data, whole=self.is_counts)
@@ -143,7 +151,7 @@ class CellFile:
         gene = self.genes[counts.indices[bad]]
         expected = "counts are non-negative integers" if self.is_counts else "values must be non-negative"
         raise ValueError(
-            f"{self.path}: cell {cell!r} has {counts.data[bad]:.6g} ({describe(counts.data[bad])}) at gene {gene!r} in "
+            f"cell {cell!r} has {counts.data[bad]:.6g} ({describe(counts.data[bad])}) at gene {gene!r} in "
             f"{self.counts_from}; {expected}: mend the file, or name another layer (layer=...)"
         )
 
@@ -230,7 +238,7 @@ def open_cells(
         )
     except (FileNotFoundError, PermissionError):
         raise
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, *DAMAGE) as error:
         _refuse(path, source, error)
 
 
@@ -238,5 +246,10 @@ def _refuse(path: Path, source: Source | None, error: Exception) -> NoReturn:
     if source is not None:
         source.close()
     if isinstance(error, ValueError):
-        raise ValueError(f"{path}: {error}") from error
-    raise ValueError(f"{path}: is damaged or was truncated; copy or download it again ({error})") from error
+        raise ValueError(f"{path}: {_line(error)}") from error
+    raise ValueError(f"{path}: is damaged or was truncated; copy or download it again ({_line(error)})") from error
+
+
+def _line(error: BaseException) -> str:
+    """The first line of an error's message."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -7,7 +7,6 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import h5py
-import zarr
 
 from scfm.data.format.annotated import Annotated
 from scfm.data.format.base import Source, did_you_mean
@@ -98,6 +97,8 @@ def _open_hdf5(file: h5py.File, path: Path, mod: str) -> Source:
 
 def _open_folder(path: Path, mod: str) -> Source:
     if (path / "zarr.json").is_file() or (path / ".zgroup").is_file():
+        import zarr
+
         return Annotated(zarr.open_group(str(path), mode="r"))
     if find_market(path):
         return open_market(path)

@@ -40,7 +40,7 @@ def open_matrix(element: Any) -> Matrix:
     if encoding in ("csc", "csc_matrix"):
         return Columns(element, (int(shape[0]), int(shape[1])))
     raise ValueError(
-        f"{element.name} is encoded as {encoding or 'nothing known'!r}, expected a CSR, CSC or dense matrix"
+        f"its {element.name} is encoded as {encoding or 'nothing known'!r}, expected a CSR, CSC or dense matrix"
     )
 
 
@@ -105,7 +105,7 @@ class Compressed:
 
     def _block(self, values: np.ndarray, columns: np.ndarray, pointers: np.ndarray) -> csr_matrix:
         if len(columns) and (columns.min() < 0 or columns.max() >= self.shape[1]):
-            raise ValueError(f"{self.group.name} is damaged: a column number is outside its {self.shape[1]} columns")
+            raise ValueError(f"its {self.group.name} is damaged: a column number is outside {self.shape[1]} columns")
         block = csr_matrix((len(pointers) - 1, self.shape[1]), dtype=values.dtype)
         columns = columns.astype(np.int32, copy=False)
         block.data, block.indices, block.indptr = values, columns, (pointers - pointers[0]).astype(np.int32)
@@ -139,7 +139,7 @@ class Columns:
             high = min(low + PIECE, int(self.pointers[-1]))
             cells = rows(low, high)
             if cells.min() < 0 or cells.max() >= self.shape[0]:
-                raise ValueError(f"{self.group.name} is damaged: a row number is outside its {self.shape[0]} rows")
+                raise ValueError(f"its {self.group.name} is damaged: a row number is outside its {self.shape[0]} rows")
             genes = np.searchsorted(self.pointers, np.arange(low, high), side="right") - 1
             yield cells, genes, values(low, high)
 
@@ -170,7 +170,7 @@ class Dense:
 
     def __init__(self, array: Any, transposed: bool = False) -> None:
         if array.ndim != 2:
-            raise ValueError(f"{array.name} has {array.ndim} dimensions, expected cells x genes")
+            raise ValueError(f"its {array.name} has {array.ndim} dimensions, expected cells x genes")
         self.array = array
         self.transposed = transposed
         self.shape = (int(array.shape[transposed]), int(array.shape[not transposed]))
