@@ -1,3 +1,4 @@
+# ruff: noqa: ANN001, ANN202 (compiled functions take their types from their arguments)
 """One compiled copy of many cells out of many memory maps."""
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def _pointer(typing: Any, address: Any) -> Any:
 
 
 @numba.njit(cache=True, nogil=True)
-def _locate(rows, first, offset_addresses, offset_type, longest, chunks, starts, lengths, sizes):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _locate(rows, first, offset_addresses, offset_type, longest, chunks, starts, lengths, sizes):  # type: ignore[no-untyped-def]
     """Chunk, first value and length (also after cropping) of every row."""
     for i in range(rows.size):
         chunk = np.searchsorted(first, rows[i], side="right") - 1
@@ -39,7 +40,7 @@ def _locate(rows, first, offset_addresses, offset_type, longest, chunks, starts,
 
 
 @numba.njit(cache=True, nogil=True)
-def _copy(value_addresses, value_type, chunks, starts, lengths, where, limit, tail, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _copy(value_addresses, value_type, chunks, starts, lengths, where, limit, tail, out):  # type: ignore[no-untyped-def]
     """Copy every row; return the first row with an id outside [0, limit), or -1."""
     for i in range(chunks.size):
         address = value_addresses[chunks[i]] + starts[i] * value_type.itemsize

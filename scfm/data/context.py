@@ -1,0 +1,130 @@
+"""What a worker knows of a run: the plan, the tokenizer, the corpus tables, the open file. Kept between its parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scfm.data.arrow import read_json
+from scfm.data.labels import Coder
+from scfm.data.quality import Quality
+from scfm.data.read import CellFile, open_cells
+from scfm.data.work import Work
+from scfm.tokenizer import Tokenizer, from_dict
+
+
+@dataclass(frozen=True)
+class FileGenes:
+    """Where the genes of one file go.
+
+    Attributes:
+        names: (G,) as found.
+        columns: (G,) int32 token ids, -1 where there is none.
+        excluded: (G,) bool, left out on purpose.
+        weights: (G,) uint64, of the hash of a cell.
+        mito: (G,) bool, mitochondrial.
+        n_merged: columns that met an earlier one.
+    """
+
+    names: np.ndarray
+    columns: np.ndarray
+    excluded: np.ndarray
+    weights: np.ndarray
+    mito: np.ndarray
+    n_merged: int
+
+
+class Context:
+    """One run of ``prepare``, as its folder tells it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.work = Work.at(folder)
+        self.plan: dict[str, Any] = read_json(folder / "plan.json", "what is prepared")
+        self.options: dict[str, Any] = self.plan["options"]
+        self.quality = Quality(**self.options["quality"])
+
+    @property
+    def parts(self) -> Path:
+        """Where encoded parts go: into the store itself, or aside where they are arranged once more."""
+        return self.work.folder / "parts" if self.arranged else self.work.store
+
+    @property
+    def arranged(self) -> bool:
+        """Whether a second pass writes the parts in another order, or without some cells."""
+        return bool(self.options["shuffle"] or self.options["duplicates"] == "drop")
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, fitted."""
+        return from_dict(self.work.load("tokenizer"))
+
+    @cached_property
+    def corpus(self) -> dict[str, Any]:
+        """The corpus-wide tables: ``columns``, ``cells`` of each file, ``cells_per_part``."""
+        return self.work.load("corpus")
+
+    @cached_property
+    def coder(self) -> Coder:
+        """Turns obs into codes."""
+        return Coder(self.corpus["columns"])
+
+    def where(self, file: int) -> str:
+        """A file as messages name it."""
+        return str(self.plan["inputs"][file]["path"])
+
+    def open(self, file: int) -> CellFile:
+        """The file, kept open until another one is asked for."""
+        return _open(self.where(file), self.plan["inputs"][file]["mtime_ns"], *(self.options[key] for key in READING))
+
+    def range(self, file: int, part: int) -> tuple[int, int]:
+        """First row of a part and the row after its last."""
+        size = self.corpus["cells_per_part"]
+        return part * size, min((part + 1) * size, self.cells(file))
+
+    def cells(self, file: int) -> int:
+        """Cells of a file that take part: all, or the first few in a dry run."""
+        return int(self.corpus["cells"][file])
+
+    def obs_columns(self, cells: CellFile) -> list[str]:
+        """The columns of obs that are read."""
+        wanted = [*self.options["obs"], *self.quality.columns(cells.obs_columns, str(cells.path))]
+        if self.options["n_counts"] is not None:
+            wanted.append(self.options["n_counts"])
+        return [name for name in dict.fromkeys(wanted) if name in cells.obs_columns]
+
+    def genes(self, file: int) -> FileGenes:
+        """What the gene check found."""
+        return _genes(self.work.folder / "genes" / f"{file:05d}.npz", self.plan["inputs"][file]["mtime_ns"])
+
+
+#: Options that say how a file is read.
+READING = ("layer", "gene_column", "counts", "mod", "on_duplicate_cells")
+
+
+@lru_cache(maxsize=1)
+def context(folder: str, mark: str) -> Context:
+    """The run in a folder; ``mark`` is the name of its plan, so that another run is not taken for it."""
+    return Context(Path(folder))
+
+
+@lru_cache(maxsize=1)
+def _open(path: str, mtime: int, layer: Any, gene_column: Any, counts: Any, mod: Any, duplicates: Any) -> CellFile:
+    return open_cells(path, layer=layer, gene_column=gene_column, counts=counts, mod=mod, on_duplicate_cells=duplicates)
+
+
+@lru_cache(maxsize=1)
+def _genes(path: Path, mtime: int) -> FileGenes:
+    with np.load(path) as state:
+        return FileGenes(
+            **{name: state[name] for name in state.files if name != "n_merged"}, n_merged=int(state["n_merged"])
+        )
+
+
+def release() -> None:
+    """Forget the run and close its file (the process may live on)."""
+    for cached in (context, _open, _genes):
+        cached.cache_clear()

@@ -1,0 +1,97 @@
+"""Where tasks run: in this process, in local processes, or on a dask cluster."""
+
+import contextlib
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from typing import Any
+
+
+class Serial(Executor):
+    """Runs a task when it is submitted."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        """Run it now; errors arrive as they would from elsewhere."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*args, **kwargs))
+        except Exception as error:  # handed to whoever asks for the result
+            future.set_exception(error)
+        return future
+
+
+class Local:
+    """Processes of this machine; one worker is this process itself."""
+
+    @contextlib.contextmanager
+    def open(self, workers: int) -> Iterator[Executor]:
+        """An executor of ``workers`` processes."""
+        if workers == 1:
+            yield Serial()
+            return
+        context = multiprocessing.get_context("spawn")
+        executor = ProcessPoolExecutor(workers, context, initializer=_die_with, initargs=(os.getpid(),))
+        try:
+            yield executor
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
+class Dask:
+    """A ``dask.distributed`` cluster whose workers see the same files. What a lost worker had is done by others.
+
+    Args:
+        scheduler: its address, ``tcp://host:8786``; None starts a cluster of ``workers`` processes on this machine.
+    """
+
+    def __init__(self, scheduler: str | None = None) -> None:
+        self.scheduler = scheduler
+
+    @contextlib.contextmanager
+    def open(self, workers: int) -> Iterator[Executor]:
+        """An executor over the cluster.
+
+        Raises:
+            ImportError: dask is not installed.
+        """
+        try:
+            from distributed import Client
+        except ImportError:
+            raise ImportError('executor=dask needs dask; pip install "scfm-framework[dask]"') from None
+        local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
+        with Client(self.scheduler) if self.scheduler else Client(**local) as client:
+            yield client.get_executor(pure=False)
+
+
+def run_all(
+    executor: Executor, function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], ahead: int
+) -> Iterator[tuple[int, "Future[Any]"]]:
+    """Run tasks and yield (number, finished future) as they finish, with ``ahead`` of them under way.
+
+    Bounded, because in this process a task runs when it is submitted: its result is seen before the next one starts.
+    """
+    waiting: dict[Future[Any], int] = {}
+    numbers = iter(range(len(tasks)))
+    while True:
+        for number in numbers:
+            waiting[executor.submit(function, *tasks[number])] = number
+            if len(waiting) >= ahead:
+                break
+        if not waiting:
+            return
+        done = next(iter(as_completed(waiting)))
+        yield waiting.pop(done), done
+
+
+def _die_with(parent: int) -> None:
+    """End this worker soon after its parent was killed: nobody would read what it does."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,159 @@
+"""The working folder of a run of ``prepare``: what is planned, what is done, and that only one run writes it.
+
+Everything that is finished has a record, one small JSON file that appears whole, after what it tells of lies on the
+disk. A run that was killed is started again, finds the records, and does the rest.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scfm.data.arrow import read_json
+from scfm.data.layout import write_json
+
+
+class Work:
+    """A hidden folder beside the output, ``.NAME.partial``.
+
+    Args:
+        output: the store to be made.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        self.folder = output.with_name(f".{output.name}.partial")
+
+    @classmethod
+    def at(cls, folder: Path) -> "Work":
+        """The work in a working folder."""
+        return cls(folder.with_name(folder.name.removeprefix(".").removesuffix(".partial")))
+
+    @property
+    def store(self) -> Path:
+        """Where the store grows; renamed to the output at the end."""
+        return self.folder / "store"
+
+    @property
+    def scratch(self) -> Path:
+        """Unfinished files; nothing in here is ever read."""
+        return self.folder / "scratch"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder against other runs; a killed run lets go by itself.
+
+        Raises:
+            RuntimeError: another run writes the same output.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / "lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RuntimeError(f"another scfm-prepare is writing {self.output}; wait for it, or stop it") from None
+            yield
+
+    def begin(self, plan: Mapping[str, Any], overwrite: bool) -> str:
+        """Start or continue.
+
+        Args:
+            plan: inputs and options, everything that the bytes depend on, as plain values.
+            overwrite: start over where the folder was begun with another plan.
+
+        Returns:
+            The plan's name: a hash of it.
+
+        Raises:
+            ValueError: the folder was begun with other inputs or options.
+        """
+        plan = json.loads(json.dumps(plan))
+        path = self.folder / "plan.json"
+        if path.exists():
+            before = read_json(path, "what was begun here")
+            changed = [key for key in {**before, **plan} if before.get(key) != plan.get(key)]
+            if changed and not overwrite:
+                raise ValueError(
+                    f"{self.folder} holds an unfinished store of {_difference(before, plan, changed[0])}. Start it "
+                    "again as it was to finish it, or start over with overwrite=true"
+                )
+            if changed:
+                self.clear()
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self.store.mkdir(exist_ok=True)
+        if not path.exists():
+            write_json(path, dict(plan))
+        return hashlib.sha256(json.dumps(plan).encode()).hexdigest()
+
+    def changed(self, plan: Mapping[str, Any]) -> bool:
+        """Whether the folder was begun with another plan."""
+        return read_json(self.folder / "plan.json", "what was begun here") != json.loads(json.dumps(plan))
+
+    def clear(self) -> None:
+        """Remove everything but the lock."""
+        for entry in self.folder.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            elif entry.name != "lock":
+                entry.unlink()
+
+    def record(self, step: str, key: str) -> Path:
+        """The file that says that ``step`` is done for ``key``."""
+        return self.folder / step / f"{key}.json"
+
+    def done(self, step: str, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """The records that are there."""
+        have = {path.stem for path in (self.folder / step).glob("*.json")}
+        return {key: read_json(self.record(step, key), f"what {step} found") for key in keys if key in have}
+
+    def save(self, name: str, state: Mapping[str, Any]) -> None:
+        """Keep a JSON object for the workers and for the next start."""
+        write_json(self.folder / f"{name}.json", dict(state))
+
+    def load(self, name: str) -> dict[str, Any]:
+        """What :meth:`save` kept."""
+        return read_json(self.folder / f"{name}.json", f"the {name} of this run")
+
+    def has(self, name: str) -> bool:
+        """Whether :meth:`save` kept ``name``."""
+        return (self.folder / f"{name}.json").exists()
+
+    def publish(self) -> None:
+        """Rename the finished store to the output, in place of an old one, and remove the folder."""
+        if self.output.exists():
+            self.output.rename(self.folder / "replaced")
+        self.store.rename(self.output)
+        self.tidy()
+
+    def published(self) -> bool:
+        """Whether an earlier run was killed after it published and before it tidied up."""
+        return self.output.exists() and (self.folder / "plan.json").exists() and not self.store.exists()
+
+    def tidy(self) -> None:
+        """Remove the folder; a kill in between leaves nothing that looks like unfinished work."""
+        gone = self.output.with_name(f".{self.output.name}.removed")
+        shutil.rmtree(gone, ignore_errors=True)
+        self.folder.rename(gone)
+        shutil.rmtree(gone)
+
+
+def _difference(before: Mapping[str, Any], plan: Mapping[str, Any], key: str) -> str:
+    """``other options: obs was ['a'], is ['b']``, or which input changed."""
+    if key != "inputs":
+        return f"other options: {key} was {_short(before.get(key))}, is now {_short(plan.get(key))}"
+    was, now = ({entry["path"]: entry for entry in state.get("inputs", [])} for state in (before, plan))
+    for path in {**was, **now}:
+        if path not in now or path not in was:
+            return f"other inputs: {path} was {'not ' if path not in was else ''}among them"
+        if was[path] != now[path]:
+            return f"other inputs: {path} has changed since"
+    return "the same inputs in another order"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}..."
