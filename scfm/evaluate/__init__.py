@@ -1,0 +1,1 @@
+"""Judging embeddings and annotations beside what a user would pick instead."""

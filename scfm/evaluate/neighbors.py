@@ -1,0 +1,95 @@
+"""Nearest neighbours of cells, and the two graphs that metrics read from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_matrix
+from sklearn.neighbors import NearestNeighbors
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """Each cell's nearest cells, itself among them as the first.
+
+    Attributes:
+        indices: (B, k) int64, nearest first.
+        distances: (B, k) float64.
+    """
+
+    indices: np.ndarray
+    distances: np.ndarray
+
+    def nearest(self, k: int) -> Neighbors:
+        """Only the ``k`` nearest, the cell itself counted."""
+        return Neighbors(self.indices[:, :k], self.distances[:, :k])
+
+    def directed(self) -> csr_matrix:
+        """(B, B) adjacency: row ``i`` has ones at its neighbours."""
+        n_cells, k = self.indices.shape
+        starts = np.arange(0, n_cells * k + 1, k)
+        return csr_matrix((np.ones(n_cells * k), self.indices.ravel(), starts), shape=(n_cells, n_cells))
+
+    def connectivities(self) -> csr_matrix:
+        """(B, B) symmetric weights of UMAP's fuzzy graph (McInnes et al., 2018, algorithms 2 and 3)."""
+        n_cells, k = self.indices.shape
+        others = self.indices != np.arange(n_cells)[:, None]
+        weights = np.where(others, _membership(self.distances), 0.0)
+        starts = np.arange(0, n_cells * k + 1, k)
+        graph = csr_matrix((weights.ravel(), self.indices.ravel(), starts), shape=(n_cells, n_cells))
+        graph.eliminate_zeros()
+        both = graph.multiply(graph.T)
+        return csr_matrix(graph + graph.T - both)
+
+
+def find_neighbors(embedding: np.ndarray, k: int, *, metric: str = "euclidean", n_jobs: int = 1) -> Neighbors:
+    """The ``k`` nearest cells of each cell, exactly.
+
+    Args:
+        embedding: (B, D).
+        k: neighbours, the cell itself counted; at most B are returned.
+        metric: any of scikit-learn's.
+        n_jobs: threads; -1 for all cores.
+
+    Returns:
+        The neighbours; a cell comes first among its own even where others lie on the same spot.
+    """
+    k = min(k, len(embedding))
+    search = NearestNeighbors(n_neighbors=k, algorithm="brute", metric=metric, n_jobs=n_jobs).fit(embedding)
+    distances, indices = search.kneighbors(embedding)
+    return Neighbors(*_self_first(indices, distances))
+
+
+def _self_first(indices: np.ndarray, distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Move the cell to the front; where twins crowded it out, it takes the place of the last of them."""
+    own = np.arange(len(indices))
+    indices, distances = indices.astype(np.int64), distances.astype(np.float64)
+    found = indices == own[:, None]
+    place = np.where(found.any(axis=1), found.argmax(axis=1), indices.shape[1] - 1)
+    for row in np.flatnonzero(place):
+        stop = place[row]
+        indices[row, 1 : stop + 1] = indices[row, :stop]
+        distances[row, 1 : stop + 1] = distances[row, :stop]
+    indices[:, 0], distances[:, 0] = own, 0.0
+    return indices, distances
+
+
+def _membership(distances: np.ndarray, n_steps: int = 64) -> np.ndarray:
+    """exp(-(d - rho) / sigma), sigma such that a row sums to log2(k); rho is the smallest positive distance."""
+    k = distances.shape[1]
+    positive = np.where(distances > 0, distances, np.inf)
+    rho = np.where(np.isfinite(positive.min(axis=1)), positive.min(axis=1), 0.0)[:, None]
+    excess = np.maximum(distances[:, 1:] - rho, 0.0)
+    low, high = np.zeros(len(distances)), np.full(len(distances), np.inf)
+    sigma = np.ones(len(distances))
+    for _ in range(n_steps):
+        mass = np.exp(-excess / sigma[:, None]).sum(axis=1)
+        open_rows = np.abs(mass - np.log2(k)) >= 1e-5
+        above = mass > np.log2(k)
+        high, low = np.where(open_rows & above, sigma, high), np.where(open_rows & ~above, sigma, low)
+        middle = np.where(np.isinf(high), sigma * 2, (low + np.where(np.isinf(high), 0, high)) / 2)
+        sigma = np.where(open_rows, middle, sigma)
+    floor = 1e-3 * np.where(rho[:, 0] > 0, distances.mean(axis=1), distances.mean())
+    sigma = np.maximum(sigma, np.maximum(floor, 1e-300))
+    return np.exp(-np.maximum(distances - rho, 0.0) / sigma[:, None])
