@@ -123,7 +123,7 @@ class Compressed:
 class Columns:
     """Compressed by columns (CSC): turned into rows once, out of core, when the first block is asked for.
 
-    Memory: one piece of the columns and one range of rows, about 200 MB together whatever the file's size; see
+    Memory: one piece of the columns and one range of rows, about 300 MB together whatever the file's size; see
     :mod:`scfm.data.format.scatter` for the temporary disk.
     """
 
@@ -140,8 +140,14 @@ class Columns:
             cells = rows(low, high)
             if cells.min() < 0 or cells.max() >= self.shape[0]:
                 raise ValueError(f"its {self.group.name} is damaged: a row number is outside its {self.shape[0]} rows")
-            genes = np.searchsorted(self.pointers, np.arange(low, high), side="right") - 1
-            yield cells, genes, values(low, high)
+            yield cells, self._genes(low, high), values(low, high)
+
+    def _genes(self, low: int, high: int) -> np.ndarray:
+        """The column of each stored value from ``low`` to ``high``."""
+        first = int(np.searchsorted(self.pointers, low, side="right")) - 1
+        last = int(np.searchsorted(self.pointers, high, side="left"))
+        edges = np.clip(self.pointers[first : last + 1], low, high)
+        return np.repeat(np.arange(first, last, dtype=np.int32), np.diff(edges))
 
     def blocks(self, start: int, stop: int, size: int) -> Iterator[csr_matrix]:
         """Blocks of rows, see :class:`~scfm.data.format.base.Matrix`."""

@@ -37,7 +37,7 @@ class Scattered:
     ) -> None:
         self.shape = shape
         self.record = np.dtype([("row", np.int32), ("column", np.int32), ("value", dtype)])
-        n_ranges = min(max(1, -(-n_entries // limit)), max(1, shape[0]))
+        n_ranges = min(max(1, -(-n_entries // limit)), max(1, shape[0]), 1 << 16)
         self.rows = -(-shape[0] // n_ranges)
         self._memory: list[np.ndarray] | None = [] if n_ranges == 1 else None
         self._folder = None if n_ranges == 1 else tempfile.TemporaryDirectory(prefix="scfm-")
@@ -50,12 +50,13 @@ class Scattered:
         if self._memory is not None:
             self._memory.append(records)
             return
-        ranges = rows // self.rows
+        ranges = (rows // self.rows).astype(np.uint16)  # numpy sorts 16 bits by counting, five times faster
         records = records[np.argsort(ranges, kind="stable")]
-        present, starts = np.unique(np.sort(ranges), return_index=True)
-        for number, part in zip(present, np.split(records, starts[1:]), strict=True):
+        sizes = np.bincount(ranges)
+        stops = np.cumsum(sizes)
+        for number in np.flatnonzero(sizes).tolist():
             with self._file(number).open("ab") as file:
-                part.tofile(file)
+                records[stops[number - 1] if number else 0 : stops[number]].tofile(file)
 
     def _file(self, number: int) -> Path:
         assert self._folder is not None
