@@ -1,0 +1,80 @@
+"""Simple classifiers that show what an embedding knows: a linear one and nearest neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
+
+from scfm.evaluate.folds import Fold
+
+#: (features of training cells, their codes, features of test cells) -> (classes seen, (tests, classes) probabilities)
+Model = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+#: training rows -> (B, F) features of all cells, nothing in them fitted on other rows
+Features = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Calls:
+    """What a method said of each cell.
+
+    Attributes:
+        codes: (B,) int64 class codes; -1 where it said unknown.
+        confidence: (B,) float64 probability of the called class, in [0, 1].
+        rows: (B,) int64, which cells these are.
+    """
+
+    codes: np.ndarray
+    confidence: np.ndarray
+    rows: np.ndarray
+
+
+def linear(train: np.ndarray, codes: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Multinomial logistic regression with L2 penalty (C = 1) on features scaled by the training cells."""
+    scaler = StandardScaler().fit(train)
+    model = LogisticRegression(C=1.0, max_iter=300, tol=1e-3).fit(scaler.transform(train), codes)
+    return model.classes_, model.predict_proba(scaler.transform(test))
+
+
+def nearest(train: np.ndarray, codes: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Share of each class among the 15 nearest training cells."""
+    model = KNeighborsClassifier(n_neighbors=min(15, len(train)), algorithm="brute").fit(train, codes)
+    return model.classes_, model.predict_proba(test)
+
+
+def majority(train: np.ndarray, codes: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The classes' shares among the training cells, whatever the cell looks like."""
+    classes, counts = np.unique(codes, return_counts=True)
+    return classes, np.tile(counts / counts.sum(), (len(test), 1))
+
+
+def cross_predict(features: Features, model: Model, codes: np.ndarray, folds: Sequence[Fold]) -> Calls:
+    """Calls of every test cell by a model that has not seen its group.
+
+    Args:
+        features: makes the features of a fold.
+        model: fits and predicts.
+        codes: (B,) class codes of all cells.
+        folds: (train rows, test rows).
+
+    Returns:
+        The calls of all test cells, in the order of the folds.
+    """
+    called, confidence = [], []
+    for train, test in folds:
+        values = features(train)
+        classes, probabilities = model(values[train], codes[train], values[test])
+        called.append(classes[probabilities.argmax(axis=1)])
+        confidence.append(probabilities.max(axis=1))
+    rows = np.concatenate([test for _, test in folds])
+    return Calls(np.concatenate(called).astype(np.int64), np.concatenate(confidence), rows)
+
+
+def fixed(embedding: np.ndarray) -> Features:
+    """Features that are the same in every fold."""
+    return lambda train: embedding
