@@ -9,38 +9,42 @@ Two paths compute the same thing: ``varlen`` (CUDA, half precision; one kernel f
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import lru_cache
 from inspect import signature
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+varlen_attn: Any
+try:
+    from torch.nn.attention import varlen
+except ImportError:  # before torch 2.11
+    varlen_attn = None
+else:
+    varlen_attn = varlen.varlen_attn
 
 logger = logging.getLogger(__name__)
 
 NAME = "scfm_packed"
 
 
-@lru_cache(maxsize=1)
-def _varlen_kernel() -> Callable[..., Any] | None:
-    """``torch.nn.attention.varlen.varlen_attn``, where this torch has it."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return None
-    return varlen_attn
+def _arguments(kernel: Callable[..., Any] | None) -> frozenset[str]:
+    return frozenset() if kernel is None else frozenset(signature(kernel).parameters)
+
+
+#: The arguments that this torch's kernel has; they changed from release to release.
+VARLEN_ARGUMENTS = _arguments(varlen_attn)
 
 
 def _varlen_refusal(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
     """Why the varlen kernel cannot run, or None."""
     if device.type != "cuda":
         return f"it needs a CUDA device and this is {device.type}"
-    if _varlen_kernel() is None:
+    if varlen_attn is None:
         return f"torch {torch.__version__} has no torch.nn.attention.varlen (2.11 or newer has)"
     if dtype not in (torch.float16, torch.bfloat16):
         return f"it needs float16 or bfloat16 and this is {str(dtype).removeprefix('torch.')} (precision=bf16-mixed)"
@@ -136,24 +140,17 @@ def _whole_row(
     scaling: float | None,
 ) -> torch.Tensor:
     """The varlen kernel, whose arguments changed from torch to torch."""
-    kernel = _varlen_kernel()
-    assert kernel is not None
-    known = _parameters(kernel)
+    assert varlen_attn is not None
     options: dict[str, Any] = {}
     if causal:
-        options |= {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+        options |= {"window_size": (-1, 0)} if "window_size" in VARLEN_ARGUMENTS else {"is_causal": True}
     if scaling is not None:
-        if "scale" in known:
+        if "scale" in VARLEN_ARGUMENTS:
             options["scale"] = scaling
         else:
             query = query * (scaling * query.shape[-1] ** 0.5)
     rows = (x[0].transpose(0, 1) for x in (query, key, value))
-    return kernel(*rows, boundaries, boundaries, longest, longest, **options)[None]
-
-
-@lru_cache(maxsize=4)
-def _parameters(kernel: Callable[..., Any]) -> frozenset[str]:
-    return frozenset(signature(kernel).parameters)
+    return varlen_attn(*rows, boundaries, boundaries, longest, longest, **options)[None]
 
 
 @torch.compiler.disable

@@ -144,14 +144,19 @@ def older_reference(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_caus
     return reference(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, window_size=window)
 
 
+def use_kernel(kernel, monkeypatch):
+    monkeypatch.setattr(attention, "varlen_attn", kernel)
+    monkeypatch.setattr(attention, "VARLEN_ARGUMENTS", attention._arguments(kernel))
+    monkeypatch.setattr(attention, "attention_path", lambda *_: ("varlen", ""))
+
+
 @pytest.mark.parametrize("kernel", [reference, older_reference])
 @pytest.mark.parametrize("causal", CAUSAL)
 def test_varlen_path_is_the_same_mathematics(causal, kernel, small, pack, monkeypatch):
     backbone, batch = small(causal), pack(LENGTHS)
     expected = backbone(batch)
     its = gradients(backbone, expected)
-    monkeypatch.setattr(attention, "_varlen_kernel", lambda: kernel)
-    monkeypatch.setattr(attention, "attention_path", lambda *_: ("varlen", ""))
+    use_kernel(kernel, monkeypatch)
     got = backbone(batch)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
     for name, gradient in gradients(backbone, got).items():
@@ -161,14 +166,14 @@ def test_varlen_path_is_the_same_mathematics(causal, kernel, small, pack, monkey
 def test_varlen_scales_where_the_kernel_cannot(monkeypatch):
     q, k, v = torch.randn(3, 1, 2, 6, 8)
     bounds = torch.tensor([0, 4, 6], dtype=torch.int32)
-    monkeypatch.setattr(attention, "_varlen_kernel", lambda: older_reference)
+    use_kernel(older_reference, monkeypatch)
     got = attention._whole_row(q, k, v, bounds, 4, True, 0.7)
     expected = attention._cell_by_cell(q, k, v, bounds, True, 0.7, 0.0)
     torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-6)
 
 
 def test_the_real_kernel_takes_our_arguments():
-    kernel = attention._varlen_kernel()
+    kernel = attention.varlen_attn
     if kernel is None:
         pytest.skip("this torch has no varlen_attn")
     known = inspect.signature(kernel).parameters
@@ -200,7 +205,7 @@ def test_path_on_cpu_says_why(caplog):
 )
 def test_path_on_cuda(dtype, head_dim, capability, kernel, reason, monkeypatch):
     attention_path.cache_clear()
-    monkeypatch.setattr(attention, "_varlen_kernel", lambda: kernel)
+    monkeypatch.setattr(attention, "varlen_attn", kernel)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     name, said = attention_path(torch.device("cuda", 0), dtype, head_dim)
     attention_path.cache_clear()
@@ -221,3 +226,35 @@ def test_refusals():
         packed_attention(module, q, q, q, torch.zeros(1, 1, 6, 6), boundaries=bounds, longest=6)
     with pytest.raises(ValueError, match="sliding window"):
         packed_attention(module, q, q, q, None, boundaries=bounds, longest=6, sliding_window=4)
+
+
+def traceable(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
+    """The same contract, in operations that torch.compile can follow: one dense mask."""
+    place = torch.arange(query.shape[0])
+    cell = torch.searchsorted(cu_seq_q, place, right=True)
+    allowed = cell[:, None] == cell[None]
+    if window_size == (-1, 0):
+        allowed = allowed & (place[:, None] >= place[None])
+    q, k, v = (x.transpose(0, 1)[None] for x in (query, key, value))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=scale)[0].transpose(0, 1)
+
+
+@pytest.mark.parametrize("causal", CAUSAL)
+def test_varlen_path_compiles_to_one_graph(causal, small, pack, monkeypatch):
+    """No break inside a layer, and one graph for every shape and layer: what keeps a GPU from waiting for Python."""
+    use_kernel(traceable, monkeypatch)
+    torch._dynamo.reset()
+    backbone = small(causal, layers=3)
+    batches = [pack(lengths) for lengths in ([7, 12, 3], [9, 9], [5, 4, 3, 2], [20, 2], [11, 13, 1])]
+    expected = [backbone(batch) for batch in batches]
+    graphs = []
+
+    def backend(graph, example):
+        graphs.append(graph)
+        return graph.forward
+
+    backbone.compile_layers(backend=backend, fullgraph=True)
+    for batch, its in zip(batches, expected, strict=True):
+        torch.testing.assert_close(backbone(batch), its)
+    torch._dynamo.reset()
+    assert len(graphs) <= 2
