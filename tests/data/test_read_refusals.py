@@ -257,3 +257,10 @@ def test_files_older_than_anndata_0_7(tmp_path, cells):
         assert (next(opened.blocks()).counts != cells.X).nnz == 0
         pd.testing.assert_series_equal(opened.obs["kind"].astype(str), cells.obs["kind"].astype(str))
         assert opened.genes == list(cells.var_names)
+
+
+def test_a_column_of_unknown_kind(h5ad, cells):
+    path = h5ad(cells)
+    with h5py.File(path, "r+") as file:
+        file["obs/kind"].attrs["encoding-type"] = "kategorie"
+    assert "its /obs/kind is of no kind that AnnData can read" in refusal(path)

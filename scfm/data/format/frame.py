@@ -83,7 +83,7 @@ def _length(element: Any) -> int:
     for key in ("codes", "values", "data"):
         if key in element:
             return int(element[key].shape[0])
-    return len(read_elem(element))
+    return len(_whole(element))
 
 
 def _slice(element: Any, start: int, stop: int) -> Any:
@@ -94,7 +94,7 @@ def _slice(element: Any, start: int, stop: int) -> Any:
         return element[start:stop]
     encoding = element.attrs.get("encoding-type")
     if encoding == "categorical":
-        categories = read_elem(element["categories"])
+        categories = _whole(element["categories"])
         codes = np.asarray(element["codes"][start:stop], dtype=np.int64)
         return pd.Categorical.from_codes(codes, categories, ordered=bool(element.attrs.get("ordered", False)))
     if encoding in ("nullable-integer", "nullable-boolean"):
@@ -104,4 +104,16 @@ def _slice(element: Any, start: int, stop: int) -> Any:
         values = np.asarray(_slice(element["values"], start, stop), dtype=object)
         values[element["mask"][start:stop]] = None
         return values
-    return read_elem(element)[start:stop]
+    return _whole(element)[start:stop]
+
+
+def _whole(element: Any) -> Any:
+    """An element of any kind that AnnData knows.
+
+    Raises:
+        ValueError: it knows none like this, or the element is damaged.
+    """
+    try:
+        return read_elem(element)
+    except Exception as error:  # AnnData's own class is private and differs between versions
+        raise ValueError(f"its {element.name} is of no kind that AnnData can read, or is damaged") from error
