@@ -8,8 +8,10 @@ import pytorch_lightning as pl
 
 from scfm.data.loader import CellLoader, PackedCells
 from scfm.data.order import Order
+from scfm.data.sampler import ComposedOrder
 from scfm.data.split import Split, split_rows
 from scfm.data.store import TokenStore
+from scfm.types import Sampling
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,7 @@ class CellData(pl.LightningDataModule):
         self.tokens_per_batch, self.tokens_per_step = tokens_per_batch, tokens_per_step
         self.unseen = unseen
         self.labels: tuple[str, ...] = ()
+        self.sampling: Sampling | None = None
         self.lengths = store.lengths if max_length is None else np.minimum(store.lengths, max_length)
         self.split = _split(store, val=val, test=test, group=group, seed=split_seed)
 
@@ -83,9 +86,14 @@ class CellData(pl.LightningDataModule):
         return wanted
 
     def order(self, rows: np.ndarray, *, multiple: int, shuffle: bool) -> Order:
-        """The micro-batches of some rows of the store."""
-        return Order(
-            rows, self.lengths[rows], tokens=self.tokens_per_batch, multiple=multiple, seed=self.seed, shuffle=shuffle
+        """The micro-batches of some rows of the store, composed as the head wants them."""
+        lengths, budget = self.lengths[rows], self.tokens_per_batch
+        if self.sampling is None:
+            return Order(rows, lengths, tokens=budget, multiple=multiple, seed=self.seed, shuffle=shuffle)
+        by = self.sampling.by
+        groups = np.zeros(len(rows), dtype=np.int64) if by is None else self.store.obs(by)[rows]
+        return ComposedOrder(
+            rows, lengths, groups, self.sampling, tokens=budget, multiple=multiple, seed=self.seed, shuffle=shuffle
         )
 
     def loader(self, rows: np.ndarray, *, held_out: bool = True, alone: bool = False) -> CellLoader:

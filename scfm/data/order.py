@@ -93,10 +93,10 @@ class Order:
             rows, lengths = self.rows[shuffled], self.lengths[shuffled]
         else:
             rows, lengths = self.rows, self.lengths
-        return Plan(rows, _cut(lengths, self.n_batches))
+        return Plan(rows, cut(lengths, self.n_batches))
 
 
-def _cut(lengths: np.ndarray, n_batches: int) -> np.ndarray:
+def cut(lengths: np.ndarray, n_batches: int) -> np.ndarray:
     """(n_batches + 1,) edges of an even division by tokens in which every micro-batch has a cell."""
     starts = np.cumsum(lengths) - lengths
     total = int(starts[-1] + lengths[-1])
