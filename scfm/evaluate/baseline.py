@@ -80,7 +80,8 @@ def shuffled(expression: Expression, batch: np.ndarray | None, labels: np.ndarra
 
 def label_onehot(expression: Expression, batch: np.ndarray | None, labels: np.ndarray | None, seed: int) -> np.ndarray:
     """A control that knows only the answer: one-hot labels ± 0.01 uniform jitter."""
-    onehot = np.eye(len(np.unique(_required(labels, "label_onehot"))))[np.unique(labels, return_inverse=True)[1]]
+    codes = np.unique(_required(labels, "label_onehot"), return_inverse=True)[1]
+    onehot = np.eye(int(codes.max()) + 1)[codes]
     return onehot + np.random.default_rng(seed).uniform(-0.01, 0.01, size=onehot.shape)
 
 

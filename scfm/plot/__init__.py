@@ -1,0 +1,26 @@
+"""Pictures. Every function returns a Matplotlib figure; nothing is shown, no global state is touched.
+
+Colours are told apart by colour-blind readers up to eight categories (Okabe & Ito, 2008); more categories add marker
+shapes, so that colour alone never has to carry a difference.
+"""
+
+from scfm.plot.cells import draw_cells, maps, umap
+from scfm.plot.classes import confusion_matrix, rejection_curve, reliability_diagram
+from scfm.plot.figure import make_figure, save, to_html
+from scfm.plot.scores import score_bars, stage_violins
+from scfm.plot.training import training_curves
+
+__all__ = [
+    "confusion_matrix",
+    "draw_cells",
+    "make_figure",
+    "maps",
+    "rejection_curve",
+    "reliability_diagram",
+    "save",
+    "score_bars",
+    "stage_violins",
+    "to_html",
+    "training_curves",
+    "umap",
+]

@@ -1,0 +1,115 @@
+"""Maps of cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from scfm.plot.figure import GREY, INK, categories, make_figure, style
+
+ROWS_OF_LEGEND = 24
+
+
+def draw_cells(axes: Axes, coordinates: np.ndarray, values: np.ndarray, title: str, *, legend: bool = True) -> None:
+    """Cells on a map, coloured by categories or by a number.
+
+    Args:
+        axes: to draw on.
+        coordinates: (B, 2).
+        values: (B,) names, or floats (NaN grey).
+        title: above the map.
+        legend: beside the map.
+    """
+    size = float(np.clip(9000 / max(len(coordinates), 1), 2, 28))
+    axes.set_title(title, fontsize=11, loc="left", color=INK)
+    axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
+    axes.spines[["top", "right"]].set_visible(False)
+    if np.issubdtype(np.asarray(values).dtype, np.floating):
+        _draw_number(axes, coordinates, values, size, legend)
+        return
+    names = categories(values)
+    text = np.array([str(value) for value in values])
+    order = np.random.default_rng(0).permutation(len(text))
+    for place, name in reversed(list(enumerate(names))):
+        rows = order[text[order] == name]
+        axes.scatter(
+            coordinates[rows, 0],
+            coordinates[rows, 1],
+            s=size,
+            linewidths=0,
+            alpha=0.75,
+            rasterized=True,
+            **style(place, name),
+        )
+    if legend:
+        _legend(axes, names)
+
+
+def _draw_number(axes: Axes, coordinates: np.ndarray, values: np.ndarray, size: float, legend: bool) -> None:
+    known = np.isfinite(values)
+    axes.scatter(coordinates[~known, 0], coordinates[~known, 1], s=size, linewidths=0, color=GREY, rasterized=True)
+    points = axes.scatter(
+        coordinates[known, 0],
+        coordinates[known, 1],
+        s=size,
+        c=values[known],
+        cmap="viridis",
+        linewidths=0,
+        rasterized=True,
+    )
+    if legend:
+        axes.figure.colorbar(points, ax=axes, shrink=0.7)
+
+
+def _legend(axes: Axes, names: Sequence[str]) -> None:
+    handles = [
+        Line2D(
+            [], [], linestyle="", markersize=6, label=name if len(name) < 34 else f"{name[:31]}...", **style(i, name)
+        )
+        for i, name in enumerate(names)
+    ]
+    axes.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1.0),
+        fontsize=8.5,
+        frameon=False,
+        ncols=-(-len(names) // ROWS_OF_LEGEND),
+        handletextpad=0.2,
+        columnspacing=0.8,
+        borderaxespad=0,
+    )
+
+
+def maps(coordinates: Mapping[str, np.ndarray], colourings: Mapping[str, np.ndarray]) -> Figure:
+    """Embeddings side by side: a row for each colouring, a column for each embedding, one legend a row.
+
+    Args:
+        coordinates: (B, 2) by name of the embedding.
+        colourings: (B,) names or floats by what they are.
+
+    Returns:
+        The figure.
+    """
+    n_rows, n_columns = len(colourings), len(coordinates)
+    longest = max(
+        (len(categories(v)) for v in colourings.values() if not np.issubdtype(v.dtype, np.floating)), default=1
+    )
+    side = 1.7 * -(-longest // ROWS_OF_LEGEND)
+    figure = make_figure(4.1 * n_columns + side, 3.9 * n_rows)
+    grid = figure.subplots(n_rows, n_columns, squeeze=False)
+    for row, (what, values) in zip(grid, colourings.items(), strict=True):
+        for axes, (name, points) in zip(row, coordinates.items(), strict=True):
+            draw_cells(axes, points, values, f"{name}, by {what}", legend=axes is row[-1])
+    return figure
+
+
+def umap(coordinates: np.ndarray, values: np.ndarray, title: str) -> Figure:
+    """One map of cells with its legend; see :func:`draw_cells`."""
+    figure = make_figure(7.2, 5.2)
+    draw_cells(figure.subplots(), coordinates, values, title)
+    return figure

@@ -1,0 +1,63 @@
+"""What all pictures share: colours, size, how they are written."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#A8A100", "#5B4FA2")
+MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<", ">", "*")
+GREY, INK = "#BDBDBD", "#222222"
+ABSENT = ("unknown", "(missing)", "nan")
+
+
+def make_figure(width: float, height: float) -> Figure:
+    """An empty figure of the house style, sizes in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, path: str | Path, dpi: int = 150) -> Path:
+    """Write a picture; the format is that of the name. A half-written file never has the final name."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    figure.savefig(part, dpi=dpi, facecolor="white")
+    part.replace(path)
+    return path
+
+
+def to_html(figure: Figure, alt: str, dpi: int = 130) -> str:
+    """An ``<img>`` element with the picture inside."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
+    text = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="{alt}" src="data:image/png;base64,{text}">'
+
+
+def bare(axes: Axes) -> None:
+    """Without the upper and the right line."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=9)
+
+
+def categories(values: np.ndarray) -> list[str]:
+    """Names, the absent ones last."""
+    names = sorted({str(value) for value in values}, key=str.casefold)
+    return [name for name in names if name not in ABSENT] + [name for name in names if name in ABSENT]
+
+
+def style(place: int, name: str) -> dict[str, Any]:
+    """Colour and marker of the category at a place among its kind."""
+    if name in ABSENT:
+        return {"color": GREY, "marker": "o"}
+    return {"color": COLORS[place % len(COLORS)], "marker": MARKERS[place // len(COLORS) % len(MARKERS)]}
