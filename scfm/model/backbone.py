@@ -13,6 +13,7 @@ from torch import nn
 from scfm.model import attention
 from scfm.model.architecture import build_config, find_class
 from scfm.model.flops import Work
+from scfm.model.row import top_up
 from scfm.types import Batch
 from scfm.vocab import Vocab
 
@@ -29,6 +30,7 @@ class Backbone(nn.Module):
     Attributes:
         model: the transformers model.
         config: its configuration.
+        row: see below.
         width, causal, n_positions, n_layers, embedding_layer, embedding_pool: see :class:`scfm.types.Backbone`.
         feedforward: width of the feed-forward layers.
         transform: what the model does to hidden states before it scores the vocabulary, (N, D) -> (N, D).
@@ -50,8 +52,11 @@ class Backbone(nn.Module):
         dropout: of embeddings and layers' outputs.
         attention_dropout: of the attention weights. It slows the CPU path and the CUDA path has none.
         embedding_layer: layer whose states make cell embeddings (index into input embeddings, layer 1, ..., layer n).
-        embedding_pool: how they are pooled: ``mean``, ``cls`` or ``first``.
+        embedding_pool: how they are pooled: ``mean``, ``all``, ``cls`` or ``first`` (see :func:`scfm.head.pool.pool`).
         compile: compile the layers with ``torch.compile``; names in the state dict do not change.
+        compile_mode: mode of ``torch.compile``; ``reduce-overhead`` captures CUDA graphs and wants a constant ``row``.
+        row: top every row up to this many tokens with dummy cells, so that compiled layers see one shape; at least
+            the loader's tokens per batch. None leaves rows as they come.
         checkpointing: recompute the layers' activations in the backward pass instead of keeping them.
         options: any other key of the architecture's configuration.
 
@@ -78,6 +83,8 @@ class Backbone(nn.Module):
         embedding_layer: int = -1,
         embedding_pool: str = "mean",
         compile: bool = False,
+        compile_mode: str = "default",
+        row: int | None = None,
         checkpointing: bool = False,
         options: dict[str, Any] | None = None,
     ) -> None:
@@ -102,10 +109,11 @@ class Backbone(nn.Module):
         self._check(positions)
         if embedding_pool == "cls":
             vocab.special("cls")
+        self.row = row
         if checkpointing:
             self.model.activation_checkpointing_enable({"use_reentrant": False})
         if compile:
-            self.compile_layers()
+            self.compile_layers(mode=compile_mode)
         self.train()
 
     def _check(self, positions: int) -> None:
@@ -116,8 +124,8 @@ class Backbone(nn.Module):
                 f"embedding_layer={self.embedding_layer} of a model with {self.n_layers} layers; expected "
                 f"{-self.n_layers - 1} to {self.n_layers} (0 = input embeddings, -1 = last layer)"
             )
-        if self.embedding_pool not in ("mean", "cls", "first"):
-            raise ValueError(f"embedding_pool={self.embedding_pool!r}; expected mean, cls or first")
+        if self.embedding_pool not in ("mean", "all", "cls", "first"):
+            raise ValueError(f"embedding_pool={self.embedding_pool!r}; expected mean, all, cls or first")
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Last hidden states.
@@ -131,7 +139,7 @@ class Backbone(nn.Module):
         Raises:
             ValueError: a cell longer than ``n_positions``.
         """
-        return self._run(batch).last_hidden_state[0]
+        return self._run(batch).last_hidden_state[0, : batch.n_tokens]
 
     def hidden(self, batch: Batch, layer: int) -> torch.Tensor:
         """Hidden states after one layer.
@@ -151,7 +159,7 @@ class Backbone(nn.Module):
             raise ValueError(f"layer {layer} of a model with {self.n_layers} layers; 0 is the input, -1 the last layer")
         if layer in (-1, self.n_layers):
             return self(batch)
-        return self._run(batch, output_hidden_states=True).hidden_states[layer][0]
+        return self._run(batch, output_hidden_states=True).hidden_states[layer][0, : batch.n_tokens]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Scores over the vocabulary, (N, D) -> (N, V). Call it on the predicted positions alone."""
@@ -199,7 +207,7 @@ class Backbone(nn.Module):
             **options: passed to ``torch.compile``.
         """
         for layer in self.layers:
-            layer.compile(**{"dynamic": True, **options})
+            layer.compile(**{"dynamic": self.row is None, **options})
 
     def _run(self, batch: Batch, **options: Any) -> Any:
         if batch.longest > self.n_positions:
@@ -207,6 +215,8 @@ class Backbone(nn.Module):
                 f"a cell has {batch.longest} tokens, but {type(self.model).__name__} reads at most {self.n_positions}; "
                 f"prepare the cells with max_length={self.n_positions} or take a model with more positions"
             )
+        if self.row is not None:
+            batch = top_up(batch, self.row, self.n_positions)
         return self.model.base_model(
             input_ids=batch.ids[None],
             position_ids=batch.positions[None],
