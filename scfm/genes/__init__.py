@@ -4,9 +4,19 @@ Everything here is pure bookkeeping over names; no counts matrix is touched.
 """
 
 from scfm.genes.alias import read_alias
-from scfm.genes.harmonise import GeneMap, harmonise, symbol_token
+from scfm.genes.harmonise import GeneMap, harmonise, limit_alias, symbol_token
 from scfm.genes.report import GeneReport
 from scfm.genes.resolve import resolve
 from scfm.genes.table import biotype_of, symbol_of
 
-__all__ = ["GeneMap", "GeneReport", "biotype_of", "harmonise", "read_alias", "resolve", "symbol_of", "symbol_token"]
+__all__ = [
+    "GeneMap",
+    "GeneReport",
+    "biotype_of",
+    "harmonise",
+    "limit_alias",
+    "read_alias",
+    "resolve",
+    "symbol_of",
+    "symbol_token",
+]

@@ -100,6 +100,12 @@ class _Tokens:
         return same[0] if same else -1
 
 
+def limit_alias(alias: Mapping[str, str], vocab: Vocab) -> dict[str, str]:
+    """The entries of an alias map that lead to a gene of the vocabulary; those of a gene to itself are no aliases."""
+    tokens = _Tokens(vocab, alias, "human")
+    return {name: target for name, target in alias.items() if name != target and tokens.knows(target)}
+
+
 def _merge(columns: np.ndarray, names: Sequence[str], vocab: Vocab, policy: Policy) -> tuple[np.ndarray, int]:
     mapped = np.flatnonzero(columns >= 0)
     _, first, inverse = np.unique(columns[mapped], return_index=True, return_inverse=True)

@@ -1,0 +1,77 @@
+"""Geneformer: genes ranked by their share of the cell's counts over the gene's own non-zero median."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from scfm.tokenizer.base import Tokenizer
+from scfm.tokenizer.dictionary import read_medians
+from scfm.tokenizer.statistics import GeneStatistics
+from scfm.vocab import Vocab
+
+
+@dataclass(frozen=True, eq=False)
+class MedianTokenizer(Tokenizer):
+    """Ranks by ``((x / n) * 10000) / median`` (Geneformer V1 and V2; Theodoris et al., Nature 2023).
+
+    x is the gene's count, n the cell's total over all its genes, also those without a token, and the median is taken
+    over the corpus's cells that have the gene, of the same ``x / n * 10000``.
+
+    Args:
+        vocab, alias, name, max_length, specials, token_dictionary, gene_mapping, drop_genes, words, keep_biotypes,
+            min_cells: see :class:`scfm.tokenizer.base.Tokenizer`.
+        medians: (V,) float64 by token id, 1 where a token is no gene; None until fitted.
+        gene_median: path of the published medians that belong to ``token_dictionary``.
+
+    Raises:
+        ValueError: only one of ``token_dictionary`` and ``gene_median`` is given.
+    """
+
+    medians: np.ndarray | None = None
+    _: KW_ONLY
+    gene_median: str | None = None
+
+    kind: ClassVar[str] = "median"
+    needs_counts: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.token_dictionary is None) != (self.gene_median is None):
+            raise ValueError(
+                f"got token_dictionary={self.token_dictionary} and gene_median={self.gene_median}; {self.name} needs both "
+                "of one release, or neither to fit them on the corpus"
+            )
+        if self.medians is None and self.gene_median is not None:
+            self._set("medians", read_medians(self.gene_median, self.require_vocab()))
+
+    def _medians(self) -> np.ndarray:
+        assert self.medians is not None
+        return self.medians
+
+    def fit(self, statistics: GeneStatistics) -> Self:
+        """The genes by ascending Ensembl id, as in the published dictionaries, with their non-zero medians.
+
+        Raises:
+            ValueError: it is fitted already, or no gene is left for the vocabulary.
+        """
+        kept = np.flatnonzero(self._kept(statistics))
+        kept = kept[np.argsort(np.array(statistics.genes)[kept], kind="stable")]
+        vocab = self._vocab_of([statistics.genes[i] for i in kept])
+        medians = np.concatenate([np.ones(len(self.specials)), statistics.medians()[kept]])
+        return self._with(vocab=vocab, medians=medians)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON and checkpoints; floats keep every bit."""
+        return {**super().to_dict(), "medians": None if self.medians is None else self.medians.tolist()}
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_dict`."""
+        vocab = None if state["vocab"] is None else Vocab.from_dict(state["vocab"])
+        alias = {name: target for target, names in state["alias"].items() for name in names}
+        medians = None if state["medians"] is None else np.array(state["medians"], dtype=np.float64)
+        return cls(vocab, alias, medians, **state["options"])
