@@ -20,7 +20,7 @@ import pyarrow as pa
 from scfm.data.arrow import read_table
 from scfm.data.context import Context, context
 from scfm.data.layout import write_json
-from scfm.data.part import PartWriter
+from scfm.data.part import Cells, PartWriter
 from scfm.data.steps import Steps
 
 #: Cells held at a time.
@@ -92,15 +92,16 @@ def order_part(folder: str, mark: str, key: str) -> dict[str, Any]:
 def arrange_part(folder: str, mark: str, key: str) -> dict[str, Any]:
     """Write one part of the final store."""
     run = context(folder, mark)
-    inputs = _inputs(folder, mark)
+    inputs, columns = _inputs(folder, mark), list(run.corpus["columns"])
     with PartWriter(run.work.store / f"data-{key}.arrow", run.work.scratch) as writer:
         if run.options["shuffle"]:
             for low, high in _stretches(int(key), run.work.load("arranged")):
-                writer.write_table(_stretch(inputs, low, high))
+                writer.write(Cells.of(_stretch(inputs, low, high), columns))
         else:
             source = inputs[key]
             for start in range(0, len(source.rows), STRETCH):
-                writer.write_table(source.table.take(pa.array(source.rows[start : start + STRETCH])))
+                rows = pa.array(source.rows[start : start + STRETCH])
+                writer.write(Cells.of(source.table.take(rows), columns))
         record = {"part": asdict(writer.close())}
     write_json(run.work.record("arranged", key), record)
     return record

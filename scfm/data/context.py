@@ -11,7 +11,7 @@ import numpy as np
 
 from scfm.data.arrow import read_json
 from scfm.data.labels import Coder
-from scfm.data.quality import Quality
+from scfm.data.quality import Quality, mitochondrial
 from scfm.data.read import CellFile, open_cells
 from scfm.data.work import Work
 from scfm.tokenizer import Tokenizer, from_dict
@@ -95,6 +95,12 @@ class Context:
         if self.options["n_counts"] is not None:
             wanted.append(self.options["n_counts"])
         return [name for name in dict.fromkeys(wanted) if name in cells.obs_columns]
+
+    def mitochondrial(self, cells: CellFile) -> np.ndarray:
+        """(G,) bool: the mitochondrial genes, where a rule asks for them."""
+        if self.quality.max_mito is None:
+            return np.zeros(len(cells.genes), dtype=bool)
+        return mitochondrial(cells.genes, self.options["species"])
 
     def genes(self, file: int) -> FileGenes:
         """What the gene check found."""

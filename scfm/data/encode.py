@@ -64,7 +64,6 @@ class Encoder:
         self._truncated = 0
         self._gene_bins = np.zeros(GENE_BINS, np.int64)
         self.lengths = np.zeros(run.tokenizer.max_length + 1, np.int64)
-        self._specials = np.array(sorted((run.tokenizer.vocab.specials).values()), dtype=np.uint16)
 
     def __call__(self, block: Block) -> Cells:
         """The kept cells of a block.
@@ -114,8 +113,7 @@ class Encoder:
         lengths, longest = tokens.lengths, self._run.tokenizer.max_length
         full = np.flatnonzero(lengths == longest)
         if full.size:
-            places = longest - int(np.isin(tokens[full[0]], self._specials).sum())
-            self._truncated += int((sums.n_tokens[rows[full]] > places).sum())
+            self._truncated += int((sums.n_tokens[rows[full]] > self._run.tokenizer.genes_per_cell).sum())
         self._gene_bins += np.bincount(
             np.minimum(sums.n_genes[rows] // GENES_PER_BIN, GENE_BINS - 1), minlength=GENE_BINS
         )

@@ -10,7 +10,6 @@ import numpy as np
 from scfm.data.context import FileGenes, context
 from scfm.data.encode import keep
 from scfm.data.layout import write_json
-from scfm.data.quality import mitochondrial
 from scfm.data.steps import Steps
 from scfm.data.tally import tally
 from scfm.genes import resolve
@@ -44,13 +43,13 @@ def count_part(folder: str, mark: str, key: str, block_size: int) -> dict[str, A
     run = context(folder, mark)
     file, part = map(int, key.split("-"))
     cells = run.open(file)
-    genes = resolve(cells.genes, species=run.options["species"])
+    genes = resolve(cells.genes, alias=run.options["alias"], species=run.options["species"])
     nowhere = FileGenes(
         names=np.array(cells.genes),
         columns=np.full(len(genes), -1, np.int32),
         excluded=np.zeros(len(genes), dtype=bool),
         weights=np.zeros(len(genes), np.uint64),
-        mito=mitochondrial(cells.genes, run.options["species"]),
+        mito=run.mitochondrial(cells),
         n_merged=0,
     )
     statistics = GeneStatistics()

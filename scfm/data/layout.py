@@ -70,8 +70,7 @@ def write_json(path: Path, state: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(state, file, ensure_ascii=False, indent=1, allow_nan=False)
-        file.write("\n")
+        file.write(json.dumps(state, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -88,7 +87,7 @@ def write_layout(folder: Path, meta: StoreMeta, records: Sequence[PartRecord], m
     """
     kept = [record for record in records if record.cells]
     mark = fingerprint(kept)
-    state = asdict(meta) | {
+    state = vars(meta) | {
         "format": FORMAT,
         "version": VERSION,
         "vocab_hash": Vocab.from_dict(meta.tokenizer["vocab"]).hash,

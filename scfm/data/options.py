@@ -1,6 +1,6 @@
 """What ``prepare`` is asked to do, checked as a whole before a file is opened."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,21 +11,21 @@ from scfm.data.quality import Quality
 
 @dataclass(frozen=True)
 class Genes:
-    """How genes are matched; what is left out here is as the tokenizer has it.
+    """How genes are matched.
 
     Attributes:
         max_dropped: a file is refused where more than this share of its counts has no token.
         policy: several columns on one gene: ``collapse`` (sum), ``first`` or ``refuse``.
         species: what the names are of: ``human``, ``mouse`` (through one-to-one orthologs) or ``other``.
-        alias: a TSV file, name and Ensembl id or symbol on each line, that is asked first.
+        alias: path of a table, name and Ensembl id or symbol on each line, that is asked first.
 
     Raises:
         ValueError: a share outside 0 to 1.
     """
 
     max_dropped: float = 0.5
-    policy: str | None = None
-    species: str | None = None
+    policy: Literal["collapse", "first", "refuse"] = "collapse"
+    species: Literal["human", "mouse", "other"] = "human"
     alias: str | None = None
 
     def __post_init__(self) -> None:
@@ -49,7 +49,9 @@ class Options:
     empty: Literal["refuse", "drop"]
     quality: Quality
     max_dropped: float
-    species: str
+    policy: Literal["collapse", "first", "refuse"]
+    species: Literal["human", "mouse", "other"]
+    alias: Mapping[str, str]
     duplicates: Literal["keep", "report", "drop"]
     keep_counts: bool
     cells_per_part: int | None
@@ -64,6 +66,8 @@ class Options:
             "on_duplicate_cells": ("refuse", "number", "ignore"),
             "empty": ("refuse", "drop"),
             "duplicates": ("keep", "report", "drop"),
+            "policy": ("collapse", "first", "refuse"),
+            "species": ("human", "mouse", "other"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -41,8 +41,51 @@ class Cells:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def table(self) -> pa.Table:
-        """The same as an Arrow table, in the column order of the format."""
+    def __getitem__(self, rows: slice) -> "Cells":
+        """Consecutive cells, as views."""
+        low, high, _ = rows.indices(len(self))
+        offsets = self.tokens.offsets[low : high + 1]
+        tokens = Ragged(self.tokens.values[offsets[0] : offsets[-1]], offsets - offsets[0])
+        counts = None if self.counts is None else self.counts[offsets[0] : offsets[-1]]
+        obs = {name: values[rows] for name, values in self.obs.items()}
+        return Cells(tokens, self.names[rows], self.file[rows], self.hashes[rows], obs, counts)
+
+    @staticmethod
+    def concatenate(pieces: Sequence["Cells"]) -> "Cells":
+        """Several as one."""
+        if len(pieces) == 1:
+            return pieces[0]
+        ends = np.cumsum([0, *(len(piece.tokens.values) for piece in pieces)])
+        offsets = [piece.tokens.offsets[1:] + end for piece, end in zip(pieces, ends, strict=False)]
+        tokens = Ragged(np.concatenate([p.tokens.values for p in pieces]), np.concatenate([[0], *offsets]))
+        kept = [piece.counts for piece in pieces if piece.counts is not None]
+        return Cells(
+            tokens,
+            np.concatenate([piece.names for piece in pieces]),
+            np.concatenate([piece.file for piece in pieces]),
+            np.concatenate([piece.hashes for piece in pieces]),
+            {name: np.concatenate([piece.obs[name] for piece in pieces]) for name in pieces[0].obs},
+            np.concatenate(kept) if kept else None,
+        )
+
+    @classmethod
+    def of(cls, table: pa.Table, columns: Sequence[str]) -> "Cells":
+        """The cells of an Arrow table that :meth:`batch` wrote."""
+        batch = table.combine_chunks()
+        lists = batch["input_ids"].combine_chunks()
+        offsets = lists.offsets.to_numpy().astype(np.int64)
+        counts = batch["counts"].combine_chunks().flatten().to_numpy() if "counts" in batch.column_names else None
+        return cls(
+            Ragged(lists.flatten().to_numpy(), offsets - offsets[:1].sum()),
+            batch["cell"].to_numpy(),
+            batch["file"].to_numpy(),
+            batch["hash"].to_numpy(),
+            {name: batch[name].to_numpy() for name in columns},
+            counts,
+        )
+
+    def batch(self) -> pa.RecordBatch:
+        """The same as an Arrow record batch, in the column order of the format."""
         offsets = pa.array(self.tokens.offsets - self.tokens.offsets[0], pa.int32())
         columns: dict[str, pa.Array] = {
             "input_ids": pa.ListArray.from_arrays(offsets, pa.array(self.tokens.values, pa.uint16())),
@@ -55,7 +98,7 @@ class Cells:
             columns["counts"] = pa.ListArray.from_arrays(offsets, pa.array(self.counts, pa.float32()))
         for name, values in self.obs.items():
             columns[name] = pa.array(values, pa.float32() if values.dtype.kind == "f" else pa.int64())
-        return pa.table(columns)
+        return pa.RecordBatch.from_pydict(columns)
 
 
 class _Hashed:
@@ -89,25 +132,21 @@ class PartWriter:
         self._file = open(self._temporary, "wb")  # noqa: SIM115
         self._sink = _Hashed(self._file)
         self._stream: pa.RecordBatchStreamWriter | None = None
-        self._waiting: list[pa.Table] = []
-        self._n_waiting = self._cells = self._tokens = 0
+        self._pieces: list[Cells] = []
+        self._waiting = self._cells = self._tokens = 0
         self._largest = -1
 
     def write(self, cells: Cells) -> None:
         """Add cells."""
-        self.write_table(cells.table())
-
-    def write_table(self, table: pa.Table) -> None:
-        """Add cells that are an Arrow table already."""
-        self._waiting.append(table)
-        self._n_waiting += len(table)
-        while self._n_waiting >= CELLS_PER_BATCH:
+        self._pieces.append(cells)
+        self._waiting += len(cells)
+        while self._waiting >= CELLS_PER_BATCH:
             self._flush(CELLS_PER_BATCH)
 
     def close(self) -> PartRecord:
         """Finish the part: flush to the disk, rename, and say what was written."""
-        if self._n_waiting:
-            self._flush(self._n_waiting)
+        if self._waiting:
+            self._flush(self._waiting)
         if self._stream is not None:
             self._stream.close()
         self._file.flush()
@@ -129,16 +168,17 @@ class PartWriter:
             self._temporary.unlink(missing_ok=True)
 
     def _flush(self, n_cells: int) -> None:
-        """Write one record batch of the first ``n_cells`` waiting cells."""
-        table = pa.concat_tables(self._waiting)
-        rest = table.slice(n_cells)
-        head = table.take(pa.array(np.arange(n_cells))).combine_chunks()  # fresh buffers: a slice would bring its past
-        self._waiting, self._n_waiting = ([rest] if len(rest) else []), len(rest)
+        """Write one record batch of the first ``n_cells`` waiting cells.
+
+        Its arrays are made anew: an Arrow slice would bring its past with it, and other bytes.
+        """
+        cells = Cells.concatenate(self._pieces)
+        head, self._pieces = cells[:n_cells], [cells[n_cells:]]
+        self._waiting -= n_cells
+        batch = head.batch()
         if self._stream is None:
-            self._stream = pa.ipc.new_stream(self._sink, head.schema)
-        for batch in head.to_batches():
-            self._stream.write_batch(batch)
-        tokens = head["input_ids"].combine_chunks().flatten()
+            self._stream = pa.ipc.new_stream(self._sink, batch.schema)
+        self._stream.write_batch(batch)
         self._cells += len(head)
-        self._tokens += len(tokens)
-        self._largest = max(self._largest, int(tokens.to_numpy().max(initial=0)) if len(tokens) else -1)
+        self._tokens += len(head.tokens.values)
+        self._largest = max(self._largest, int(head.tokens.values.max(initial=0)) if len(head.tokens.values) else -1)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,7 +105,6 @@ def prepare(
     """
     found, output = resolve_inputs(inputs), Path(output)
     matching = genes or Genes()
-    tokenizer = _with_genes(tokenizer, matching)
     if counts == "lognorm_ok" and tokenizer.needs_counts:
         raise ValueError(f"the tokenizer {tokenizer.name} needs counts: counts=lognorm_ok is for pure rank tokenizers")
     options = Options(
@@ -119,7 +120,9 @@ def prepare(
         empty=empty,
         quality=quality or Quality(),
         max_dropped=matching.max_dropped,
-        species=getattr(tokenizer, "species", "human"),
+        policy=matching.policy,
+        species=matching.species,
+        alias=read_alias(matching.alias) if matching.alias else {},
         duplicates=duplicates,
         keep_counts=keep_counts,
         cells_per_part=cells_per_part,
@@ -135,7 +138,7 @@ def prepare(
         workers = 1 if sum(entry["size"] for entry in found) < SMALL else len(os.sched_getaffinity(0))
     work = Work(output)
     work.output.parent.mkdir(parents=True, exist_ok=True)
-    plan = {"version": VERSION, "inputs": found, "tokenizer": tokenizer.to_dict(), "options": asdict(options)}
+    plan = {"version": VERSION, "inputs": found, "tokenizer": _digest(tokenizer), "options": asdict(options)}
     try:
         with work.locked():
             if work.published() and not work.changed(plan):
@@ -154,12 +157,9 @@ def prepare(
     return TokenStore.open(output)
 
 
-def _with_genes(tokenizer: Tokenizer, matching: Genes) -> Tokenizer:
-    """The tokenizer with what ``genes`` asks for instead of its own."""
-    wanted: dict[str, Any] = {"policy": matching.policy, "species": matching.species}
-    if matching.alias is not None:
-        wanted["alias"] = read_alias(matching.alias)
-    return replace(tokenizer, **{name: value for name, value in wanted.items() if value is not None})
+def _digest(tokenizer: Tokenizer) -> str:
+    """SHA-256 of everything that a tokenizer is."""
+    return hashlib.sha256(json.dumps(tokenizer.to_dict()).encode()).hexdigest()
 
 
 def _run(steps: Steps, tokenizer: Tokenizer, options: Options, block_size: int) -> None:
@@ -187,6 +187,11 @@ def _run(steps: Steps, tokenizer: Tokenizer, options: Options, block_size: int) 
     if not any(record["part"]["cells"] for record in parts.values()):
         raise ValueError(f"no cell is left of {sum(cells)}: {table_of_reasons(parts)}")
     _finish(steps, run, surveys, parts)
+
+
+def _told(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as the manifest tells them; an alias map by its size."""
+    return {"options": {**options, "alias": len(options["alias"])}}
 
 
 def part_keys(run: Context, files: Sequence[int]) -> tuple[list[str], list[int]]:
@@ -235,7 +240,7 @@ def _finish(steps: Steps, run: Context, surveys: Mapping[int, Any], parts: dict[
         for n, entry in enumerate(steps.inputs)
     ]
     meta = StoreMeta(
-        tokenizer=run.work.load("tokenizer"),
+        tokenizer=run.tokenizer.to_dict(),
         columns=run.corpus["columns"],
         group=run.options["group"],
         files=files,
@@ -243,5 +248,5 @@ def _finish(steps: Steps, run: Context, surveys: Mapping[int, Any], parts: dict[
         shuffled=run.options["seed"] if run.options["shuffle"] else None,
         report=corpus,
     )
-    write_layout(run.work.store, meta, [PartRecord(**record["part"]) for record in records], {"options": run.options})
+    write_layout(run.work.store, meta, [PartRecord(**record["part"]) for record in records], _told(run.options))
     log.info("\n%s", table(files, corpus))

@@ -10,7 +10,6 @@ from scfm.data.context import Context, context
 from scfm.data.fingerprint import gene_weights
 from scfm.data.labels import require_columns, survey_column
 from scfm.data.layout import write_json
-from scfm.data.quality import mitochondrial
 from scfm.data.read import CellFile
 
 #: The gene check looks at so many cells in so many places of a file.
@@ -60,7 +59,8 @@ def check_genes(folder: str, mark: str, key: str) -> dict[str, Any]:
     run, file = context(folder, mark), int(key)
     cells, tokenizer = run.open(file), run.tokenizer
     try:
-        found = tokenizer.harmonise(cells.genes)
+        matching = {name: run.options[name] for name in ("policy", "species", "alias")}
+        found = tokenizer.harmonise(cells.genes, **matching)
     except ValueError as error:
         raise ValueError(f"{run.where(file)}: {error}") from error
     report = found.report(_sample_sums(run, cells))
@@ -72,8 +72,8 @@ def check_genes(folder: str, mark: str, key: str) -> dict[str, Any]:
         names=np.array(found.names, dtype=np.str_),
         columns=found.columns,
         excluded=found.excluded,
-        weights=gene_weights(found.columns, tokenizer.vocab.tokens),
-        mito=mitochondrial(cells.genes, run.options["species"]),
+        weights=gene_weights(found.columns, tokenizer.require_vocab().tokens),
+        mito=run.mitochondrial(cells),
         n_merged=found.n_merged,
     )
     record = {"sample": report.to_dict()}

@@ -118,9 +118,8 @@ def test_bytes_do_not_depend_on_the_blocks(tmp_path):
     sums = set()
     for step in (1000, 4196, CELLS_PER_BATCH):
         with PartWriter(tmp_path / f"{step}.arrow", tmp_path) as writer:
-            table = cells.table()
-            for start in range(0, len(table), step):
-                writer.write_table(table.slice(start, step))
+            for start in range(0, len(cells), step):
+                writer.write(cells[start : start + step])
             sums.add(writer.close().sha256)
     assert len(sums) == 1
 
@@ -215,7 +214,7 @@ def test_length_column_is_held_against_the_lists(tmp_path):
 
 
 def test_no_part_stays_behind_an_error(tmp_path):
-    with pytest.raises(AttributeError), PartWriter(tmp_path / "x.arrow", tmp_path / "scratch") as writer:
+    with pytest.raises(TypeError), PartWriter(tmp_path / "x.arrow", tmp_path / "scratch") as writer:
         writer.write(None)
     assert not list((tmp_path / "scratch").iterdir())
     assert not (tmp_path / "x.arrow").exists()
