@@ -39,7 +39,9 @@ def chunked_loss(
         hidden = backbone.transform(hidden)  # type: ignore[attr-defined]
         return _Chunked.apply(hidden, decoder.weight, decoder.bias, targets, chunk)
     # an adapted decoder, or one whose weights DeepSpeed gathers only while its own forward runs
-    loss = hidden.sum() * 0.0
+    if len(hidden) <= chunk:
+        return _loss(backbone, hidden, targets)
+    loss = torch.zeros((), device=hidden.device)
     for rows, ids in zip(hidden.split(chunk), targets.split(chunk), strict=True):
         loss = loss + checkpoint(_loss, backbone, rows, ids, use_reentrant=False, preserve_rng_state=False)
     return loss
