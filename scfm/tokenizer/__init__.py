@@ -20,7 +20,7 @@ def from_dict(state: Mapping[str, Any]) -> Tokenizer:
     Raises:
         ValueError: no class of that kind.
     """
-    kinds = _kinds(Tokenizer)
+    kinds = _kinds(Tokenizer)  # type: ignore[type-abstract]
     if state.get("kind") not in kinds:
         raise ValueError(
             f"the tokenizer is of kind {state.get('kind')!r}; expected one of {', '.join(sorted(kinds))} "

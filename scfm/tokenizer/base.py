@@ -196,8 +196,8 @@ class Tokenizer:
             kept[i] = wanted and not is_excluded(gene, gene, exclude)
         if not kept.any():
             raise ValueError(
-                f"no gene is left for the vocabulary: of {len(kept):,} genes, {(statistics.n_cells > 0).sum():,} are found "
-                f"in any cell; keep_biotypes={self.keep_biotypes}, min_cells={self.min_cells}, drop_genes={self.drop_genes}"
+                f"no gene is left for the vocabulary, {(statistics.n_cells > 0).sum():,} are found in any cell; "
+                f"keep_biotypes={self.keep_biotypes}, min_cells={self.min_cells}, drop_genes={self.drop_genes}"
             )
         return kept
 

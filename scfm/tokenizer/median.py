@@ -42,8 +42,8 @@ class MedianTokenizer(Tokenizer):
         super().__post_init__()
         if (self.token_dictionary is None) != (self.gene_median is None):
             raise ValueError(
-                f"got token_dictionary={self.token_dictionary} and gene_median={self.gene_median}; {self.name} needs both "
-                "of one release, or neither to fit them on the corpus"
+                f"got token_dictionary={self.token_dictionary} and gene_median={self.gene_median}; {self.name} needs "
+                "both of one release, or neither to fit them on the corpus"
             )
         if self.medians is None and self.gene_median is not None:
             self._set("medians", read_medians(self.gene_median, self.require_vocab()))

@@ -36,7 +36,7 @@ def middle_of(bins: np.ndarray) -> np.ndarray:
 
 
 @njit(nogil=True, cache=True)
-def _open_pages(rows, bins, page_of, n_pages):  # type: ignore[no-untyped-def]
+def _open_pages(rows: np.ndarray, bins: np.ndarray, page_of: np.ndarray, n_pages: int) -> int:
     for k in range(len(rows)):
         if page_of[rows[k], bins[k] // _PAGE] < 0:
             page_of[rows[k], bins[k] // _PAGE] = n_pages
@@ -45,7 +45,7 @@ def _open_pages(rows, bins, page_of, n_pages):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _count(rows, bins, page_of, pages):  # type: ignore[no-untyped-def]
+def _count(rows: np.ndarray, bins: np.ndarray, page_of: np.ndarray, pages: np.ndarray) -> None:
     for k in range(len(rows)):
         pages[page_of[rows[k], bins[k] // _PAGE], bins[k] % _PAGE] += 1
 
@@ -89,7 +89,7 @@ class Sketch:
         self.pages[self.page_of[rows, page]] += other.pages[other.page_of[theirs, page]]
 
     def medians(self) -> np.ndarray:
-        """(streams,) float64, NaN where a stream has no value; the mean of the two middle values where they are even."""
+        """(streams,) float64, the mean of the two middle values where they are even; NaN where there is none."""
         found = np.full(len(self.page_of), np.nan)
         for stream, pages in enumerate(self.page_of):
             used = np.flatnonzero(pages >= 0)

@@ -14,7 +14,17 @@ from scfm.tokenizer.sketch import Sketch
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _shares(indptr, indices, data, columns, totals, dense, genes, counts, values):  # type: ignore[no-untyped-def]
+def _shares(
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    data: np.ndarray,
+    columns: np.ndarray,
+    totals: np.ndarray,
+    dense: np.ndarray,
+    genes: np.ndarray,
+    counts: np.ndarray,
+    values: np.ndarray,
+) -> int:
     """Counts above 0 and counts per 10,000 of each cell's genes, columns of one gene summed; how many."""
     end = 0
     for row in range(len(indptr) - 1):

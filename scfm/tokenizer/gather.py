@@ -1,0 +1,118 @@
+"""One row of a CSR matrix -> tokens and counts, compiled; and what may be wrong with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import types
+from numba.extending import intrinsic
+
+from scfm.tokenizer.order import compiled
+
+FINE, NAN, INFINITE, NEGATIVE, EMPTY, BAD_TOTAL = range(6)
+
+
+@intrinsic
+def _trailing_zeros(context: Any, word: Any) -> Any:
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.cttz(args[0], context.get_constant(types.boolean, True))
+
+    return types.uint64(types.uint64), code
+
+
+@compiled
+def check(data: np.ndarray, start: int, stop: int) -> tuple[float, int]:
+    """A row's total over all columns, added in four lanes, and a fault."""
+    a, b, c, d, least = 0.0, 0.0, 0.0, 0.0, 0.0
+    k = start
+    while k + 4 <= stop:
+        p, q, r, s = np.float64(data[k]), np.float64(data[k + 1]), np.float64(data[k + 2]), np.float64(data[k + 3])
+        a += p
+        b += q
+        c += r
+        d += s
+        least = min(least, min(min(p, q), min(r, s)))
+        k += 4
+    while k < stop:
+        a += np.float64(data[k])
+        least = min(least, np.float64(data[k]))
+        k += 1
+    total = (a + b) + (c + d)
+    if not total < np.inf:
+        return total, NAN if total != total else INFINITE
+    if least < 0:
+        return total, NEGATIVE
+    return total, FINE if total > 0 else EMPTY
+
+
+@compiled
+def take(
+    indices: np.ndarray,
+    data: np.ndarray,
+    start: int,
+    stop: int,
+    columns: np.ndarray,
+    scales: np.ndarray,
+    values: np.ndarray,
+    medians: np.ndarray,
+    tokens: np.ndarray,
+) -> int:
+    """Counts, medians and tokens of a row whose columns all have their own token; -1 where one is there twice."""
+    n = np.uint64(0)
+    before = np.int64(-1)
+    ascending: bool | np.bool_ = True
+    for k in range(start, stop):
+        column = np.int64(indices[k])
+        ascending &= column > before
+        before = column
+        token = columns[np.uint64(column)]
+        values[n] = np.float64(data[k])
+        medians[n] = scales[np.uint64(column)]
+        tokens[n] = token
+        n += np.uint64(token >= 0)
+    return np.int64(n) if ascending else np.int64(-1)  # type: ignore[return-value]
+
+
+@compiled
+def add_up(
+    indices: np.ndarray,
+    data: np.ndarray,
+    start: int,
+    stop: int,
+    columns: np.ndarray,
+    dense: np.ndarray,
+    words: np.ndarray,
+) -> None:
+    """Add a row's counts by token, and mark the tokens."""
+    for k in range(start, stop):
+        token = columns[indices[k]]
+        if token >= 0:
+            dense[token] += np.float64(data[k])
+            words[token >> 6] |= np.uint64(1) << np.uint64(token & 63)
+
+
+@compiled
+def collect(
+    dense: np.ndarray,
+    words: np.ndarray,
+    scales: np.ndarray,
+    values: np.ndarray,
+    medians: np.ndarray,
+    tokens: np.ndarray,
+) -> int:
+    """Marked tokens in ascending order with their counts; the scratch is zero again."""
+    n = 0
+    for w in range(len(words)):
+        word = words[w]
+        words[w] = 0
+        while word:
+            token = (w << 6) + np.int64(_trailing_zeros(word))  # type: ignore[call-arg]
+            word &= word - np.uint64(1)
+            values[n] = dense[token]
+            tokens[n] = token
+            if len(scales):
+                medians[n] = scales[token]
+            dense[token] = 0.0
+            n += 1
+    return n
