@@ -105,3 +105,25 @@ EMBEDDERS: dict[str, Embedder] = {
 }
 CONTROLS = ("random", "shuffled", "label_onehot")
 NEEDS_BATCH = ("harmony", "combat", "scvi", "scanvi")
+
+
+def embed(
+    name: str, expression: Expression, batch: np.ndarray | None, labels: np.ndarray | None, seed: int
+) -> np.ndarray:
+    """A baseline embedding by its name.
+
+    Args:
+        name: one of ``EMBEDDERS``.
+        expression: log-normalised counts.
+        batch: (B,) batches, for the methods that need them.
+        labels: (B,) types, for the methods that need them.
+        seed: of everything random.
+
+    Returns:
+        (B, D) finite numbers.
+
+    Raises:
+        ValueError: a column that the method needs is not given.
+        ImportError: its package is not installed.
+    """
+    return np.asarray(EMBEDDERS[name](expression, batch, labels, seed), dtype=np.float64)

@@ -67,7 +67,7 @@ def pcr_comparison(before: np.ndarray, after: np.ndarray, batch: np.ndarray) -> 
 
 def integration_scores(
     embedding: np.ndarray,
-    labels: np.ndarray,
+    labels: np.ndarray | None,
     batch: np.ndarray | None,
     unintegrated: np.ndarray,
     *,
@@ -78,7 +78,7 @@ def integration_scores(
 
     Args:
         embedding: (B, D) finite numbers.
-        labels: (B,) cell types, any values.
+        labels: (B,) cell types, any values; None leaves ``ilisi`` and ``pcr`` alone.
         batch: (B,) batches, any values; None leaves the batch metrics and the total out.
         unintegrated: (B, D') what PCR compares with, PCA by custom.
         seed: of k-means.
@@ -88,20 +88,23 @@ def integration_scores(
         Each metric of ``BIO`` and ``BATCH``, ``cilisi`` (in no mean), ``bio`` and ``batch`` means and
         ``total`` = 0.4 batch + 0.6 bio. A metric that cannot be computed is NaN and left out of its mean.
     """
-    labels = codes_of(labels)
     near = find_neighbors(embedding, 90, n_jobs=n_jobs)
-    samples = silhouette_samples(embedding, labels)
-    found = {"silhouette_label": silhouette_label(samples), "clisi": clisi(near, labels)}
-    found["nmi"], found["ari"] = nmi_ari(embedding, labels, seed)
+    found: dict[str, float] = {}
     if batch is not None:
         batch = codes_of(batch)
+        found |= {"ilisi": ilisi(near, batch), "pcr": pcr_comparison(unintegrated, embedding, batch)}
+    if labels is None:
+        return found
+    labels = codes_of(labels)
+    samples = silhouette_samples(embedding, labels)
+    found |= {"silhouette_label": silhouette_label(samples), "clisi": clisi(near, labels)}
+    found["nmi"], found["ari"] = nmi_ari(embedding, labels, seed)
+    if batch is not None:
         found |= {
             "isolated_labels": isolated_labels(samples, labels, batch),
             "bras": bras(embedding, labels, batch),
-            "ilisi": ilisi(near, batch),
             "kbet": kbet_per_label(near.nearest(50), labels, batch),
             "graph_connectivity": graph_connectivity(near.nearest(15), labels),
-            "pcr": pcr_comparison(unintegrated, embedding, batch),
             "cilisi": cilisi(embedding, labels, batch, n_jobs),
         }
     return _with_totals(found)

@@ -44,47 +44,50 @@ def ksim(embedding: np.ndarray, labels: np.ndarray, k: int = 25) -> float:
     return float((same >= 0.9).mean())
 
 
-def scgraph(embedding: np.ndarray, expression: Expression, labels: np.ndarray, batch: np.ndarray) -> dict[str, float]:
-    """ScGraph (Wang et al., 2024): do distances between types agree with those inside each batch before integration?
+def consensus_distances(expression: Expression, labels: np.ndarray, batch: np.ndarray) -> np.ndarray:
+    """How far types lie from each other inside batches, before any integration (scGraph, Wang et al., 2024).
 
     Per batch of at least 100 cells: 10 principal components of 1000 highly variable genes, 5 %-trimmed centroids of
     the types with at least 10 cells, their distances divided by each column's largest; the mean over batches, again
-    divided, is the consensus.
+    divided.
 
     Args:
-        embedding: (B, D).
         expression: log-normalised counts.
-        labels: (B,) types.
-        batch: (B,) batches.
+        labels: (B,) type codes.
+        batch: (B,) batches, any values.
 
     Returns:
-        Means over types of ``scgraph_spearman``, ``scgraph_pearson``, ``scgraph_weighted`` (Pearson weighted with
-        1/distance, the published score); NaN when no batch has three such types.
+        (C, C) distances; NaN for pairs of types that no batch holds.
     """
     from sklearn.decomposition import PCA
 
-    names, labels = np.unique(labels, return_inverse=True)
-    tables = []
+    n_labels = int(labels.max()) + 1
+    tables = [np.full((n_labels, n_labels), np.nan)]
     for name in np.unique(batch):
         own = np.flatnonzero(batch == name)
-        if len(own) < 100:
-            continue
-        inside = Expression(expression.values[own], expression.counts_from).scaled(n_genes=1000)
-        components = PCA(min(10, min(inside.shape) - 1), svd_solver="arpack", random_state=0).fit_transform(inside)
-        tables.append(_relative(_centroid_distances(components, labels[own], len(names))))
-    if not tables:
-        return dict.fromkeys(("scgraph_spearman", "scgraph_pearson", "scgraph_weighted"), float("nan"))
+        if len(own) >= 100:
+            inside = Expression(expression.values[own], expression.counts_from).scaled(n_genes=1000)
+            reduce = PCA(min(10, min(inside.shape) - 1), svd_solver="arpack", random_state=0)
+            tables.append(_relative(_centroid_distances(reduce.fit_transform(inside), labels[own], n_labels)))
     stacked = np.stack(tables)
-    filled = np.isfinite(stacked)
-    consensus = _relative(
-        np.divide(
-            np.nansum(stacked, axis=0),
-            filled.sum(axis=0),
-            out=np.full(stacked.shape[1:], np.nan),
-            where=filled.any(axis=0),
-        )
-    )
-    return _agreement(consensus, _relative(_centroid_distances(embedding, labels, len(names))))
+    count = np.isfinite(stacked).sum(axis=0)
+    mean = np.divide(np.nansum(stacked, axis=0), count, out=np.full(count.shape, np.nan), where=count > 0)
+    return _relative(mean)
+
+
+def scgraph(embedding: np.ndarray, labels: np.ndarray, consensus: np.ndarray) -> dict[str, float]:
+    """Whether types lie in an embedding as they do inside the batches: a supervised map may tear them apart.
+
+    Args:
+        embedding: (B, D).
+        labels: (B,) type codes.
+        consensus: of :func:`consensus_distances`.
+
+    Returns:
+        Means over types of ``scgraph_spearman``, ``scgraph_pearson`` and ``scgraph`` (Pearson weighted with
+        1 / distance, the published score); NaN without two distances of any type.
+    """
+    return _agreement(consensus, _relative(_centroid_distances(embedding, labels, len(consensus))))
 
 
 def _centroid_distances(values: np.ndarray, labels: np.ndarray, n_labels: int) -> np.ndarray:
@@ -110,7 +113,7 @@ def _agreement(consensus: np.ndarray, found: np.ndarray) -> dict[str, float]:
             true, ours = consensus[use, i], found[use, i]
             rows.append((spearmanr(true, ours).statistic, pearsonr(true, ours).statistic, _weighted(true, ours)))
     means = np.nanmean(rows, axis=0) if rows else np.full(3, np.nan)
-    return dict(zip(("scgraph_spearman", "scgraph_pearson", "scgraph_weighted"), map(float, means), strict=True))
+    return dict(zip(("scgraph_spearman", "scgraph_pearson", "scgraph"), map(float, means), strict=True))
 
 
 def _weighted(true: np.ndarray, ours: np.ndarray) -> float:
