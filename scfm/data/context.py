@@ -60,7 +60,12 @@ class Context:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, fitted."""
-        return from_dict(self.work.load("tokenizer"))
+        return from_dict(self.state)
+
+    @cached_property
+    def state(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return self.work.load("tokenizer")
 
     @cached_property
     def corpus(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from scfm.data.context import Context, FileGenes, context
 from scfm.data.layout import write_json
 from scfm.data.part import Cells, PartWriter
 from scfm.data.read import Block
-from scfm.data.tally import Tally, tally
+from scfm.data.tally import Tally, different_tokens, tally
 from scfm.types import Ragged
 
 #: Bins of the report's histogram of genes per cell; the last one is open.
@@ -72,7 +72,7 @@ class Encoder:
             ValueError: a cell without counts (unless they are to be dropped), or one that cannot be ranked.
         """
         run, genes = self._run, self._genes
-        sums = tally(block.counts, genes.columns, genes.weights, self.sums)
+        sums = tally(block.counts, genes.weights, self.sums)
         kept = keep(run, block, sums, genes, self._file, self._dropped)
         rows = np.flatnonzero(kept)
         tokens = self._encode(block, rows, sums)
@@ -80,7 +80,7 @@ class Encoder:
         self._dropped["no gene of the vocabulary"] += int((~known).sum())
         rows = rows[known]
         tokens = Ragged(tokens.values, np.append(tokens.offsets[:-1][known], tokens.offsets[-1:]))
-        self._count(tokens, rows, sums)
+        self._count(block, tokens, rows, sums)
         obs = block.obs.iloc[rows]
         counts = None
         if run.options["keep_counts"]:
@@ -109,11 +109,12 @@ class Encoder:
             cell = "" if row is None else f", cell {block.obs.index[rows[row]]!r}"
             raise ValueError(f"{self._run.where(self._file)}{cell}: {getattr(error, 'reason', error)}") from error
 
-    def _count(self, tokens: Ragged, rows: np.ndarray, sums: Tally) -> None:
+    def _count(self, block: Block, tokens: Ragged, rows: np.ndarray, sums: Tally) -> None:
         lengths, longest = tokens.lengths, self._run.tokenizer.max_length
         full = np.flatnonzero(lengths == longest)
         if full.size:
-            self._truncated += int((sums.n_tokens[rows[full]] > self._run.tokenizer.genes_per_cell).sum())
+            had = different_tokens(block.counts, self._genes.columns, rows[full])
+            self._truncated += int((had > self._run.tokenizer.genes_per_cell).sum())
         self._gene_bins += np.bincount(
             np.minimum(sums.n_genes[rows] // GENES_PER_BIN, GENE_BINS - 1), minlength=GENE_BINS
         )

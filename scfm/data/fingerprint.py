@@ -38,4 +38,4 @@ def cell_hashes(counts: csr_matrix, columns: np.ndarray, vocab: Vocab) -> np.nda
         columns: (G,) token id of each column, -1 where it has none (``Tokenizer.harmonise(genes).columns``).
         vocab: the vocabulary.
     """
-    return tally(counts, columns, gene_weights(columns, vocab.tokens)).hashes
+    return tally(counts, gene_weights(columns, vocab.tokens)).hashes

@@ -16,11 +16,11 @@ from scfm.genes import resolve
 from scfm.tokenizer import GeneStatistics, Tokenizer
 
 
-def fitted(tokenizer: Tokenizer, steps: Steps, parts: tuple[list[str], list[int]], block_size: int) -> Tokenizer:
-    """The tokenizer, fitted on the corpus where it is not fitted yet.
+def fit(tokenizer: Tokenizer, steps: Steps, parts: tuple[list[str], list[int]], block_size: int) -> Tokenizer:
+    """The tokenizer, fitted on the corpus.
 
     Args:
-        tokenizer: fitted or not.
+        tokenizer: one that is not fitted.
         steps: of the run.
         parts: keys and cells of all parts.
         block_size: cells held at a time.
@@ -28,8 +28,6 @@ def fitted(tokenizer: Tokenizer, steps: Steps, parts: tuple[list[str], list[int]
     Raises:
         ValueError: no file has a gene that is known.
     """
-    if tokenizer.fitted:
-        return tokenizer
     keys, cells = parts
     records = steps.run("statistics", count_part, keys, block_size, cells=cells)
     total = GeneStatistics()
@@ -54,7 +52,7 @@ def count_part(folder: str, mark: str, key: str, block_size: int) -> dict[str, A
     )
     statistics = GeneStatistics()
     for block in cells.blocks(*run.range(file, part), block_size, run.obs_columns(cells)):
-        sums = tally(block.counts, nowhere.columns, nowhere.weights)
+        sums = tally(block.counts, nowhere.weights)
         kept = keep(run, block, sums, nowhere, file, Counter())
         column = run.options["n_counts"]
         totals = sums.totals if column is None else block.obs[column].to_numpy(dtype=np.float64)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from scfm.data import arrange
 from scfm.data.context import Context, context, release
 from scfm.data.encode import encode_part
-from scfm.data.fit import fitted
+from scfm.data.fit import fit
 from scfm.data.labels import merge_columns
 from scfm.data.layout import VERSION, PartRecord, StoreMeta, write_layout
 from scfm.data.options import Genes, Options, resolve_inputs
@@ -136,9 +136,9 @@ def prepare(
         )
     if workers is None:
         workers = 1 if sum(entry["size"] for entry in found) < SMALL else len(os.sched_getaffinity(0))
-    work = Work(output)
+    work, state = Work(output), tokenizer.to_dict()
     work.output.parent.mkdir(parents=True, exist_ok=True)
-    plan = {"version": VERSION, "inputs": found, "tokenizer": _digest(tokenizer), "options": asdict(options)}
+    plan = {"version": VERSION, "inputs": found, "tokenizer": _digest(state), "options": asdict(options)}
     try:
         with work.locked():
             if work.published() and not work.changed(plan):
@@ -149,7 +149,7 @@ def prepare(
             mark = work.begin(plan, overwrite)
             with (executor or Local()).open(workers) as engine:
                 steps = Steps(work, mark, found, engine, workers, on_error)
-                _run(steps, tokenizer, options, block_size)
+                _run(steps, tokenizer, state, options, block_size)
             work.publish()
     finally:
         release()
@@ -157,12 +157,12 @@ def prepare(
     return TokenStore.open(output)
 
 
-def _digest(tokenizer: Tokenizer) -> str:
+def _digest(state: Mapping[str, Any]) -> str:
     """SHA-256 of everything that a tokenizer is."""
-    return hashlib.sha256(json.dumps(tokenizer.to_dict()).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
-def _run(steps: Steps, tokenizer: Tokenizer, options: Options, block_size: int) -> None:
+def _run(steps: Steps, tokenizer: Tokenizer, state: dict[str, Any], options: Options, block_size: int) -> None:
     """All steps, each doing what is not recorded; at the end the store is whole in the working folder."""
     work = steps.work
     surveys = steps.each_file("survey", survey_file)
@@ -176,7 +176,9 @@ def _run(steps: Steps, tokenizer: Tokenizer, options: Options, block_size: int) 
     work.save("corpus", {"columns": ordered, "cells": cells, "cells_per_part": options.part_size(sum(cells))})
     run = context(str(work.folder), steps.mark)
     if not work.has("tokenizer"):
-        work.save("tokenizer", fitted(tokenizer, steps, part_keys(run, steps.files), block_size).to_dict())
+        if not tokenizer.fitted:
+            state = fit(tokenizer, steps, part_keys(run, steps.files), block_size).to_dict()
+        work.save("tokenizer", state)
     steps.each_file("genes", check_genes)
     _require_files(steps)
     keys, sizes = part_keys(run, steps.files)
@@ -240,7 +242,7 @@ def _finish(steps: Steps, run: Context, surveys: Mapping[int, Any], parts: dict[
         for n, entry in enumerate(steps.inputs)
     ]
     meta = StoreMeta(
-        tokenizer=run.tokenizer.to_dict(),
+        tokenizer=run.state,
         columns=run.corpus["columns"],
         group=run.options["group"],
         files=files,

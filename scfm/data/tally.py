@@ -15,13 +15,11 @@ class Tally:
     Attributes:
         totals: (B,) float64, counts of all genes.
         n_genes: (B,) int64, genes with counts.
-        n_tokens: (B,) int64, different tokens with counts.
         hashes: (B,) uint64, see :mod:`scfm.data.fingerprint`.
     """
 
     totals: np.ndarray
     n_genes: np.ndarray
-    n_tokens: np.ndarray
     hashes: np.ndarray
 
 
@@ -34,28 +32,33 @@ def _mix(x):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _tally(indptr, indices, data, tokens, weights, scale, seen, totals, n_genes, n_tokens, hashes, sums):  # type: ignore[no-untyped-def]
+def _tally(indptr, indices, data, weights, scale, totals, n_genes, hashes, sums):  # type: ignore[no-untyped-def]
     for row in range(indptr.size - 1):
-        total, genes, known, mixed = 0.0, 0, 0, np.uint64(0)
+        total, genes, mixed = 0.0, 0, np.uint64(0)
         for k in range(indptr[row], indptr[row + 1]):
             gene, x = indices[k], np.float64(data[k])
             total += x
             sums[gene] += x
+            mixed += weights[gene] * np.uint64(np.int64(x * scale))
             genes += x > 0
-            token = tokens[gene]
-            if token >= 0 and x > 0:
-                mixed += weights[gene] * np.uint64(np.int64(x * scale))
-                known += seen[token] != row
-                seen[token] = row
-        totals[row], n_genes[row], n_tokens[row], hashes[row] = total, genes, known, _mix(mixed)
+        totals[row], n_genes[row], hashes[row] = total, genes, _mix(mixed)
 
 
-def tally(counts: csr_matrix, columns: np.ndarray, weights: np.ndarray, sums: np.ndarray | None = None) -> Tally:
+@numba.njit(cache=True, nogil=True)
+def _different(indptr, indices, data, columns, rows, seen, found):  # type: ignore[no-untyped-def]
+    for i in range(rows.size):
+        for k in range(indptr[rows[i]], indptr[rows[i] + 1]):
+            token = columns[indices[k]]
+            if token >= 0 and data[k] > 0:
+                found[i] += seen[token] != i
+                seen[token] = i
+
+
+def tally(counts: csr_matrix, weights: np.ndarray, sums: np.ndarray | None = None) -> Tally:
     """Sum up a block.
 
     Args:
         counts: (B, G) non-negative counts. Fractions (log-normalised values) enter the hash in steps of 2**-16.
-        columns: (G,) token id of each gene, -1 where it has none.
         weights: (G,) uint64, see :func:`scfm.data.fingerprint.gene_weights`.
         sums: (G,) float64, the counts of each gene are added to it entry by entry, so that even with fractions it
             does not depend on how the cells are cut into blocks.
@@ -63,11 +66,22 @@ def tally(counts: csr_matrix, columns: np.ndarray, weights: np.ndarray, sums: np
     n, genes = counts.shape
     whole = counts.dtype.kind in "iu" or bool((counts.data == np.floor(counts.data)).all())
     scale = 1.0 if whole else 65536.0
-    seen = np.full(int(columns.max(initial=-1)) + 1, -1, dtype=np.int64)
-    result = Tally(np.zeros(n), np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.uint64))
+    result = Tally(np.zeros(n), np.zeros(n, np.int64), np.zeros(n, np.uint64))
     added = np.zeros(genes) if sums is None else sums
-    _tally(
-        counts.indptr, counts.indices, counts.data, columns, weights, scale, seen,
-        result.totals, result.n_genes, result.n_tokens, result.hashes, added,
-    )  # fmt: skip
+    matrix = (counts.indptr, counts.indices, counts.data)
+    _tally(*matrix, weights, scale, result.totals, result.n_genes, result.hashes, added)
     return result
+
+
+def different_tokens(counts: csr_matrix, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """(len(rows),) int64: different tokens with counts, in some cells of a block.
+
+    Args:
+        counts: (B, G) counts.
+        columns: (G,) token id of each gene, -1 where it has none; several genes can share one.
+        rows: the cells.
+    """
+    found = np.zeros(len(rows), dtype=np.int64)
+    seen = np.full(int(columns.max(initial=-1)) + 1, -1, dtype=np.int64)
+    _different(counts.indptr, counts.indices, counts.data, columns, rows, seen, found)
+    return found
