@@ -5,29 +5,16 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from scfm.evaluate import scvi as deep
 from scfm.evaluate.expression import Expression, variable_genes
+from scfm.evaluate.need import need
 
 logger = logging.getLogger(__name__)
-
-
-def need(package: str, install: str) -> Any:
-    """Import a package of an extra.
-
-    Raises:
-        ImportError: that says what to install.
-    """
-    import importlib
-
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise ImportError(f"this needs {package}, which is not installed: pip install {install}") from error
 
 
 def pca(expression: Expression, batch: np.ndarray | None, labels: np.ndarray | None, seed: int) -> np.ndarray:
@@ -67,6 +54,16 @@ def combat(expression: Expression, batch: np.ndarray | None, labels: np.ndarray 
     return PCA(n_components, svd_solver="arpack", random_state=seed).fit_transform(scaled)
 
 
+def scvi(expression: Expression, batch: np.ndarray | None, labels: np.ndarray | None, seed: int) -> np.ndarray:
+    """scVI, when scvi-tools is installed."""
+    return deep.scvi(expression, _required(batch, "scvi"), seed)
+
+
+def scanvi(expression: Expression, batch: np.ndarray | None, labels: np.ndarray | None, seed: int) -> np.ndarray:
+    """scANVI, when scvi-tools is installed; it reads the labels."""
+    return deep.scanvi(expression, _required(batch, "scanvi"), _required(labels, "scanvi", "label"), seed)
+
+
 def random(expression: Expression, batch: np.ndarray | None, labels: np.ndarray | None, seed: int) -> np.ndarray:
     """A control: 50 normal numbers for each cell, which know nothing."""
     return np.random.default_rng(seed).normal(size=(expression.values.shape[0], 50))
@@ -80,15 +77,14 @@ def shuffled(expression: Expression, batch: np.ndarray | None, labels: np.ndarra
 
 def label_onehot(expression: Expression, batch: np.ndarray | None, labels: np.ndarray | None, seed: int) -> np.ndarray:
     """A control that knows only the answer: one-hot labels ± 0.01 uniform jitter."""
-    codes = np.unique(_required(labels, "label_onehot"), return_inverse=True)[1]
+    codes = np.unique(_required(labels, "label_onehot", "label"), return_inverse=True)[1]
     onehot = np.eye(int(codes.max()) + 1)[codes]
     return onehot + np.random.default_rng(seed).uniform(-0.01, 0.01, size=onehot.shape)
 
 
-def _required(values: np.ndarray | None, name: str) -> np.ndarray:
+def _required(values: np.ndarray | None, name: str, column: str = "batch") -> np.ndarray:
     if values is None:
-        what = "label" if name == "label_onehot" else "batch"
-        raise ValueError(f"the baseline {name} needs the {what} column; give {what}=COLUMN or leave {name} out")
+        raise ValueError(f"the baseline {name} needs the {column} column; give {column}=COLUMN or leave {name} out")
     return values
 
 
@@ -99,12 +95,15 @@ EMBEDDERS: dict[str, Embedder] = {
     "hvg": hvg,
     "harmony": harmony,
     "combat": combat,
+    "scvi": scvi,
+    "scanvi": scanvi,
     "random": random,
     "shuffled": shuffled,
     "label_onehot": label_onehot,
 }
 CONTROLS = ("random", "shuffled", "label_onehot")
 NEEDS_BATCH = ("harmony", "combat", "scvi", "scanvi")
+NEEDS_LABEL = ("scanvi", "label_onehot")
 
 
 def embed(

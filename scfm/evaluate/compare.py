@@ -134,7 +134,8 @@ def make_embeddings(
     wanted += baseline.CONTROLS if controls else ()
     found, costs = {ours: cells.embedding}, {ours: float("nan")}
     for name in wanted:
-        if (name in baseline.NEEDS_BATCH and cells.batch is None) or (name == "label_onehot" and cells.labels is None):
+        no_batch = name in baseline.NEEDS_BATCH and cells.batch is None
+        if no_batch or (name in baseline.NEEDS_LABEL and cells.labels is None):
             logger.info("%s is left out: it needs a column that was not given", TITLES[name])
             continue
         began = time.perf_counter()

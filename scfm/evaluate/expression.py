@@ -18,11 +18,17 @@ class Expression:
 
     Attributes:
         values: (B, G) CSR float32, log(1 + 10 000 · count / total).
+        counts: (B, G) CSR, as stored.
         counts_from: where the counts were found.
     """
 
     values: csr_matrix
+    counts: csr_matrix
     counts_from: str
+
+    def of(self, rows: np.ndarray) -> Expression:
+        """Only some of the cells."""
+        return Expression(self.values[rows], self.counts[rows], self.counts_from)
 
     def scaled(self, rows: np.ndarray | None = None, n_genes: int = N_GENES) -> np.ndarray:
         """Highly variable genes at mean 0 and variance 1, cut at ±10 (Seurat's and scanpy's recipe).
@@ -68,7 +74,7 @@ def read_expression(adata: AnnData, layer: str | None = None) -> Expression:
     for name, matrix in _places(adata, layer):
         counts = csr_matrix(matrix) if issparse(matrix) else csr_matrix(np.asarray(matrix))
         if _are_counts(counts):
-            return Expression(_log_normalise(counts), name)
+            return Expression(_log_normalise(counts), counts, name)
         seen.append(name)
     raise ValueError(
         f"no counts for the baselines: looked into {', '.join(seen)} and found values that are negative, not whole or "

@@ -14,15 +14,25 @@ from scfm import plot
 from scfm.evaluate.annotation import rejection_curve
 from scfm.evaluate.integration import BATCH, BIO, VERSION
 from scfm.evaluate.naming import Naming
-from scfm.evaluate.project import umap_coordinates
-from scfm.evaluate.report import Section, paragraph, picture, settings, table, versions, warning, write_report
+from scfm.evaluate.report import (
+    Section,
+    paragraph,
+    picture,
+    settings,
+    side_by_side,
+    table,
+    versions,
+    warning,
+    write_report,
+)
 from scfm.evaluate.table import Cells
+from scfm.evaluate.umap import umap
 from scfm.head.annotation.score import reliability
 
 EXPLAINED = (
     f"Metrics: {VERSION}. Bio: {', '.join(BIO)}. Batch: {', '.join(BATCH)}. Total: 0.4 batch + 0.6 bio. 1 is best. "
     "In no mean: CiLISI (batch mixing inside types), scGraph (do types lie as they do inside batches?), kSIM (purity "
-    "of neighbourhoods), kept neighbors (of PCA, inside batches). Controls show what a score is worth: one of them knows "
+    "of neighbourhoods), kept neighbors (of PCA, inside batches). Controls show what a score is worth: one knows "
     "nothing, one has its cells shuffled, one knows only the labels. Totals of other versions or tools do not compare."
 )
 FEW = ["total", "bio", "batch", "ilisi"]
@@ -60,7 +70,7 @@ def present(
     Returns:
         Paths of the files.
     """
-    coordinates = {name: umap_coordinates(values, seed=seed, n_jobs=n_jobs) for name, values in shown.items()}
+    coordinates = {name: umap(values, seed=seed, n_jobs=n_jobs) for name, values in shown.items()}
     figures: dict[str, tuple[Figure, str]] = {
         "umap": (
             plot.maps(coordinates, _colourings(cells)),
@@ -79,7 +89,7 @@ def present(
         Section("", [*map(paragraph, summary)], "summary"),
         Section("", [*map(warning, notes)]),
         Section("Naming cells", _naming_parts(naming, drawn)),
-        Section("Embeddings", [_scores_table(scores, ours), drawn["integration"], paragraph(EXPLAINED)]),
+        Section("Embeddings", [*_scores_tables(scores, ours), drawn["integration"], paragraph(EXPLAINED)]),
         Section("Maps", [drawn["umap"]]),
         Section("Settings", [settings(about)]),
         Section("Versions", [settings(versions())]),
@@ -142,9 +152,19 @@ def _naming_parts(naming: Naming | None, drawn: Mapping[str, str]) -> list[str]:
         unranked=["95 % from", "to", "cells", "coverage", "seconds"],
         own=naming.ours,
     )
-    return [scores, paragraph(text), *(drawn[name] for name in ("annotation", "confusion", "reliability", "rejection"))]
+    return [
+        scores,
+        paragraph(text),
+        drawn["annotation"],
+        drawn["confusion"],
+        side_by_side(drawn["reliability"], drawn["rejection"]),
+    ]
 
 
-def _scores_table(scores: pd.DataFrame, ours: str) -> str:
+def _scores_tables(scores: pd.DataFrame, ours: str) -> list[str]:
+    """Means and types in one table, batches and geometry in another, so that both fit a page."""
     real = [name for name in scores.index if not str(name).startswith("control")]
-    return table(scores, contenders=real, unranked=["seconds", "kept_neighbors"], own=[ours])
+    first = [name for name in ("total", "bio", "batch", *BIO, "seconds") if name in scores]
+    rest = [name for name in (*BATCH, "cilisi", "scgraph", "ksim", "kept_neighbors") if name in scores]
+    free = ["seconds", "kept_neighbors"]
+    return [table(scores[part], contenders=real, unranked=free, own=[ours]) for part in (first, rest) if part]

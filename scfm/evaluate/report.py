@@ -40,7 +40,8 @@ th,td{padding:5px 11px;border-bottom:1px solid #e4e4e4;text-align:right;white-sp
 th:first-child,td:first-child{text-align:left}thead th{background:#f6f6f6;border-bottom:2px solid #bbb}
 td.best{font-weight:700;color:#005a8d}tr.own td,tr.own th{background:#eef5fa}
 .settings td{white-space:normal;text-align:left;overflow-wrap:anywhere}
-figure{margin:16px 0}img{max-width:100%;height:auto}figcaption{font-size:14px;color:#555;max-width:60em}
+figure{margin:16px 0}.row{display:flex;flex-wrap:wrap;gap:8px 40px}img{max-width:100%;height:auto}
+figcaption{font-size:14px;color:#555;max-width:60em}
 """
 
 
@@ -98,6 +99,11 @@ def warning(text: str) -> str:
 def picture(figure: Figure, caption: str) -> str:
     """A figure with its caption; the picture is inside the page."""
     return f"<figure>{to_html(figure, html.escape(caption))}<figcaption>{html.escape(caption)}</figcaption></figure>"
+
+
+def side_by_side(*parts: str) -> str:
+    """Figures in one row where the window is wide enough."""
+    return f'<div class="row">{"".join(parts)}</div>'
 
 
 def table(

@@ -66,7 +66,7 @@ def consensus_distances(expression: Expression, labels: np.ndarray, batch: np.nd
     for name in np.unique(batch):
         own = np.flatnonzero(batch == name)
         if len(own) >= 100:
-            inside = Expression(expression.values[own], expression.counts_from).scaled(n_genes=1000)
+            inside = expression.of(own).scaled(n_genes=1000)
             reduce = PCA(min(10, min(inside.shape) - 1), svd_solver="arpack", random_state=0)
             tables.append(_relative(_centroid_distances(reduce.fit_transform(inside), labels[own], n_labels)))
     stacked = np.stack(tables)

@@ -101,7 +101,7 @@ def thin(cells: Cells, rows: np.ndarray) -> Cells:
         cells,
         names=cells.names[rows],
         embedding=cells.embedding[rows],
-        expression=Expression(cells.expression.values[rows], cells.expression.counts_from),
+        expression=cells.expression.of(rows),
         codes=cells.codes[rows],
         labels=pick(cells.labels),
         batch=pick(cells.batch),
@@ -121,11 +121,11 @@ def _embedding(adata: AnnData, key: str) -> np.ndarray:
     values = np.asarray(adata.obsm[key], dtype=np.float64)
     if values.ndim != 2 or values.shape[1] == 0:
         raise ValueError(f"obsm[{key!r}] has shape {values.shape}; expected cells × dimensions")
-    bad: np.ndarray = ~np.isfinite(values).all(axis=1)
-    if bad.any():
-        first = adata.obs_names[int(bad.argmax())]
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(bad):
+        first = adata.obs_names[bad[0]]
         raise ValueError(
-            f"obsm[{key!r}] holds NaN or infinite numbers in {int(bad.sum())} of {len(bad)} cells, the first is "
+            f"obsm[{key!r}] holds NaN or infinite numbers in {len(bad)} of {len(values)} cells, the first is "
             f"{first!r}; embed the cells again or drop these"
         )
     if not np.ptp(values, axis=0).any():

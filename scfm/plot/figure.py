@@ -36,12 +36,13 @@ def save(figure: Figure, path: str | Path, dpi: int = 150) -> Path:
     return path
 
 
-def to_html(figure: Figure, alt: str, dpi: int = 130) -> str:
+def to_html(figure: Figure, alt: str, dpi: int = 144) -> str:
     """An ``<img>`` element with the picture inside."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
     text = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{alt}" src="data:image/png;base64,{text}">'
+    width = round(figure.get_size_inches()[0] * 96)
+    return f'<img alt="{alt}" width="{width}" src="data:image/png;base64,{text}">'
 
 
 def bare(axes: Axes) -> None:
