@@ -11,7 +11,7 @@ import numpy as np
 
 from scfm.genes.report import GeneReport, likely_cause
 from scfm.genes.resolve import Species, ensembl_id, looks_like_mouse, resolve
-from scfm.genes.table import symbol_of, tokens_of_symbols
+from scfm.genes.table import symbol_of, table, tokens_of_symbols
 from scfm.vocab import Vocab
 
 #: Several columns on one gene: sum them, keep the first, or refuse the file.
@@ -77,24 +77,34 @@ class _Tokens:
         self.exact = {vocab.tokens[i]: int(i) for i in vocab.gene_ids}
         self.upper: dict[str, int] = {}
         self.by_gene: dict[str, list[int]] = {}
-        symbols: Mapping[str, str] = {} if species == "other" else tokens_of_symbols()
-        aliases = {symbol_token(name): target for name, target in alias.items()}
+        self.symbols: Mapping[str, str] = {} if species == "other" else tokens_of_symbols()
+        self.namesakes = {} if species == "other" else table("human").namesakes
+        aliases = {symbol_token(name): self._gene(target) for name, target in alias.items()}
         for name, token in self.exact.items():
             upper = name.upper()
             self.upper.setdefault(upper, token)
-            gene = ensembl_id(name) or aliases.get(upper) or symbols.get(upper)
+            gene = ensembl_id(name) or aliases.get(upper) or self.symbols.get(upper)
             if gene is not None:
                 self.by_gene.setdefault(gene, []).append(token)
 
+    def _gene(self, target: str) -> str:
+        return ensembl_id(target) or self.symbols.get(symbol_token(target).upper(), target)
+
     def knows(self, target: str) -> bool:
         """Whether the target of an alias leads to a token."""
-        return target in self.by_gene or symbol_token(target) in self.exact
+        return self._gene(target) in self.by_gene or symbol_token(target) in self.exact
+
+    def _of(self, gene: str | None, name: str) -> list[int]:
+        """Tokens of a gene; where it has none but came by an ambiguous symbol, those of its first namesake that has."""
+        if gene is None or gene in self.by_gene or ensembl_id(name):
+            return self.by_gene.get(gene or "", [])
+        return next((self.by_gene[other] for other in self.namesakes.get(gene, ()) if other in self.by_gene), [])
 
     def find(self, name: str, gene: str | None, aliased: bool, any_case: bool) -> int:
         """Token id of a column, -1 where it has none: its own name first, unless an alias says otherwise."""
         own = ensembl_id(name) or symbol_token(name)
         direct = self.exact.get(own, self.upper.get(own.upper(), -1) if any_case else -1)
-        same = self.by_gene.get(gene, []) if gene is not None else []
+        same = self._of(gene, name)
         if direct >= 0 and (direct in same or not (aliased and same)):
             return direct
         return same[0] if same else -1

@@ -12,8 +12,9 @@ from scfm.genes.table import orthologs, table
 #: any species, and all other names as they are, for a vocabulary fitted on that species.
 Species: TypeAlias = Literal["human", "mouse", "other"]
 
-#: An Ensembl gene id (ENSGR: copies on Y in old human releases), with or without a version.
-ENSEMBL = re.compile(r"(ENS[A-Z]{0,6}GR?\d{10,11})(\.\d+)?(_PAR_Y)?", re.IGNORECASE)
+#: An Ensembl gene id (ENSGR: copies on Y in old human releases), with or without a version, also joined to a symbol
+#: (``RGS5_ENSG00000143248``) or marked as a copy (``..._PAR_Y``).
+ENSEMBL = re.compile(r"(?:.+[_|])?(ENS[A-Z]{0,6}GR?\d{10,11})(\.\d+)?([_|].+)?", re.IGNORECASE)
 
 #: What anndata (-1) and R (.1) append to make repeated names unique.
 MADE_UNIQUE = re.compile(r"(.+)[-.]\d+")

@@ -20,12 +20,14 @@ class Table:
         symbols: symbol by Ensembl id, "" where there is none.
         biotypes: GENCODE biotype by Ensembl id.
         by_symbol: Ensembl id by upper-case symbol.
+        namesakes: the other genes of an ambiguous symbol by the Ensembl id in ``by_symbol``, best first.
         spelled: the symbols as they are written in this species.
     """
 
     symbols: dict[str, str]
     biotypes: dict[str, str]
     by_symbol: dict[str, str]
+    namesakes: dict[str, list[str]]
     spelled: frozenset[str]
 
 
@@ -44,13 +46,15 @@ def table(species: str) -> Table:
     """The genes of ``human`` (GENCODE v48) or ``mouse`` (GENCODE vM37)."""
     rows = _rows(species)
     by_symbol: dict[str, str] = {}
+    namesakes: dict[str, list[str]] = {}
     for ensembl, symbol, _ in sorted(rows, key=lambda row: _preference(row[0], row[2])):
-        if symbol:
-            by_symbol.setdefault(symbol.upper(), ensembl)
+        if symbol and by_symbol.setdefault(symbol.upper(), ensembl) != ensembl:
+            namesakes.setdefault(by_symbol[symbol.upper()], []).append(ensembl)
     return Table(
         symbols={ensembl: symbol for ensembl, symbol, _ in rows},
         biotypes={ensembl: biotype for ensembl, _, biotype in rows},
         by_symbol=by_symbol,
+        namesakes=namesakes,
         spelled=frozenset(symbol for _, symbol, _ in rows if symbol),
     )
 
