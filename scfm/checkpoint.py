@@ -14,6 +14,8 @@ from scfm import __version__
 from scfm.types import Spec
 
 FORMAT = 1
+#: In a checkpoint folder of shards: the weights as one file.
+WEIGHTS = "weights.ckpt"
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,10 @@ def read(path: str | Path) -> Checkpoint:
         ValueError: it is cut off, is no checkpoint of scfm, or is of a newer format.
     """
     path = Path(path)
+    if path.is_dir():
+        if not (path / WEIGHTS).is_file():
+            raise ValueError(f"{path} is a folder of shards; make it readable with: scfm-consolidate checkpoint={path}")
+        path = path / WEIGHTS
     if not path.is_file():
         raise FileNotFoundError(
             f"no checkpoint at {path}; expected a .ckpt file such as outputs/NAME/checkpoints/last.ckpt"

@@ -47,6 +47,11 @@ def evaluate() -> Any:
     return _main("evaluate")
 
 
+def consolidate() -> Any:
+    """``scfm-consolidate``: make a checkpoint folder of shards readable as one file."""
+    return _main("consolidate")
+
+
 def _main(command: str) -> Any:
     """Run ``scfm.run.COMMAND.run(cfg)`` under Hydra with ``configs/COMMAND.yaml``."""
     sys.argv[1:] = lenient(sys.argv[1:])

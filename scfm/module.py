@@ -7,6 +7,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from scfm.head.pool import embed
 from scfm.optim.groups import parameter_groups
@@ -49,6 +50,12 @@ class CellModule(pl.LightningModule):
         self._optimizer, self._schedule, self._n_steps = optimizer, schedule, n_steps
         self._seen: list[dict[str, np.ndarray]] = []
 
+    def configure_model(self) -> None:
+        """Let a sharding strategy divide the model over the devices."""
+        shard = getattr(self.trainer.strategy, "shard", None)
+        if shard is not None:
+            shard(self)
+
     def configure_optimizers(self) -> Any:
         """The optimizer over decayed and undecayed parameters, and its schedule."""
         assert self._optimizer is not None, "a module made for prediction is not trained"
@@ -72,8 +79,14 @@ class CellModule(pl.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip the norm of all gradients together and log it (Lightning's own refuses fused optimizers under bf16)."""
-        norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val or float("inf"))
-        self.log("train/gradient_norm", norm)
+        engine = getattr(self.trainer.strategy, "deepspeed_engine", None)
+        if engine is not None:  # it holds the gradients, and clips them in its step; its norm is that of the last step
+            norm = engine.get_global_grad_norm()
+        else:
+            norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val or float("inf"))
+            norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        if norm is not None:
+            self.log("train/gradient_norm", norm)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and metrics of held-out cells; a head's predictions are kept for the whole-epoch metrics."""

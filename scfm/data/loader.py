@@ -95,9 +95,20 @@ class CellLoader(DataLoader[Batch]):
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Epoch and micro-batches taken from it by all ranks."""
-        return {"epoch": self.place.epoch, "step": self.place.step}
+        """Epoch and micro-batches taken from it by all ranks; and what they are counted in."""
+        place = self.place
+        return {"epoch": place.epoch, "step": place.step, "n_batches": len(place.order), "world": place.world}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue with the very next cell."""
+        """Continue with the very next cell.
+
+        Raises:
+            ValueError: the cells are cut into other micro-batches than when the state was taken.
+        """
+        if state["n_batches"] != len(self.place.order):
+            raise ValueError(
+                f"the checkpoint was written when an epoch had {state['n_batches']} micro-batches, now it has "
+                f"{len(self.place.order)}: resume on the same store with the same data.tokens_per_batch, "
+                "data.max_length and split, and give data.tokens_per_step where the number of devices changes"
+            )
         self.place.epoch, self.place.step = state["epoch"], state["step"]

@@ -5,19 +5,22 @@ import logging
 import os
 import shutil
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 from scfm.config import build, plain
 from scfm.data.module import CellData
 from scfm.data.store import TokenStore
 from scfm.model.backbone import Backbone
 from scfm.module import CellModule
+from scfm.run.consolidate import consolidate
+from scfm.run.resume import resume_path
 from scfm.run.source import prepared_source
 from scfm.types import Spec
 
@@ -29,6 +32,11 @@ def open_store(cfg: DictConfig) -> TokenStore:
     return TokenStore.open(cfg.store if cfg.store is not None else prepared_source(cfg))
 
 
+def is_first_process() -> bool:
+    """Whether this is rank 0, before there is a process group, by the variables of torchrun, Slurm and Lightning."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK"))
+
+
 def claim_output(cfg: DictConfig) -> Path:
     """The folder of the run, refused where it would mix two runs.
 
@@ -37,31 +45,17 @@ def claim_output(cfg: DictConfig) -> Path:
     """
     output = Path(cfg.output)
     checkpoints = output / "checkpoints"
-    first_rank = os.environ.get("RANK", "0") == "0" and os.environ.get("LOCAL_RANK", "0") == "0"
-    if first_rank and cfg.ckpt_path is None and checkpoints.is_dir() and any(checkpoints.iterdir()):
-        if not cfg.overwrite:
+    if cfg.ckpt_path is None and checkpoints.is_dir() and any(checkpoints.iterdir()):
+        if not cfg.overwrite:  # on every rank: one that went on alone would wait for the others
             raise FileExistsError(
                 f"{output} already holds the checkpoints of a run; continue it with ckpt_path=last, "
                 "choose another name=..., or begin anew with overwrite=true"
             )
-        shutil.rmtree(checkpoints)
-        (output / "metrics.csv").unlink(missing_ok=True)
+        if is_first_process():
+            shutil.rmtree(checkpoints)
+            (output / "metrics.csv").unlink(missing_ok=True)
     output.mkdir(parents=True, exist_ok=True)
     return output
-
-
-def resume_path(cfg: DictConfig) -> str | None:
-    """The checkpoint to resume from: ``ckpt_path=last`` is the last one of the output folder.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    if cfg.ckpt_path is None:
-        return None
-    path = Path(cfg.output) / "checkpoints" / "last.ckpt" if cfg.ckpt_path == "last" else Path(cfg.ckpt_path)
-    if not path.is_file():
-        raise FileNotFoundError(f"ckpt_path={cfg.ckpt_path}: there is no checkpoint at {path} to resume from")
-    return str(path)
 
 
 def require_positions(data: CellData, backbone: Backbone) -> None:
@@ -109,12 +103,25 @@ def make_trainer(cfg: DictConfig, data: CellData) -> pl.Trainer:
     trainer: pl.Trainer = build(
         cfg.trainer,
         strategy=build(cfg.strategy) if cfg.strategy is not None else "auto",
+        plugins=[build(cfg.files), *cluster()],
         callbacks=[build(node) for node in cfg.callbacks.values() if node is not None],
         logger=[build(node) for node in cfg.logger.values() if node is not None],
     )
+    trainer.precision_plugin.convert_input = lambda batch: batch  # token ids: there is nothing to make half
     trainer.accumulate_grad_batches = data.micro_batches(trainer.world_size) // trainer.world_size
     trainer.val_check_interval = cfg.validate_every * trainer.accumulate_grad_batches
     return trainer
+
+
+def cluster() -> list[SLURMEnvironment]:
+    """Under ``srun``: Slurm's own ranks. Lightning's handling of its signals saves in the middle of a step."""
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+
+
+def building(trainer: pl.Trainer) -> AbstractContextManager[None]:
+    """Where the model is built: a sharding strategy has the first rank alone hold it whole."""
+    where = getattr(trainer.strategy, "building", nullcontext)
+    return where()
 
 
 def total_steps(trainer: pl.Trainer, data: CellData) -> int:
@@ -143,7 +150,7 @@ def fit(cfg: DictConfig, trainer: pl.Trainer, module: CellModule, data: CellData
             logger.log_hyperparams(plain(cfg))
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resume_path(cfg), weights_only=True)
-        trainer.save_checkpoint(output / "checkpoints" / "last.ckpt")
+        save_last(trainer, output / "checkpoints" / "last.ckpt")
         found = _held_out(trainer, module, data)
     finally:
         for logger in trainer.loggers:
@@ -155,15 +162,26 @@ def fit(cfg: DictConfig, trainer: pl.Trainer, module: CellModule, data: CellData
     return found
 
 
+def save_last(trainer: pl.Trainer, path: Path) -> None:
+    """The checkpoint at the end of a run; where a strategy writes shards, with the weights as one file beside them."""
+    trainer.save_checkpoint(path)
+    trainer.strategy.checkpoint_io.teardown()  # a save may go on in the background
+    trainer.strategy.barrier()
+    if path.is_dir() and trainer.is_global_zero:
+        consolidate(path)
+    trainer.strategy.barrier()
+
+
 def _held_out(trainer: pl.Trainer, module: CellModule, data: CellData) -> dict[str, float]:
     """Validation and test metrics, of the best checkpoint where one is monitored."""
-    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-    if best and getattr(trainer.checkpoint_callback, "monitor", None):
-        module.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
+    monitored = [callback for callback in trainer.checkpoint_callbacks if getattr(callback, "monitor", None)]
+    best = (monitored[0].best_model_path or None) if monitored else None
+    if best:
         log.info("Best checkpoint: %s", best)
     found: dict[str, Any] = {}
+    options: dict[str, Any] = {"datamodule": data, "ckpt_path": best, "verbose": False, "weights_only": True}
     if len(data.split.val):
-        found |= trainer.validate(module, datamodule=data, verbose=False, weights_only=True)[0]
+        found |= trainer.validate(module, **options)[0]
     if len(data.split.test):
-        found |= trainer.test(module, datamodule=data, verbose=False, weights_only=True)[0]
+        found |= trainer.test(module, **options)[0]
     return found

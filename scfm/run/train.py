@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from scfm.checkpoint import describe
 from scfm.config import build, plain, target
 from scfm.module import CellModule
-from scfm.run.fit import claim_output, fit, make_spec, make_trainer, open_store, require_positions, total_steps
+from scfm.run.fit import building, claim_output, fit, make_spec, make_trainer, open_store, require_positions, total_steps
 from scfm.run.pictures import draw_curves
 
 log = logging.getLogger(__name__)
@@ -21,13 +21,15 @@ def run(cfg: DictConfig) -> float | None:
     store = open_store(cfg)
     data = build(cfg.data, store)
     causal = target(cfg.objective).causal
-    backbone = build(cfg.model, store.vocab, causal=causal)
-    require_positions(data, backbone)
-    spec = make_spec(data, backbone.width)
     trainer = make_trainer(cfg, data)
+    with building(trainer):
+        backbone = build(cfg.model, store.vocab, causal=causal)
+        require_positions(data, backbone)
+        spec = make_spec(data, backbone.width)
+        objective = build(cfg.objective, spec)
     module = CellModule(
         backbone,
-        build(cfg.objective, spec),
+        objective,
         spec,
         describe("train", plain(cfg), store.tokenizer, spec, causal=causal),
         optimizer=lambda groups: build(cfg.optim, groups),

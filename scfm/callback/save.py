@@ -1,0 +1,145 @@
+"""Saves a run as it goes, and when it is told to stop: at an optimizer step's end, by all ranks together."""
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint
+
+from scfm.callback.agree import Agreement
+from scfm.callback.rescale import rescale_progress
+from scfm.callback.table import MetricsTable
+
+log = logging.getLogger(__name__)
+
+#: Exit code of a run that was told to stop and can be resumed (EX_TEMPFAIL of sysexits.h).
+RESUME_ME = 75
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class Interrupted(SystemExit):
+    """The run has saved itself after a signal and ends."""
+
+    def __init__(self) -> None:
+        super().__init__(RESUME_ME)
+
+
+class Save(Checkpoint):
+    """Writes ``step-N.ckpt`` at intervals, and once more at SIGTERM or SIGUSR1 before ending with exit code 75.
+
+    A signal only sets a flag. The ranks compare their flags at the end of every optimizer step, so that one signalled
+    rank is enough and none saves alone. Under Slurm, SIGUSR1 (``#SBATCH --signal=USR1@120``) also requeues the job.
+
+    Args:
+        folder: where checkpoints go.
+        every_n_train_steps: optimizer steps between them; null for none.
+        every_n_minutes: minutes between them, by the first rank's clock; null for none.
+        keep_last: how many are kept.
+
+    Raises:
+        ValueError: fewer than one to keep.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: str,
+        every_n_train_steps: int | None = 100,
+        every_n_minutes: float | None = None,
+        keep_last: int = 2,
+    ) -> None:
+        if keep_last < 1:
+            raise ValueError(f"callbacks.checkpoint.keep_last={keep_last}; at least 1 is needed to resume from")
+        self.folder, self.keep_last = Path(folder), keep_last
+        self.every_n_train_steps, self.every_n_minutes = every_n_train_steps, every_n_minutes
+        self._signal = 0
+        self._step = 0
+        self._waiting: float | None = None
+        self._saved_at = time.monotonic()
+
+    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Take the signals over from Lightning, whose own handlers talk to other ranks in the middle of a step."""
+        self._agreement = Agreement(trainer)
+        self._signal, self._saved_at = 0, time.monotonic()
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # it would stop the GPU at every batch
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: Any) -> None:
+        self._signal = max(self._signal, number)
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Continue on another number of devices than the checkpoint was written by."""
+        rescale_progress(checkpoint, trainer.world_size)
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """A resumed run has nothing to save yet, and logs again what a killed one logged after its checkpoint."""
+        self._step = trainer.global_step
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsTable):
+                logger.forget_after(self._step)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """At an optimizer step's end: does any rank want to save or stop? A validation that is due comes first."""
+        if trainer.global_step == self._step:
+            return
+        self._step = trainer.global_step
+        late = self.every_n_minutes is not None and time.monotonic() - self._saved_at >= 60 * self.every_n_minutes
+        number, by_time = self._agreement.largest(self._signal, trainer.is_global_zero and late)
+        by_step = self.every_n_train_steps is not None and self._step % self.every_n_train_steps == 0
+        if not (number or by_time or by_step):
+            return
+        if trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
+            self._waiting = number
+        else:
+            self._save(trainer, number)
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Save what waited for the validation."""
+        if self._waiting is not None:
+            number, self._waiting = self._waiting, None
+            self._save(trainer, number)
+
+    def _save(self, trainer: pl.Trainer, number: float) -> None:
+        path = self.folder / f"step-{trainer.global_step}.ckpt"
+        trainer.save_checkpoint(path)
+        self._saved_at = time.monotonic()
+        if trainer.is_global_zero:
+            self._prune()
+        if number:
+            trainer.strategy.checkpoint_io.teardown()  # wait for a save that goes on in the background
+            name = signal.Signals(int(number)).name
+            log.warning("%s: saved %s and stopped. Resume with ckpt_path=last.", name, path)
+            if number == signal.SIGUSR1 and trainer.is_global_zero:
+                _requeue()
+            raise Interrupted
+
+    def _prune(self) -> None:
+        """Remove all but the last ones; the names appear when a checkpoint is whole, so the last are good."""
+        found = sorted(self.folder.glob("step-*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+        for path in found[: -self.keep_last]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _requeue() -> None:
+    """Have Slurm start this job again, where there is one."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None:
+        return
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        log.warning("Slurm starts job %s again.", job)
+    else:
+        log.error("scontrol requeue %s failed: %s", job, done.stderr.strip())

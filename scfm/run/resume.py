@@ -1,0 +1,58 @@
+"""Which checkpoint a run continues from."""
+
+import logging
+import zipfile
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from scfm.strategy.folder import missing
+
+log = logging.getLogger(__name__)
+
+
+def resume_path(cfg: DictConfig) -> str | None:
+    """The checkpoint to resume from.
+
+    ``ckpt_path=last`` is the newest whole one of the output folder, ``ckpt_path=auto`` the same or, where there is
+    none yet, a fresh start: what a job that Slurm requeues needs.
+
+    Raises:
+        FileNotFoundError: there is none, or none that is whole.
+    """
+    if cfg.ckpt_path is None:
+        return None
+    if cfg.ckpt_path not in ("last", "auto"):
+        path = Path(cfg.ckpt_path)
+        if not path.exists():
+            raise FileNotFoundError(f"ckpt_path={cfg.ckpt_path}: there is no checkpoint at {path} to resume from")
+        return str(path)
+    folder = Path(cfg.output) / "checkpoints"
+    found = newest_whole(folder)
+    if found is None and cfg.ckpt_path == "last":
+        raise FileNotFoundError(f"ckpt_path=last: there is no whole checkpoint in {folder} to resume from")
+    return None if found is None else str(found)
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest checkpoint that is not cut off; those that are get a line in the log."""
+    candidates = [*folder.glob("step-*.ckpt"), *folder.glob("last.ckpt")]
+    for path in sorted(candidates, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        fault = torn(path)
+        if fault is None:
+            log.info("Resuming from %s.", path)
+            return path
+        log.warning("The checkpoint %s is damaged (%s); the one before it is used.", path, fault)
+    return None
+
+
+def torn(path: Path) -> str | None:
+    """What is wrong with a checkpoint on disk, or None when every byte is as it was written."""
+    if path.is_dir():
+        lacking = missing(path)
+        return f"cut off or missing: {', '.join(lacking)}" if lacking else None
+    if not zipfile.is_zipfile(path):
+        return f"cut off after {path.stat().st_size} bytes"
+    with zipfile.ZipFile(path) as archive:
+        wrong = archive.testzip()
+    return None if wrong is None else f"wrong checksum in {wrong}"

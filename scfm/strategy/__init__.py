@@ -1,0 +1,1 @@
+"""How the work is divided over devices, where Lightning's own strategies need help."""

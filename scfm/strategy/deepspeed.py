@@ -1,0 +1,154 @@
+"""DeepSpeed's ZeRO, on GPUs and, for tests and small trials, on CPU."""
+
+import os
+from argparse import Namespace
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.strategies import DeepSpeedStrategy
+from torch import nn
+
+from scfm.strategy.folder import swap_in
+from scfm.strategy.whole import allocate, built_on_first_rank, send_buffers
+
+
+class DeepSpeed(DeepSpeedStrategy):
+    """ZeRO stages 1 (optimizer states divided), 2 (gradients too) and 3 (weights too).
+
+    A checkpoint is a folder that each rank writes its part of. It is written aside and renamed, and the one at the end
+    of a run also holds the weights as a single file, so that it is read like any other; ``scfm-consolidate`` does this
+    for the others.
+
+    Args:
+        stage: 1, 2 or 3.
+        offload_optimizer: keep the optimizer states in host memory.
+        offload_parameters: keep the weights in host memory (stage 3).
+        bucket_size: elements that are communicated at once.
+        persistence_threshold: stage 3 leaves smaller parameters undivided.
+        timeout_minutes: how long a collective may take.
+
+    Raises:
+        ModuleNotFoundError: DeepSpeed is not installed.
+    """
+
+    def __init__(
+        self,
+        *,
+        stage: int = 2,
+        offload_optimizer: bool = False,
+        offload_parameters: bool = False,
+        bucket_size: int = 200_000_000,
+        persistence_threshold: int = 100_000,
+        timeout_minutes: float = 30.0,
+    ) -> None:
+        if find_spec("deepspeed") is None:
+            raise ModuleNotFoundError(
+                'this strategy needs DeepSpeed, which is not installed: pip install "scfm-framework[deepspeed]"'
+            )
+        if not torch.cuda.is_available():
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        super().__init__(
+            stage=stage,
+            offload_optimizer=offload_optimizer,
+            offload_parameters=offload_parameters,
+            allgather_bucket_size=bucket_size,
+            reduce_bucket_size=bucket_size,
+            timeout=timedelta(minutes=timeout_minutes),
+        )
+        self._engine: Any = None
+        assert isinstance(self.config, dict)
+        self.config["zero_force_ds_cpu_optimizer"] = False
+        if stage == 3:
+            self.config["zero_optimization"]["stage3_param_persistence_threshold"] = persistence_threshold
+
+    @property
+    def _on_cpu(self) -> bool:
+        return self.root_device.type == "cpu"
+
+    def building(self) -> AbstractContextManager[None]:
+        """Where the model is to be built: stage 3 holds it whole on the first rank alone."""
+        return built_on_first_rank(self.global_rank) if self.zero_stage_3 else nullcontext()
+
+    def shard(self, module: nn.Module) -> None:
+        """Stage 3: divide a built module over the ranks, one parameter after the other.
+
+        The module is built outside ``deepspeed.zero.Init``, which breaks the initialisation of transformers' models.
+        """
+        if not self.zero_stage_3 or any(hasattr(parameter, "ds_id") for parameter in module.parameters()):
+            return
+        import deepspeed
+
+        self._init_config_if_needed()
+        send_buffers(module, self.root_device)
+        divide = deepspeed.zero.Init(config_dict_or_path=self.config, remote_device=self.remote_device, enabled=True)
+        for parameter in module.parameters():
+            allocate(parameter, self.root_device)
+            parameter.data = parameter.data.to(self.root_device, divide.dtype)
+            divide._zero_init_param(parameter)
+
+    def model_sharded_context(self) -> AbstractContextManager[None]:
+        """None: :meth:`shard` divides what is already built."""
+        return nullcontext()
+
+    def setup_environment(self) -> None:
+        """As Lightning's, which refuses everything but CUDA."""
+        if self._on_cpu:
+            super(DeepSpeedStrategy, self).setup_environment()
+        else:
+            super().setup_environment()
+
+    def setup_distributed(self) -> None:
+        """As Lightning's, which asks for CUDA devices."""
+        if self._on_cpu:
+            self.set_world_ranks()
+            self._init_deepspeed_distributed()
+        else:
+            super().setup_distributed()
+
+    def _auto_select_batch_size(self) -> int:
+        return 1  # DeepSpeed wants it for its own log lines alone; batches are counted in tokens here
+
+    def _get_process_group_backend(self) -> str:
+        return "gloo" if self._on_cpu else super()._get_process_group_backend()
+
+    def _setup_model_and_optimizer(self, model: nn.Module, optimizer: Any, lr_scheduler: Any = None) -> tuple[Any, Any]:
+        """As Lightning's, whose ``device_rank`` is None on a CPU."""
+        import deepspeed
+
+        self._engine, optimizer, _, _ = deepspeed.initialize(
+            args=Namespace(device_rank=self.root_device.index or 0),
+            config=self.config,
+            model=model,
+            model_parameters=[parameter for parameter in model.parameters() if parameter.requires_grad],
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            dist_init_required=False,
+        )
+        return self._engine, optimizer
+
+    def _initialize_deepspeed_inference(self, model: nn.Module) -> None:
+        """Evaluate with the engine that trained; where none did, a model that is not divided needs none."""
+        self.model = self._engine or model
+        if not self.zero_stage_3:
+            self.model.to(self.root_device)
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """Write the folder aside, and rename it when every rank's part is on disk."""
+        final = Path(self.broadcast(filepath))
+        with swap_in(final, first=self.is_global_zero, barrier=self.barrier) as aside:
+            super().save_checkpoint(checkpoint, aside, storage_options)
+
+    def skip_step(self) -> None:
+        """Have the engine drop the gradients of this optimizer step, on every rank."""
+        zero = self.deepspeed_engine.optimizer
+        checks, check = zero.check_grad_overflow, zero.check_overflow
+
+        def overflow(*args: Any, **kwargs: Any) -> None:
+            zero.overflow = True
+            zero.check_grad_overflow, zero.check_overflow = checks, check
+
+        zero.check_grad_overflow, zero.check_overflow = True, overflow

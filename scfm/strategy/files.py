@@ -1,0 +1,68 @@
+"""Checkpoint files that are either whole or not there."""
+
+import logging
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_utilities.core.apply_func import apply_to_collection
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+
+class SafeFiles(TorchCheckpointIO):
+    """Writes a checkpoint aside, waits until it is on disk, and renames it.
+
+    Args:
+        asynchronous: write in the background while training goes on; costs a copy of the state in host memory.
+    """
+
+    def __init__(self, *, asynchronous: bool = False) -> None:
+        self.asynchronous = asynchronous
+        self._thread: ThreadPoolExecutor | None = None
+        self._pending: Future[None] | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Save; an error of a save in the background is raised by the next one."""
+        if not self.asynchronous:
+            write(checkpoint, Path(path))
+            return
+        self.wait()
+        copy = apply_to_collection(checkpoint, Tensor, _on_host)
+        self._thread = self._thread or ThreadPoolExecutor(max_workers=1, thread_name_prefix="save")
+        self._pending = self._thread.submit(write, copy, Path(path))
+
+    def wait(self) -> None:
+        """Wait for the save in the background, and raise what went wrong in it."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def teardown(self) -> None:
+        """Wait for what is still being written."""
+        self.wait()
+
+
+def write(checkpoint: dict[str, Any], path: Path, save: Callable[..., None] = torch.save) -> None:
+    """Write a file under another name, have it on disk, rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.part")
+    with aside.open("wb") as file:
+        save(checkpoint, file)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _on_host(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)

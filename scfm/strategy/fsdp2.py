@@ -1,0 +1,105 @@
+"""PyTorch's fully sharded data parallelism (``fully_shard``), on GPUs and, for tests, on CPU."""
+
+from contextlib import AbstractContextManager
+from datetime import timedelta
+
+import torch
+from pytorch_lightning.strategies import ModelParallelStrategy
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
+from scfm.strategy.whole import built_on_first_rank, send_buffers
+
+_STEPS = ("training_step", "validation_step", "test_step", "predict_step")
+
+
+class FSDP2(ModelParallelStrategy):
+    """Weights, gradients and optimizer states are divided over the devices; each layer is gathered when it runs.
+
+    It pays where the optimizer states do not fit one device, above about a billion parameters; below, DDP is faster.
+    Only the first rank ever holds the model whole, in host memory, so every strategy starts from the same weights.
+    Checkpoints are single files like those of every other strategy, or with ``sharded_checkpoint`` a folder that each
+    rank writes its part of (torch's distributed checkpoint).
+
+    Args:
+        sharded_checkpoint: save a folder of shards; ``scfm-consolidate`` makes a single file of it.
+        reshard_after_forward: free a layer's gathered weights after its forward pass and gather them again in the
+            backward pass: less memory, more communication.
+        timeout_minutes: how long a collective may take.
+    """
+
+    def __init__(
+        self, *, sharded_checkpoint: bool = False, reshard_after_forward: bool = True, timeout_minutes: float = 30.0
+    ) -> None:
+        super().__init__(
+            data_parallel_size="auto",
+            tensor_parallel_size=1,
+            save_distributed_checkpoint=sharded_checkpoint,
+            timeout=timedelta(minutes=timeout_minutes),
+        )
+        self.reshard_after_forward = reshard_after_forward
+
+    def setup_environment(self) -> None:
+        """All devices shard together: one data-parallel dimension over nodes and devices."""
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+    def building(self) -> AbstractContextManager[None]:
+        """Where the model is to be built: see :func:`scfm.strategy.whole.built_on_first_rank`."""
+        return built_on_first_rank(self.global_rank)
+
+    def shard(self, module: nn.Module) -> None:
+        """Divide a module over the devices, in place; called by its ``configure_model``.
+
+        Args:
+            module: its weights count on the first rank only.
+        """
+        if isinstance(module, FSDPModule):
+            return  # a second stage of the trainer (test after fit)
+        device = self.root_device
+        whole = {name: value.cpu() for name, value in module.state_dict().items()} if self.global_rank == 0 else {}
+        send_buffers(module, device)
+        _empty(module)
+        precision = self.precision_plugin.precision
+        low = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(str(precision))
+        policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32 if low else None)
+        options = {"mesh": self.device_mesh["data_parallel"], "mp_policy": policy}
+        for layer in _layers(module):
+            fully_shard(layer, reshard_after_forward=self.reshard_after_forward, **options)
+        fully_shard(module, **options)
+        for name in _STEPS:
+            register_fsdp_forward_method(module, name)
+        _allocate(module, device)
+        set_model_state_dict(
+            module, whole, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=True)
+        )
+
+
+def _layers(module: nn.Module) -> list[nn.Module]:
+    """The entries of the longest ``nn.ModuleList``: the transformer layers."""
+    lists = [part for part in module.modules() if isinstance(part, nn.ModuleList)]
+    return list(max(lists, key=len, default=nn.ModuleList()))
+
+
+def _empty(module: nn.Module) -> None:
+    """Free every parameter, keeping which ones are tied."""
+    for parameter in module.parameters():
+        if not parameter.is_meta:
+            empty = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
+            torch.utils.swap_tensors(parameter, empty)
+
+
+def _allocate(module: nn.Module, device: torch.device) -> None:
+    """Give the shards memory; swapping, so that tied parameters stay one."""
+    before = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        for part in module.modules():
+            for parameter in part._parameters.values():
+                if parameter is not None and parameter.is_meta:
+                    made = nn.Parameter(torch.empty_like(parameter, device=device), parameter.requires_grad)
+                    torch.utils.swap_tensors(parameter, made)
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(before)
+    module._apply(lambda tensor: tensor)
