@@ -83,7 +83,8 @@ class Context:
 
     def open(self, file: int) -> CellFile:
         """The file, kept open until another one is asked for."""
-        return _open(self.where(file), self.plan["inputs"][file]["mtime_ns"], *(self.options[key] for key in READING))
+        reading = {key: self.options[key] for key in READING}
+        return _opened().get(self.where(file), self.plan["inputs"][file]["mtime_ns"], **reading)
 
     def range(self, file: int, part: int) -> tuple[int, int]:
         """First row of a part and the row after its last."""
@@ -122,9 +123,31 @@ def context(folder: str, mark: str) -> Context:
     return Context(Path(folder))
 
 
+class _Opened:
+    """The one file that a process has open."""
+
+    def __init__(self) -> None:
+        self._key: tuple[Any, ...] = ()
+        self._file: CellFile | None = None
+
+    def get(self, path: str, mtime: int, **reading: Any) -> CellFile:
+        """This file, opened unless it is open."""
+        key = (path, mtime, *reading.values())
+        if self._file is None or key != self._key:
+            self.close()
+            self._file, self._key = open_cells(path, **reading), key
+        return self._file
+
+    def close(self) -> None:
+        """Close it."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
 @lru_cache(maxsize=1)
-def _open(path: str, mtime: int, layer: Any, gene_column: Any, counts: Any, mod: Any, duplicates: Any) -> CellFile:
-    return open_cells(path, layer=layer, gene_column=gene_column, counts=counts, mod=mod, on_duplicate_cells=duplicates)
+def _opened() -> _Opened:
+    return _Opened()
 
 
 @lru_cache(maxsize=1)
@@ -137,5 +160,6 @@ def _genes(path: Path, mtime: int) -> FileGenes:
 
 def release() -> None:
     """Forget the run and close its file (the process may live on)."""
-    for cached in (context, _open, _genes):
-        cached.cache_clear()
+    _opened().close()
+    context.cache_clear()
+    _genes.cache_clear()

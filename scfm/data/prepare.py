@@ -151,6 +151,9 @@ def prepare(
                 steps = Steps(work, mark, found, engine, workers, on_error)
                 _run(steps, tokenizer, state, options, block_size)
             work.publish()
+    except BaseException:
+        work.abandon()
+        raise
     finally:
         release()
         arrange.release_inputs()

@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 
 from scfm.data.arrow import read_json
 from scfm.data.layout import write_json
+
+log = logging.getLogger(__name__)
 
 
 class Work:
@@ -76,7 +79,7 @@ class Work:
         if path.exists():
             before = read_json(path, "what was begun here")
             changed = [key for key in {**before, **plan} if before.get(key) != plan.get(key)]
-            if changed and not overwrite:
+            if changed and self.worth and not overwrite:
                 raise ValueError(
                     f"{self.folder} holds an unfinished store of {_difference(before, plan, changed[0])}. Start it "
                     "again as it was to finish it, or start over with overwrite=true"
@@ -92,6 +95,11 @@ class Work:
     def changed(self, plan: Mapping[str, Any]) -> bool:
         """Whether the folder was begun with another plan."""
         return read_json(self.folder / "plan.json", "what was begun here") != json.loads(json.dumps(plan))
+
+    @property
+    def worth(self) -> bool:
+        """Whether something is finished that took time."""
+        return any(any((self.folder / step).glob("*.json")) for step in ("parts", "statistics"))
 
     def clear(self) -> None:
         """Remove everything but the lock."""
@@ -133,6 +141,16 @@ class Work:
         """Whether an earlier run was killed after it published and before it tidied up."""
         return self.output.exists() and (self.folder / "plan.json").exists() and not self.store.exists()
 
+    def abandon(self) -> None:
+        """After an error: remove the folder unless something in it is worth going on with, or another run holds it."""
+        with contextlib.suppress(RuntimeError, FileNotFoundError):
+            with self.locked():
+                worth = self.worth
+                if not worth:
+                    self.tidy()
+            if worth:
+                log.info("What is finished is kept in %s: the same command goes on from there.", self.folder)
+
     def tidy(self) -> None:
         """Remove the folder; a kill in between leaves nothing that looks like unfinished work."""
         gone = self.output.with_name(f".{self.output.name}.removed")
@@ -143,6 +161,9 @@ class Work:
 
 def _difference(before: Mapping[str, Any], plan: Mapping[str, Any], key: str) -> str:
     """``other options: obs was ['a'], is ['b']``, or which input changed."""
+    if key == "options":
+        old, new = before["options"], plan["options"]
+        return _difference(old, new, next(name for name in {**old, **new} if old.get(name) != new.get(name)))
     if key != "inputs":
         return f"other options: {key} was {_short(before.get(key))}, is now {_short(plan.get(key))}"
     was, now = ({entry["path"]: entry for entry in state.get("inputs", [])} for state in (before, plan))
