@@ -172,14 +172,15 @@ def _cell_by_cell(
     sizes = [length * cells for length, cells in runs]
 
     def split(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return x[0].transpose(0, 1).split(sizes)
+        row = x[0].transpose(0, 1)
+        return row.split(sizes) if len(sizes) > 1 else (row,)
 
     done = []
     for (length, cells), *row in zip(runs, split(query), split(key), split(value), strict=True):
         q, k, v = (x.unflatten(0, (cells, length)).transpose(1, 2) for x in row)
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal, scale=scaling)
         done.append(out.transpose(1, 2).flatten(0, 1))
-    return torch.cat(done)[None]
+    return (torch.cat(done) if len(done) > 1 else done[0])[None]
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:

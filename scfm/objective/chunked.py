@@ -75,7 +75,7 @@ class _Chunked(torch.autograd.Function):
             bias = None if bias is None else bias.to(dtype)
         wanted = ctx.needs_input_grad
         d_hidden = torch.empty_like(hidden) if wanted[0] else None
-        d_weight = torch.zeros_like(weight, dtype=torch.float32) if wanted[1] else None
+        d_weight = None
         d_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and wanted[2] else None
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
@@ -88,17 +88,17 @@ class _Chunked(torch.autograd.Function):
                 slope = slope.to(weight.dtype)
                 if d_hidden is not None:
                     torch.mm(slope, weight, out=d_hidden[start : start + chunk])
-                if d_weight is not None:
-                    _add_product(d_weight, slope, rows)
+                if wanted[1]:
+                    d_weight = _add_product(d_weight, slope, rows)
         ctx.save_for_backward(d_hidden, d_weight, d_bias)
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Scale the gradients that the forward pass took."""
+        """Scale the gradients that the forward pass took, in place: a second backward pass is refused by autograd."""
         pairs = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        return (*(None if d is None else (d * grad).to(dtype) for d, dtype in pairs), None, None)
+        return (*(None if d is None else d.mul_(grad).to(dtype) for d, dtype in pairs), None, None)
 
 
 def _loss_and_slope(scores: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -109,14 +109,14 @@ def _loss_and_slope(scores: torch.Tensor, targets: torch.Tensor) -> tuple[torch.
     own = scores.gather(1, ids)
     total = scores.exp_().sum(1, keepdim=True)
     loss = (total.log() - own).where(real, 0).sum()
-    slope = scores.div_(total)
-    slope.scatter_add_(1, ids, torch.full_like(total, -1))
-    return loss, slope.mul_(real)
+    slope = scores.div_(total.masked_fill(~real, torch.inf))
+    return loss, slope.scatter_add_(1, ids, -real.to(slope.dtype))
 
 
-def _add_product(total: torch.Tensor, slope: torch.Tensor, rows: torch.Tensor) -> None:
-    """``total += slope.T @ rows``, in float32."""
+def _add_product(total: torch.Tensor | None, slope: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """``total + slope.T @ rows`` in float32, in place where there is a total."""
+    if total is None:
+        return (slope.T @ rows).float()
     if total.dtype == rows.dtype:
-        total.addmm_(slope.T, rows)
-    else:
-        total += slope.T @ rows
+        return total.addmm_(slope.T, rows)
+    return total.add_(slope.T @ rows)

@@ -115,3 +115,11 @@ def test_memory_is_a_quarter_at_most():
         )
 
     assert peak("chunked") <= 0.25 * peak("full")
+
+
+def test_a_second_backward_pass_is_refused():
+    backbone, hidden, targets = make(10, 8, 30, True)
+    loss = chunked_loss(backbone, hidden, targets, 4)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
