@@ -96,13 +96,13 @@ class ComposedOrder(Order):
         n_cores = max(1, round(self.sampling.share * len(members) / companions))
         if table is None or self.sampling.share == 0:
             return order
-        place = np.full(len(table), -1)
+        place = np.full(max(len(table), int(self.rows.max()) + 1), -1)
         place[self.rows[members]] = members
         free = np.zeros(len(self.rows), dtype=bool)
         free[members] = True
         key = rng.random(len(self.rows))
         for number, core in enumerate(_cores(order, free, n_cores)):
-            near = table[self.rows[core]]
+            near = table[self.rows[core]] if self.rows[core] < len(table) else table[:0].ravel()
             near = place[near[near >= 0]]
             near = rng.permutation(near[(near >= 0) & free[near]])[:companions]
             together = np.append(near, core)

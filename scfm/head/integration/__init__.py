@@ -1,0 +1,1 @@
+"""Heads that bring experimental batches together without losing biology."""

@@ -1,0 +1,127 @@
+"""Integration against a discriminator that tries to name the batch. It over-corrects: for comparison."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from scfm.head.integration.base import Contrastive, check_positive
+from scfm.head.integration.contrast import nt_xent
+from scfm.head.perceptron import perceptron
+from scfm.head.pool import embed
+from scfm.head.survey import Survey
+from scfm.head.view import Views, generator_of
+from scfm.types import Backbone, Batch, Metrics, Spec
+
+
+class Adversarial(Contrastive):
+    """Contrast of views, and a gradient-reversed batch classifier (Ganin et al. 2016; iMAP, JIND, GLUE).
+
+    L = NT-Xent + CE(D(GRL_λ(h)), b), where GRL hands the gradient on multiplied by −λ, and each cell counts inversely
+    to the frequency of its batch, or of its batch and type. Where a type is in one batch only, the discriminator
+    erases it: compare with care.
+
+    Args:
+        spec: what only the run knows.
+        batch_key: obs column of the experimental batches.
+        condition: obs column whose effect should survive; only for a warning.
+        label: obs column of types for the weights; null weighs by batch alone.
+        size: width of the integrated space.
+        hidden: width of the hidden layers.
+        strength: λ, reached after ``warmup`` training micro-batches.
+        warmup: micro-batches over which λ rises from 0.
+        temperature: of the contrast.
+        drop: see :class:`~scfm.head.view.Views`.
+        jitter: likewise.
+        context: likewise.
+
+    Raises:
+        ValueError: a single batch, an unknown column, or a number out of its range.
+    """
+
+    weights: Tensor
+    step: Tensor
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        batch_key: str,
+        condition: str | None = None,
+        label: str | None = None,
+        size: int = 64,
+        hidden: int = 256,
+        strength: float = 0.1,
+        warmup: int = 100,
+        temperature: float = 0.4,
+        drop: float = 0.2,
+        jitter: float = 2.0,
+        context: float = 0.5,
+    ) -> None:
+        super().__init__(spec, batch_key=batch_key, condition=condition, size=size, hidden=hidden)
+        check_positive(strength=strength, warmup=warmup, temperature=temperature, hidden=hidden)
+        if label is not None and label not in spec.classes:
+            raise ValueError(f"head.label={label!r} is not a categorical obs column of the store")
+        self.label, self.strength, self.warmup, self.temperature = label, strength, warmup, temperature
+        self.labels = self.labels if label is None else (*self.labels, label)
+        self.views = Views(spec.vocab, drop=drop, jitter=jitter, context=context)
+        self.discriminator = perceptron([spec.width, hidden, len(self.names)])
+        n_types = 1 if label is None else len(spec.classes[label]) + 1  # the last is a missing type
+        self.register_buffer("weights", torch.ones(len(self.names), n_types))
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+
+    def prepare(self, survey: Survey) -> None:
+        """Weigh batches and types inversely to how many training cells they have."""
+        super().prepare(survey)
+        batches = survey.obs[self.batch_key][survey.train]
+        types = np.zeros_like(batches) if self.label is None else survey.obs[self.label][survey.train]
+        table = np.zeros(tuple(self.weights.shape))
+        np.add.at(table, (batches[batches >= 0], types[batches >= 0]), 1)  # a missing type, -1, is the last column
+        inverse = np.divide(1.0, table, out=np.zeros_like(table), where=table > 0)
+        self.weights.copy_(torch.from_numpy(inverse * table.sum() / max((table > 0).sum(), 1)))
+
+    def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
+        """``loss``, ``accuracy`` of the contrast, and ``batch_accuracy`` of the discriminator (chance is best)."""
+        generator, codes = generator_of(batch), batch.obs[self.batch_key]
+        states = [embed(backbone, self.views(batch, generator), self.vocab) for _ in range(2)]
+        one, two = (F.normalize(self.projector(state).float(), dim=1) for state in states)
+        loss, accuracy = nt_xent(one, two, codes, temperature=self.temperature)
+        slope = self.strength * min(1.0, int(self.step) / self.warmup)
+        logits = self.discriminator(reverse(torch.cat(states), slope)).float()
+        against, found = self.naming(logits, codes.repeat(2), self._types(batch, codes).repeat(2))
+        if self.training:
+            self.step += 1
+        return {"loss": loss + against, "accuracy": accuracy, "batch_accuracy": found}
+
+    def naming(self, logits: Tensor, codes: Tensor, types: Tensor) -> tuple[Tensor, Tensor]:
+        """Weighted cross-entropy of batch codes (N,), -1 left out, and the accuracy."""
+        known = codes >= 0
+        weight = self.weights[codes.clamp(min=0), types] * known
+        total = (F.cross_entropy(logits, codes.clamp(min=0), reduction="none") * weight).sum()
+        right = ((logits.argmax(1) == codes) & known).sum()
+        return total / weight.sum().clamp(min=1e-6), right / known.sum().clamp(min=1)
+
+    def _types(self, batch: Batch, codes: Tensor) -> Tensor:
+        return torch.zeros_like(codes) if self.label is None else batch.obs[self.label]
+
+
+class _Reversed(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by −λ."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, slope: float) -> Tensor:
+        ctx.slope = slope
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return -ctx.slope * gradient, None
+
+
+def reverse(value: Tensor, slope: float) -> Tensor:
+    """GRL_λ of Ganin et al.: the value as it is, its gradient times −``slope``."""
+    return _Reversed.apply(value, slope)

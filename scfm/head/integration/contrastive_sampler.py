@@ -1,0 +1,93 @@
+"""Integration by micro-batches that hold a single experimental batch, so that no contrast rewards batch signal."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
+
+from scfm.head.integration.base import Contrastive, check_positive, check_shares
+from scfm.head.integration.contrast import nt_xent
+from scfm.head.integration.neighbour import own_neighbours
+from scfm.head.survey import Survey, scattered
+from scfm.head.view import Views, generator_of
+from scfm.types import Backbone, Batch, Metrics, Sampling, Spec
+
+
+class ContrastiveSampler(Contrastive):
+    """Two views of each cell attract, other cells of the *same* batch repel (Concerto; CONCORD; heads as SimCLR's).
+
+    L = −1/(2B) Σ_i log[e^{s_ip(i)/T} / (e^{s_ip(i)/T} + Σ_{k∈N(i)} e^{ℓ_ik})] with s the cosine, p(i) the other view
+    of i, N(i) all others of i's batch; see :func:`~scfm.head.integration.contrast.contrast` for ℓ and β. Negatives are
+    masked by batch as well as sampled by it, so a mixed validation batch is scored by the same rule.
+
+    Args:
+        spec: what only the run knows.
+        batch_key: obs column of the experimental batches.
+        condition: obs column whose effect should survive; only for a warning.
+        size: width of the integrated space.
+        hidden: width of the projector's hidden layer; 0 for a linear one.
+        mode: ``hcl`` draws the cells of a batch at random and weighs hard negatives; ``knn`` draws neighbours
+            together, which are hard negatives, and weighs them alike.
+        temperature: T.
+        hardness: β of mode ``hcl``.
+        neighbours: of mode ``knn``: cells drawn with each core.
+        p_knn: of mode ``knn``: share of a micro-batch that is neighbours of a core.
+        drop: see :class:`~scfm.head.view.Views`.
+        jitter: likewise.
+        context: likewise.
+
+    Raises:
+        ValueError: a single batch, an unknown column, or a number out of its range.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        batch_key: str,
+        condition: str | None = None,
+        size: int = 64,
+        hidden: int = 256,
+        mode: Literal["hcl", "knn"] = "hcl",
+        temperature: float = 0.4,
+        hardness: float = 1.0,
+        neighbours: int = 30,
+        p_knn: float = 0.3,
+        drop: float = 0.2,
+        jitter: float = 2.0,
+        context: float = 0.5,
+    ) -> None:
+        super().__init__(spec, batch_key=batch_key, condition=condition, size=size, hidden=hidden)
+        if mode not in ("hcl", "knn"):
+            raise ValueError(f"head.mode={mode!r}; expected hcl or knn")
+        check_positive(temperature=temperature, neighbours=neighbours)
+        check_shares(p_knn=p_knn)
+        self.mode, self.temperature = mode, temperature
+        self.hardness = hardness if mode == "hcl" else 0.0
+        self.neighbours, self.p_knn = neighbours, p_knn
+        self.views = Views(spec.vocab, drop=drop, jitter=jitter, context=context)
+        self.sampling = Sampling(by=batch_key)
+
+    def prepare(self, survey: Survey) -> None:
+        """In mode ``knn``, find each cell's neighbours inside its batch on the frozen embedding."""
+        super().prepare(survey)
+        if self.mode == "knn":
+            rows = survey.rows[survey.train]
+            near = own_neighbours(
+                survey.embedding[survey.train], survey.obs[self.batch_key][survey.train], self.neighbours
+            )
+            table = scattered(rows, np.where(near < 0, -1, rows[near]))
+            self.sampling = Sampling(self.batch_key, table, share=self.p_knn, companions=self.neighbours)
+
+    def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
+        """``loss``, and ``accuracy``: how often the other view is nearer than every negative."""
+        generator = generator_of(batch)
+        one, two = (self.encode(backbone, self.views(batch, generator)) for _ in range(2))
+        loss, accuracy = self.loss(one, two, batch.obs[self.batch_key])
+        return {"loss": loss, "accuracy": accuracy}
+
+    def loss(self, one: Tensor, two: Tensor, batches: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy of two views, (B, d) unit vectors each, with batch codes (B,)."""
+        return nt_xent(one, two, batches, temperature=self.temperature, hardness=self.hardness)

@@ -1,0 +1,119 @@
+"""Integration by a light student that learns the backbone's space within each batch, and then works without it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from scfm.head.integration.base import Contrastive, check_positive
+from scfm.head.integration.contrast import contrast, same_batch
+from scfm.head.perceptron import perceptron
+from scfm.head.pool import embed
+from scfm.head.view import Views, cells_of, generator_of, places
+from scfm.types import Backbone, Batch, Metrics, Sampling, Spec
+from scfm.vocab import Vocab
+
+
+class Distill(Contrastive):
+    """Teacher and student (Concerto, Yang et al. 2022): the backbone on one view, a bag of genes on another.
+
+    L = NT-Xent(z_t, z_s), each tower's negatives being the other tower's cells of the same batch, plus, by
+    ``cosine``, 1 − cos(sg(h_t), W h_s). The teacher's backbone gets no gradient unless ``train_teacher`` (Concerto
+    trains both). The student projects, on a CPU in no time.
+
+    Args:
+        spec: what only the run knows.
+        batch_key: obs column of the experimental batches.
+        condition: obs column whose effect should survive; only for a warning.
+        size: width of the integrated space.
+        hidden: width of the hidden layers of projector and student.
+        temperature: T.
+        cosine: weight of the second term.
+        train_teacher: let the loss train the backbone too.
+        drop: see :class:`~scfm.head.view.Views`.
+        jitter: likewise.
+        context: likewise.
+
+    Raises:
+        ValueError: a single batch, an unknown column, or a number out of its range.
+    """
+
+    needs: ClassVar[str] = "genes alone: cells of unseen batches pass the student, which needs no backbone"
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        batch_key: str,
+        condition: str | None = None,
+        size: int = 64,
+        hidden: int = 256,
+        temperature: float = 0.1,
+        cosine: float = 0.0,
+        train_teacher: bool = False,
+        drop: float = 0.2,
+        jitter: float = 2.0,
+        context: float = 0.5,
+    ) -> None:
+        super().__init__(spec, batch_key=batch_key, condition=condition, size=size, hidden=hidden)
+        check_positive(temperature=temperature, hidden=hidden)
+        if cosine < 0:
+            raise ValueError(f"head.cosine={cosine}; expected a weight, 0 or more")
+        self.temperature, self.cosine, self.train_teacher = temperature, cosine, train_teacher
+        self.views = Views(spec.vocab, drop=drop, jitter=jitter, context=context)
+        self.sampling = Sampling(by=batch_key)
+        self.bag = BagOfGenes(spec.vocab, hidden)
+        self.student = perceptron([hidden, hidden, size])
+        self.aligner = nn.Linear(hidden, spec.width) if cosine else None
+
+    def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
+        """``loss``, and ``accuracy``: how often a cell's other tower is nearer than every negative."""
+        generator = generator_of(batch)
+        with torch.set_grad_enabled(self.train_teacher and torch.is_grad_enabled()):
+            state = embed(backbone, self.views(batch, generator), self.vocab)
+        bag = self.bag(self.views(batch, generator))
+        teacher = F.normalize(self.projector(state).float(), dim=1)
+        student = F.normalize(self.student(bag).float(), dim=1)
+        loss, accuracy = self.loss(teacher, student, batch.obs[self.batch_key])
+        if self.aligner is not None:
+            apart = 1 - F.cosine_similarity(state.detach().float(), self.aligner(bag).float(), dim=1)
+            loss = loss + self.cosine * apart.mean()
+        return {"loss": loss, "accuracy": accuracy}
+
+    def loss(self, teacher: Tensor, student: Tensor, batches: Tensor) -> tuple[Tensor, Tensor]:
+        """NT-Xent between the towers, both directions; (B, d) unit vectors and (B,) batch codes."""
+        itself = torch.eye(len(batches), dtype=torch.bool, device=batches.device)
+        allowed = same_batch(batches, batches) & ~itself
+        pairs = ((teacher, student), (student, teacher))
+        parts = [contrast(one, two, two, allowed, temperature=self.temperature) for one, two in pairs]
+        loss, accuracy = (torch.stack(values).mean() for values in zip(*parts, strict=True))
+        return loss, accuracy
+
+    def encode(self, backbone: Backbone, batch: Batch) -> Tensor:
+        """The student's unit vectors, (B, d) float32; the backbone is not asked."""
+        return F.normalize(self.student(self.bag(batch)).float(), dim=1)
+
+
+class BagOfGenes(nn.Module):
+    """Mean of gene vectors, weighed by 1 / log2(2 + rank) so that what a cell expresses most counts most.
+
+    Args:
+        vocab: the tokens; specials that stand before or after the genes do not count.
+        width: of the vectors.
+    """
+
+    def __init__(self, vocab: Vocab, width: int) -> None:
+        super().__init__()
+        self.vocab = vocab
+        self.table = nn.Embedding(len(vocab), width)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(B, width)."""
+        weight = (places(batch, self.vocab) == 0) / torch.log2(2 + batch.positions.float())
+        cell, zeros = cells_of(batch), self.table.weight.new_zeros(batch.n_cells)
+        total = zeros[:, None].repeat(1, self.table.embedding_dim)
+        total = total.index_add(0, cell, self.table(batch.ids) * weight[:, None].to(total.dtype))
+        return total / zeros.index_add(0, cell, weight.to(total.dtype)).clamp(min=1e-6)[:, None]

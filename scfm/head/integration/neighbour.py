@@ -1,0 +1,60 @@
+"""Nearest neighbours inside batches and between them."""
+
+from itertools import combinations
+
+import numpy as np
+
+from scfm.head.survey import nearest
+
+
+def own_neighbours(embedding: np.ndarray, batches: np.ndarray, k: int) -> np.ndarray:
+    """(n, k) places of the k nearest cells of the same batch, nearest first; -1 where there are fewer.
+
+    Args:
+        embedding: (n, D).
+        batches: (n,) codes.
+        k: how many.
+    """
+    table = np.full((len(embedding), k), -1, dtype=np.int64)
+    for code in np.unique(batches):
+        members = np.flatnonzero(batches == code)
+        if len(members) > 1:
+            found = members[nearest(embedding[members], embedding[members], k, itself=True)]
+            table[members, : found.shape[1]] = found
+    return table
+
+
+def mutual_neighbours(embedding: np.ndarray, batches: np.ndarray, k: int) -> np.ndarray:
+    """(n, k) places of cells of other batches that have each other among their k nearest of that batch.
+
+    All pairs of batches count alike: a cell keeps the nearest k of all its partners.
+
+    Args:
+        embedding: (n, D).
+        batches: (n,) codes.
+        k: how many of each pair, and how many are kept; -1 stands where there are fewer.
+    """
+    pairs = [np.empty((0, 2), dtype=np.int64)]
+    groups = [np.flatnonzero(batches == code) for code in np.unique(batches)]
+    for one, two in combinations(groups, 2):
+        there = nearest(embedding[one], embedding[two], k)
+        back = nearest(embedding[two], embedding[one], k)
+        forth = np.column_stack([np.repeat(one, there.shape[1]), two[there].ravel()])
+        again = np.column_stack([one[back].ravel(), np.repeat(two, back.shape[1])])
+        n = len(embedding)
+        mutual = np.intersect1d(forth[:, 0] * n + forth[:, 1], again[:, 0] * n + again[:, 1])
+        pairs.append(np.column_stack([mutual // n, mutual % n]))
+    both = np.concatenate(pairs)
+    return _nearest_of(embedding, np.concatenate([both, both[:, ::-1]]), k)
+
+
+def _nearest_of(embedding: np.ndarray, pairs: np.ndarray, k: int) -> np.ndarray:
+    """(n, k) the second of each pair (m, 2) by the first, nearest first."""
+    table = np.full((len(embedding), k), -1, dtype=np.int64)
+    distance = np.linalg.norm(embedding[pairs[:, 0]] - embedding[pairs[:, 1]], axis=1)
+    pairs = pairs[np.lexsort([distance, pairs[:, 0]])]
+    _, starts, counts = np.unique(pairs[:, 0], return_index=True, return_counts=True)
+    place = np.arange(len(pairs)) - np.repeat(starts, counts)
+    kept = place < k
+    table[pairs[kept, 0], place[kept]] = pairs[kept, 1]
+    return table

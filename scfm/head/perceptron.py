@@ -1,0 +1,24 @@
+"""The small network between a cell embedding and what a head makes of it."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import nn
+
+
+def perceptron(sizes: Sequence[int], *, dropout: float = 0.0, norm: bool = True) -> nn.Sequential:
+    """Linear layers with GELU between them, after a LayerNorm of the input.
+
+    No normalisation looks at other cells, so that what a cell becomes never depends on its company.
+
+    Args:
+        sizes: widths from the input to the output; two make a linear layer.
+        dropout: before each linear layer.
+        norm: whether the input is normalised.
+    """
+    layers: list[nn.Module] = [nn.LayerNorm(sizes[0])] if norm else []
+    for i, (before, after) in enumerate(pairwise(sizes)):
+        layers += [nn.GELU()] if i else []
+        layers += [nn.Dropout(dropout)] if dropout else []
+        layers.append(nn.Linear(before, after))
+    return nn.Sequential(*layers)

@@ -1,0 +1,41 @@
+"""All cells as the pretrained backbone sees them, for heads that want to look before they learn."""
+
+import logging
+
+import numpy as np
+import torch
+
+from scfm.data.module import CellData
+from scfm.head.pool import embed
+from scfm.head.survey import Survey
+from scfm.model.backbone import Backbone
+
+log = logging.getLogger(__name__)
+
+
+def survey(backbone: Backbone, data: CellData) -> Survey:
+    """Embed the cells of all parts of the split, on every rank alike.
+
+    Args:
+        backbone: before fine-tuning.
+        data: its store, split and labels.
+    """
+    parts = [data.split.train, data.split.val, data.split.test]
+    rows = np.sort(np.concatenate(parts))
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    log.info("Embedding %d cells with the pretrained backbone for the head to look at.", len(rows))
+    embedding = np.full((len(rows), backbone.width), np.nan, dtype=np.float32)
+    training = backbone.training
+    backbone.to(device).eval()
+    with torch.inference_mode():
+        for batch in data.loader(rows, alone=True):
+            found = embed(backbone, batch.to(device), data.store.vocab).float().cpu().numpy()
+            embedding[np.searchsorted(rows, batch.index.numpy())] = found
+    backbone.train(training)
+    return Survey(
+        rows=rows,
+        train=np.isin(rows, data.split.train),
+        embedding=embedding,
+        obs={label: data.store.obs(label)[rows] for label in data.labels},
+        names=data.store.names(rows),
+    )
