@@ -111,7 +111,10 @@ class Backbone(nn.Module):
             vocab.special("cls")
         self.row = row
         if checkpointing:
-            self.model.activation_checkpointing_enable({"use_reentrant": False})
+            # older releases of transformers 5 know it by the second name alone
+            names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+            enable = next(getattr(self.model, name) for name in names if hasattr(self.model, name))
+            enable({"use_reentrant": False})
         if compile:
             self.compile_layers(mode=compile_mode)
         self.train()
