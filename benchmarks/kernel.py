@@ -76,12 +76,12 @@ def main() -> None:
     medians = np.concatenate([np.ones(4), rng.lognormal(0.35, 0.6, args.genes)])
     totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel() * 1.05
     size = len(medians)
+    blocks = [(counts[at : at + 1024], totals[at : at + 1024]) for at in range(0, args.cells, 1024)]
 
     def ours(limit: int, scaled: bool = True) -> Callable[[], object]:
         def run() -> None:
-            for at in range(0, args.cells, 1024):
-                part = slice(at, at + 1024)
-                rank(counts[part], columns, size, limit, medians=medians if scaled else None, totals=totals[part])
+            for block, n in blocks:
+                rank(block, columns, size, limit, medians=medians if scaled else None, totals=n)
 
         return run
 

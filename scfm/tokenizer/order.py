@@ -41,7 +41,12 @@ def _before(a: np.uint64, b: np.uint64, bits: np.ndarray, tokens: np.ndarray) ->
 
 @compiled
 def _repair_run(keys: np.ndarray, start: int, stop: int, bits: np.ndarray, tokens: np.ndarray) -> None:
-    """Shell sort of a run of equal keys by value and token; an insertion sort where the run is short."""
+    """Shell sort of a run of equal keys by value and token, unless it is in order; short runs: an insertion sort."""
+    ordered = True
+    for i in range(start + 1, stop):
+        ordered &= not _before(keys[i], keys[i - 1], bits, tokens)
+    if ordered:
+        return
     for gap in _GAPS:
         if gap > 1 and gap * 3 > stop - start:
             continue
@@ -57,28 +62,43 @@ def _repair_run(keys: np.ndarray, start: int, stop: int, bits: np.ndarray, token
 @compiled
 def repair(keys: np.ndarray, n: int, bits: np.ndarray, tokens: np.ndarray) -> None:
     """Put every run of equal sorting keys in order."""
-    i = 1
-    while i < n:
-        if keys[np.uint64(i)] >> _POSITION == keys[np.uint64(i - 1)] >> _POSITION:
-            start = i - 1
-            ordered = True
-            while i < n and keys[i] >> _POSITION == keys[start] >> _POSITION:
-                ordered &= not _before(keys[i], keys[i - 1], bits, tokens)
-                i += 1
-            if not ordered:
-                _repair_run(keys, start, i, bits, tokens)
-        i += 1
+    before = keys[0] >> _POSITION
+    start = 0
+    for i in range(1, n):
+        digits = keys[np.uint64(i)] >> _POSITION
+        if digits == before:
+            continue
+        if i - start > 1:
+            _repair_run(keys, start, i, bits, tokens)
+        before = digits
+        start = i
+    if n - start > 1:
+        _repair_run(keys, start, n, bits, tokens)
 
 
 @compiled
-def order(
-    bits: np.ndarray, n: int, limit: int, keys: np.ndarray, other: np.ndarray, low: np.ndarray, high: np.ndarray
-) -> int:
-    """Sort positions by value; the first ``min(n, limit)`` of ``keys`` hold them in their lowest 16 bits."""
+def span(bits: np.ndarray, n: int) -> tuple[int, int]:
+    """Highest and lowest of the first ``n`` values' bits."""
     highest, lowest = bits[0], bits[0]
     for i in range(n):
         highest = max(highest, bits[i])
         lowest = min(lowest, bits[i])
+    return highest, lowest
+
+
+@compiled
+def order(
+    bits: np.ndarray,
+    n: int,
+    highest: int,
+    lowest: int,
+    limit: int,
+    keys: np.ndarray,
+    other: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+) -> int:
+    """Sort positions by value; the first ``min(n, limit)`` of ``keys`` hold them in their lowest 16 bits."""
     shift = np.uint64(0)
     while np.uint64(highest - lowest) >> shift >= np.uint64(1 << (2 * _DIGIT)):
         shift += np.uint64(1)
