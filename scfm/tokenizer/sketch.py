@@ -17,7 +17,8 @@ _MANTISSA_BITS = 7
 _LOWEST, _HIGHEST = -20, 14
 _FIRST = (1023 + _LOWEST) << _MANTISSA_BITS
 _BINS = (_HIGHEST - _LOWEST) << _MANTISSA_BITS
-_PAGE = 64
+_PAGE_BITS = 6
+_PAGE = 1 << _PAGE_BITS
 
 #: A quantile is within this relative error of the exact one, for values between 2^-20 and 2^14; values outside count
 #: as the nearest of the two.
@@ -25,8 +26,8 @@ RELATIVE_ERROR = 1 / 256
 
 
 def bins_of(values: np.ndarray) -> np.ndarray:
-    """(n,) int64, the bin of each positive value."""
-    return np.clip((values.view(np.int64) >> (52 - _MANTISSA_BITS)) - _FIRST, 0, _BINS - 1)
+    """(n,) int32, the bin of each positive value."""
+    return _bins(values.view(np.int64), _FIRST, _BINS - 1)
 
 
 def middle_of(bins: np.ndarray) -> np.ndarray:
@@ -36,10 +37,34 @@ def middle_of(bins: np.ndarray) -> np.ndarray:
 
 
 @njit(nogil=True, cache=True)
+def _by_stream(rows: np.ndarray, bins: np.ndarray, n_streams: int) -> tuple[np.ndarray, np.ndarray]:
+    """Streams and bins in the order of streams: a stream's pages are then in the cache when they are counted."""
+    at = np.zeros(n_streams + 1, dtype=np.int64)
+    for row in rows:
+        at[row + 1] += 1
+    at = at.cumsum()
+    sorted_rows, sorted_bins = np.empty_like(rows), np.empty_like(bins)
+    for k in range(len(rows)):
+        place = at[rows[k]]
+        at[rows[k]] += 1
+        sorted_rows[place] = rows[k]
+        sorted_bins[place] = bins[k]
+    return sorted_rows, sorted_bins
+
+
+@njit(nogil=True, cache=True)
+def _bins(bits: np.ndarray, first: int, last: int) -> np.ndarray:
+    bins = np.empty(len(bits), dtype=np.int32)
+    for k in range(len(bits)):
+        bins[k] = min(max((bits[k] >> (52 - _MANTISSA_BITS)) - first, 0), last)
+    return bins
+
+
+@njit(nogil=True, cache=True)
 def _open_pages(rows: np.ndarray, bins: np.ndarray, page_of: np.ndarray, n_pages: int) -> int:
     for k in range(len(rows)):
-        if page_of[rows[k], bins[k] // _PAGE] < 0:
-            page_of[rows[k], bins[k] // _PAGE] = n_pages
+        if page_of[rows[k], bins[k] >> _PAGE_BITS] < 0:
+            page_of[rows[k], bins[k] >> _PAGE_BITS] = n_pages
             n_pages += 1
     return n_pages
 
@@ -47,7 +72,7 @@ def _open_pages(rows: np.ndarray, bins: np.ndarray, page_of: np.ndarray, n_pages
 @njit(nogil=True, cache=True)
 def _count(rows: np.ndarray, bins: np.ndarray, page_of: np.ndarray, pages: np.ndarray) -> None:
     for k in range(len(rows)):
-        pages[page_of[rows[k], bins[k] // _PAGE], bins[k] % _PAGE] += 1
+        pages[page_of[rows[k], bins[k] >> _PAGE_BITS], bins[k] & (_PAGE - 1)] += 1
 
 
 @dataclass
@@ -77,7 +102,7 @@ class Sketch:
 
     def add(self, rows: np.ndarray, values: np.ndarray) -> None:
         """Count positive values (n,) float64 of streams (n,) int32."""
-        bins = bins_of(values)
+        rows, bins = _by_stream(rows, bins_of(values), len(self.page_of))
         self._reserve(_open_pages(rows, bins, self.page_of, self.n_pages))
         _count(rows, bins, self.page_of, self.pages)
 
