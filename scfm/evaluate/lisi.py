@@ -15,7 +15,7 @@ def lisi(neighbors: Neighbors, groups: np.ndarray, perplexity: float | None = No
         perplexity: effective neighbours; None for a third of the neighbours, rounded down.
 
     Returns:
-        (B,) between 1 and the number of groups; -1 where a cell has no neighbour at a finite weight.
+        (B,) between 1 and the number of groups; -1 where a cell has no neighbour.
     """
     if perplexity is None:
         perplexity = neighbors.indices.shape[1] // 3
@@ -28,9 +28,13 @@ def lisi(neighbors: Neighbors, groups: np.ndarray, perplexity: float | None = No
 
 
 def _weights(neighbors: Neighbors, perplexity: float, tolerance: float = 1e-5) -> tuple[np.ndarray, np.ndarray]:
-    """(B, k) P_ij ∝ exp(−β_i d_ij), β_i by at most 50 bisections to the perplexity's entropy; and the entropies."""
+    """(B, k) P_ij ∝ exp(−β_i d_ij), β_i by at most 50 bisections to the perplexity's entropy; and the entropies.
+
+    Distances are taken from the nearest cell's, which changes no P and keeps far cells from underflow.
+    """
     others = neighbors.indices != np.arange(len(neighbors.indices))[:, None]
-    distances = neighbors.distances
+    nearest = np.where(others, neighbors.distances, np.inf).min(axis=1, initial=np.inf)
+    distances = neighbors.distances - np.where(np.isfinite(nearest), nearest, 0)[:, None]
     low, high = np.full(len(distances), -np.inf), np.full(len(distances), np.inf)
     beta = np.ones(len(distances))
     wanted = np.log(perplexity)
@@ -50,7 +54,7 @@ def _weights(neighbors: Neighbors, perplexity: float, tolerance: float = 1e-5) -
 
 
 def _entropy(distances: np.ndarray, others: np.ndarray, beta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    powers = np.exp(-distances * beta[:, None]) * others
+    powers = np.where(others, np.exp(-np.maximum(distances, 0) * beta[:, None]), 0.0)
     total = powers.sum(axis=1)
     safe = np.where(total > 0, total, 1.0)
     entropy = np.log(safe) + beta * (distances * powers).sum(axis=1) / safe

@@ -83,8 +83,8 @@ def present(
     }
     if naming is not None:
         figures |= _naming_figures(cells, naming)
-    files = [str(plot.save(figure, output / f"{name}.png")) for name, (figure, _) in figures.items()]
-    drawn = {name: picture(figure, caption) for name, (figure, caption) in figures.items()}
+    paths = {name: output / f"{name}.png" for name in figures}
+    drawn = {name: picture(figure, caption, paths[name]) for name, (figure, caption) in figures.items()}
     sections = [
         Section("", [*map(paragraph, summary)], "summary"),
         Section("", [*map(warning, notes)]),
@@ -94,7 +94,7 @@ def present(
         Section("Settings", [settings(about)]),
         Section("Versions", [settings(versions())]),
     ]
-    return [*files, str(write_report(output / "report.html", f"Evaluation of {ours}", sections))]
+    return [*map(str, paths.values()), str(write_report(output / "report.html", f"Evaluation of {ours}", sections))]
 
 
 def _colourings(cells: Cells) -> dict[str, np.ndarray]:

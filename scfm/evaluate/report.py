@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import os
 import platform
@@ -14,7 +15,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from scfm.plot import to_html
+from scfm import plot
 
 PACKAGES: tuple[str, ...] = (
     "scfm-framework",
@@ -40,7 +41,8 @@ th,td{padding:5px 11px;border-bottom:1px solid #e4e4e4;text-align:right;white-sp
 th:first-child,td:first-child{text-align:left}thead th{background:#f6f6f6;border-bottom:2px solid #bbb}
 td.best{font-weight:700;color:#005a8d}tr.own td,tr.own th{background:#eef5fa}
 .settings td{white-space:normal;text-align:left;overflow-wrap:anywhere}
-figure{margin:16px 0}.row{display:flex;flex-wrap:wrap;gap:8px 40px}img{max-width:100%;height:auto}
+figure{margin:16px 0}.row{display:flex;flex-wrap:wrap;gap:8px 40px}.row figure{max-width:530px}
+img{max-width:100%;height:auto}
 figcaption{font-size:14px;color:#555;max-width:60em}
 """
 
@@ -96,9 +98,14 @@ def warning(text: str) -> str:
     return f'<p class="warning">{html.escape(text)}</p>'
 
 
-def picture(figure: Figure, caption: str) -> str:
-    """A figure with its caption; the picture is inside the page."""
-    return f"<figure>{to_html(figure, html.escape(caption))}<figcaption>{html.escape(caption)}</figcaption></figure>"
+def picture(figure: Figure, caption: str, path: Path | None = None) -> str:
+    """A figure with its caption; the picture is inside the page, and in a file of its own where a path is given."""
+    png = plot.render(figure)
+    if path is not None:
+        plot.write(png, path)
+    text, width = html.escape(caption), round(figure.get_size_inches()[0] * 96)
+    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return f'<figure><img alt="{text}" width="{width}" src="{source}"><figcaption>{text}</figcaption></figure>'
 
 
 def side_by_side(*parts: str) -> str:

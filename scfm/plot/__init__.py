@@ -6,7 +6,7 @@ shapes, so that colour alone never has to carry a difference.
 
 from scfm.plot.cells import draw_cells, maps, umap
 from scfm.plot.classes import confusion_matrix, rejection_curve, reliability_diagram
-from scfm.plot.figure import make_figure, save, to_html
+from scfm.plot.figure import make_figure, render, save, write
 from scfm.plot.scores import score_bars, stage_violins
 from scfm.plot.training import training_curves
 
@@ -17,10 +17,11 @@ __all__ = [
     "maps",
     "rejection_curve",
     "reliability_diagram",
+    "render",
     "save",
     "score_bars",
     "stage_violins",
-    "to_html",
     "training_curves",
     "umap",
+    "write",
 ]

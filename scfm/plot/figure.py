@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import os
 from pathlib import Path
@@ -26,23 +25,26 @@ def make_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def save(figure: Figure, path: str | Path, dpi: int = 150) -> Path:
-    """Write a picture; the format is that of the name. A half-written file never has the final name."""
+def render(figure: Figure, dpi: int = 150) -> bytes:
+    """The picture as PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
+    return buffer.getvalue()
+
+
+def write(png: bytes, path: str | Path) -> Path:
+    """Write a picture; a half-written file never has the final name."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    figure.savefig(part, dpi=dpi, facecolor="white")
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_bytes(png)
     part.replace(path)
     return path
 
 
-def to_html(figure: Figure, alt: str, dpi: int = 144) -> str:
-    """An ``<img>`` element with the picture inside."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
-    text = base64.b64encode(buffer.getvalue()).decode()
-    width = round(figure.get_size_inches()[0] * 96)
-    return f'<img alt="{alt}" width="{width}" src="data:image/png;base64,{text}">'
+def save(figure: Figure, path: str | Path, dpi: int = 150) -> Path:
+    """Write a figure as PNG."""
+    return write(render(figure, dpi), path)
 
 
 def bare(axes: Axes) -> None:
