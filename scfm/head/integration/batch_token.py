@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from typing import Any, ClassVar
 
 import torch
@@ -12,24 +11,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scfm.head.integration.base import Contrastive, check_positive, check_shares
-from scfm.head.integration.contrast import contrast, nt_xent, same_batch
+from scfm.head.integration.contrast import nt_xent
 from scfm.head.pool import embed
 from scfm.head.view import Views, cells_of, generator_of
 from scfm.types import Backbone, Batch, Metrics, Sampling, Spec
-
-#: Batch code of an empty place of the queue; like no cell's.
-EMPTY = -2
 
 
 class BatchToken(Contrastive):
     """A vector e_b is added to every token embedding of batch b (Fugue; scPoli's sample embeddings).
 
-    With probability ``null`` a view has a trained null row in its place, so that the null row is an input the network
-    knows and new cells of any batch can be projected with it. (Fugue projects without a vector, which its network
-    never saw, and augments one view only.) The loss is NT-Xent with negatives of the cell's own batch, or, with a
-    queue, MoCo's (He et al. 2020): L = −log e^{q·k⁺/T} / (e^{q·k⁺/T} + Σ_queue e^{q·k/T}), both directions, over
-    queued keys of the query's batch. Keys pass a projector that follows by momentum; the backbone itself has no second
-    copy, so keys age by at most queue/B steps.
+    With probability ``null_share`` a view has a trained null row in its place, so that the null row is an input the
+    network knows and new cells of any batch can be projected with it. (Fugue projects without a vector, which its
+    network never saw, and augments one view only.) The loss is NT-Xent with negatives of the cell's own batch:
+
+    L = −1/(2B) Σ_i log[e^{s_ip(i)/T} / (e^{s_ip(i)/T} + Σ_{k∈N(i)} e^{s_ik/T})]
+
+    Fugue's queue of keys is left out: it needs a second, slowly following backbone (without one the network learns to
+    tell new keys from old), and micro-batches of one batch hold enough negatives.
 
     Args:
         spec: what only the run knows.
@@ -39,8 +37,6 @@ class BatchToken(Contrastive):
         hidden: width of the projector's hidden layer; 0 for a linear one.
         null_share: probability of the null row, for each view.
         temperature: T.
-        queue: keys kept for MoCo, some 5 % of the cells; 0 contrasts inside the micro-batch.
-        momentum: of the key projector.
         drop: see :class:`~scfm.head.view.Views`.
         jitter: likewise.
         context: likewise.
@@ -57,9 +53,6 @@ class BatchToken(Contrastive):
         "batch and leaves all else, nearest_row() picks a known one"
     )
     rows: nn.Parameter
-    keys: Tensor
-    key_batches: Tensor
-    turn: Tensor
 
     def __init__(
         self,
@@ -71,79 +64,40 @@ class BatchToken(Contrastive):
         hidden: int = 256,
         null_share: float = 0.2,
         temperature: float = 0.2,
-        queue: int = 0,
-        momentum: float = 0.999,
         drop: float = 0.2,
         jitter: float = 2.0,
         context: float = 0.5,
     ) -> None:
         super().__init__(spec, batch_key=batch_key, condition=condition, size=size, hidden=hidden)
         check_positive(temperature=temperature, null_share=null_share)
-        check_shares(null_share=null_share, momentum=momentum)
-        if queue < 0:
-            raise ValueError(f"head.queue={queue}; expected a number of keys, 0 for none")
-        self.null_share, self.temperature, self.queue, self.momentum = null_share, temperature, queue, momentum
+        check_shares(null_share=null_share)
+        self.null_share, self.temperature = null_share, temperature
         self.views = Views(spec.vocab, drop=drop, jitter=jitter, context=context)
         self.sampling = Sampling(by=batch_key)
         self.rows = nn.Parameter(0.02 * torch.randn(len(self.names) + 1, spec.width))
-        if queue:
-            self.follower = deepcopy(self.projector).requires_grad_(False)
-            self.register_buffer("keys", F.normalize(torch.randn(queue, size), dim=1))
-            self.register_buffer("key_batches", torch.full((queue,), EMPTY))
-            self.register_buffer("turn", torch.zeros((), dtype=torch.int64))
 
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
         """``loss``, and ``accuracy``: how often the other view is nearer than every negative."""
         generator, codes = generator_of(batch), batch.obs[self.batch_key]
         views = [self.views(batch, generator) for _ in range(2)]
-        states = [self.states(backbone, view, self._draw(codes, generator)) for view in views]
-        one, two = (F.normalize(self.projector(state).float(), dim=1) for state in states)
-        if not self.queue:
-            loss, accuracy = nt_xent(one, two, codes, temperature=self.temperature)
-            return {"loss": loss, "accuracy": accuracy}
-        return self._moco((one, two), states, codes)
+        one, two = (self.encode_with(backbone, view, self._draw(codes, generator)) for view in views)
+        loss, accuracy = nt_xent(one, two, codes, temperature=self.temperature)
+        return {"loss": loss, "accuracy": accuracy}
 
     def encode(self, backbone: Backbone, batch: Batch) -> Tensor:
         """Unit vectors with the null row, (B, d) float32."""
         return self.encode_with(backbone, batch, self.rows[-1].expand(batch.n_cells, -1))
 
     def encode_with(self, backbone: Backbone, batch: Batch, vectors: Tensor) -> Tensor:
-        """Unit vectors where each cell has the given vector (B, D) as its batch's."""
-        return F.normalize(self.projector(self.states(backbone, batch, vectors)).float(), dim=1)
-
-    def states(self, backbone: Backbone, batch: Batch, vectors: Tensor) -> Tensor:
-        """Cell embeddings with a vector added to every token embedding of each cell; (B, D) both."""
+        """Unit vectors where each cell has the given vector (B, D) as its batch's: added to all its tokens."""
         with added(backbone, vectors[cells_of(batch)]):
-            return embed(backbone, batch, self.vocab)
+            state = embed(backbone, batch, self.vocab)
+        return F.normalize(self.projector(state).float(), dim=1)
 
     def _draw(self, codes: Tensor, generator: torch.Generator) -> Tensor:
         """(B, D) each cell's row; the null row by chance and where the batch is missing."""
         drawn = torch.rand(len(codes), generator=generator, device=codes.device) < self.null_share
         return self.rows[torch.where(drawn | (codes < 0), len(self.names), codes)]
-
-    def _moco(self, queries: tuple[Tensor, Tensor], states: list[Tensor], codes: Tensor) -> Metrics:
-        with torch.no_grad():
-            if self.training:
-                for slow, fast in zip(self.follower.parameters(), self.projector.parameters(), strict=True):
-                    slow.lerp_(fast, 1 - self.momentum)
-            keys = [F.normalize(self.follower(state.detach()).float(), dim=1) for state in states]
-        queued, allowed = self.keys.clone(), same_batch(codes, self.key_batches)
-        parts = [
-            contrast(query, key, queued, allowed, temperature=self.temperature)
-            for query, key in zip(queries, reversed(keys), strict=True)
-        ]
-        if self.training:
-            self.enqueue(keys[1], codes)
-        loss, accuracy = (torch.stack(values).mean() for values in zip(*parts, strict=True))
-        return {"loss": loss, "accuracy": accuracy}
-
-    @torch.no_grad()
-    def enqueue(self, keys: Tensor, codes: Tensor) -> None:
-        """Put keys (B, d) with their batch codes in the place of the oldest; B need not divide the queue."""
-        keys, codes = keys[-self.queue :], codes[-self.queue :]
-        places = (self.turn + torch.arange(len(keys), device=keys.device)) % self.queue
-        self.keys[places], self.key_batches[places] = keys, codes
-        self.turn.copy_((self.turn + len(keys)) % self.queue)
 
     def adopt(self, backbone: Backbone, batches: Iterable[Batch], *, epochs: int = 5, rate: float = 1e-2) -> Tensor:
         """Surgery: train one new row on the cells of an unseen batch, with all else frozen.

@@ -1,0 +1,113 @@
+"""Triplets: the loss by hand, negatives from the anchor's batch at rate 1, neighbours of every pair of batches."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scfm.head.integration.neighbour import mutual_neighbours, own_neighbours
+from scfm.head.integration.triplet import Triplet, alike, among, draw_triplets, filled, triplet_loss
+
+
+def test_loss_by_hand():
+    space = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0], [0.0, 10.0]])
+    a, p, n = torch.tensor([0, 0]), torch.tensor([1, 1]), torch.tensor([2, 3])
+    # d(a,p)=5; first: min(1, sqrt(18)) = 1 -> 5; second: min(10, sqrt(45)=6.708) -> 0
+    loss, accuracy = triplet_loss(space, a, p, n)
+    assert loss.item() == pytest.approx(5 / 2, rel=1e-4)
+    assert accuracy == 0.5
+
+
+def test_loss_counts_the_nearer_of_anchor_and_positive():
+    space = torch.tensor([[0.0], [2.0], [2.5]])
+    loss, _ = triplet_loss(space, torch.tensor([0]), torch.tensor([1]), torch.tensor([2]))
+    assert loss.item() == pytest.approx(2 - 0.5 + 1, rel=1e-4)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 5))
+@settings(deadline=None, max_examples=40)
+def test_negatives_are_of_the_anchors_batch_at_rate_one(seed, n_batches):
+    generator = torch.Generator().manual_seed(seed)
+    n = 40
+    space = torch.randn(n, 3, generator=generator)
+    batches = torch.randint(-1, n_batches, (n,), generator=generator)
+    positive = torch.rand(n, n, generator=generator) < 0.1
+    near = torch.rand(n, n, generator=generator) < 0.2
+    anchors, positives, negatives = draw_triplets(space, batches, positive, near, generator)
+    assert (batches[negatives] == batches[anchors]).all()
+    assert (batches[anchors] >= 0).all()
+    assert not near[anchors, negatives].any()
+    assert not positive[anchors, negatives].any()
+    assert positive[anchors, positives].all()
+    assert (anchors != negatives).all()
+    assert (anchors != positives).all()
+
+
+def test_negatives_are_semi_hard_where_there_are_such():
+    space = torch.tensor([[0.0], [1.0], [0.5], [1.5], [9.0]])
+    batches = torch.tensor([0, 1, 0, 0, 0])
+    positive = torch.zeros(5, 5, dtype=torch.bool)
+    positive[0, 1] = True
+    for seed in range(20):
+        found = draw_triplets(space, batches, positive, torch.zeros_like(positive), torch.Generator().manual_seed(seed))
+        assert [x.tolist() for x in found] == [[0], [1], [3]]
+
+
+def test_no_triplet_is_no_loss():
+    space = torch.randn(3, 2, requires_grad=True)
+    none = torch.zeros(0, dtype=torch.int64)
+    loss, _ = triplet_loss(space, none, none, none)
+    loss.backward()
+    assert loss.item() == 0
+
+
+def test_mutual_neighbours_against_brute_force_for_every_pair_of_batches():
+    rng = np.random.default_rng(0)
+    embedding, batches, k = rng.normal(size=(60, 3)), np.arange(60) % 4, 5
+    found = mutual_neighbours(embedding, batches, k)
+    distance = np.linalg.norm(embedding[:, None] - embedding[None], axis=2)
+
+    def nearest_of(i, code):
+        members = np.flatnonzero(batches == code)
+        return set(members[np.argsort(distance[i, members])[:k]])
+
+    pairs = set()
+    for i in range(60):
+        partners = [
+            j for code in range(4) if code != batches[i] for j in nearest_of(i, code) if i in nearest_of(j, batches[i])
+        ]
+        assert found[i][found[i] >= 0].tolist() == sorted(partners, key=lambda j: distance[i, j])[:k]
+        pairs |= {(int(batches[i]), int(batches[j])) for j in found[i][found[i] >= 0]}
+    assert len(pairs) == 12  # every ordered pair, not the last alone
+
+
+def test_own_neighbours_and_filling():
+    embedding = np.array([[0.0], [1.0], [3.0], [0.1], [50.0]])
+    own = own_neighbours(embedding, np.array([0, 0, 0, 1, 2]), 3)
+    assert own.tolist() == [[1, 2, -1], [0, 2, -1], [1, 0, -1], [-1, -1, -1], [-1, -1, -1]]
+    mutual = np.array([[3, -1, -1], [3, 4, -1], [-1, -1, -1], [0, 1, -1], [-1, -1, -1]])
+    assert filled(mutual, own, 0.75).tolist()[2] == [1, -1, -1]  # 0.75 x mean count 5/3 = 1.25 -> 1
+    assert filled(mutual, own, 1.0).tolist()[:2] == mutual.tolist()[:2]
+
+
+def test_membership_by_rows():
+    table = torch.tensor([[7, -1], [5, 9], [-1, -1]])
+    found = among(table, torch.tensor([9, 5, 7]))
+    assert found.tolist() == [[False, False, True], [True, True, False], [False, False, False]]
+
+
+def test_labels_pair_cells_across_batches_only():
+    found = alike(torch.tensor([0, 0, 0, -1, -1]), torch.tensor([0, 0, 1, 0, 1]))
+    assert found.nonzero().tolist() == [[0, 2], [1, 2], [2, 0], [2, 1]]
+
+
+def test_positives_are_asked_for_and_held_out_cells_stay_apart(spec, cells, tiny):
+    train = np.arange(120) % 4 != 0
+    head = Triplet(spec, batch_key="batch", size=8, hidden=16, neighbours=10)
+    head.prepare(cells.survey(tiny, train))
+    table = head.sampling.neighbours
+    assert (head.sampling.by, head.sampling.companions) == (None, 1)
+    for row in range(120):
+        partners = table[row][table[row] >= 0]
+        assert (train[partners] == train[row]).all()
