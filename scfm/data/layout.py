@@ -13,6 +13,7 @@ from scfm.vocab import Vocab
 
 FORMAT, VERSION = "scfm-store", 1
 META, MANIFEST, INFO, STATE = "scfm.json", "manifest.json", "dataset_info.json", "state.json"
+REPORT = "report.html"
 
 #: Columns that every store has; an obs column cannot take their names.
 OWN_COLUMNS = ("input_ids", "length", "cell", "file", "hash", "counts")

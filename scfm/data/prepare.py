@@ -16,10 +16,11 @@ from scfm.data.context import Context, context, release
 from scfm.data.encode import encode_part
 from scfm.data.fit import fit
 from scfm.data.labels import merge_columns
-from scfm.data.layout import VERSION, PartRecord, StoreMeta, write_layout
+from scfm.data.layout import REPORT, VERSION, PartRecord, StoreMeta, write_layout
 from scfm.data.options import Genes, Options, resolve_inputs
 from scfm.data.pool import Dask, Local
 from scfm.data.quality import Quality
+from scfm.data.report import write_report
 from scfm.data.steps import Steps
 from scfm.data.store import TokenStore
 from scfm.data.summary import FileSummary, corpus_summary, table
@@ -254,4 +255,5 @@ def _finish(steps: Steps, run: Context, surveys: Mapping[int, Any], parts: dict[
         report=corpus,
     )
     write_layout(run.work.store, meta, [PartRecord(**record["part"]) for record in records], _told(run.options))
+    write_report(TokenStore.open(run.work.store), run.work.store / REPORT)
     log.info("\n%s", table(files, corpus))

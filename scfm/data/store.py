@@ -38,6 +38,7 @@ class TokenStore:
         group: the obs column whose cells should stay together in a split, or None.
         fingerprint: names the cells of the store; empty for a published dataset.
         files: the input files, each with its report.
+        report: the corpus's report.
     """
 
     def __init__(self, path: Path, table: pa.Table, meta: Mapping[str, Any]) -> None:
@@ -47,6 +48,7 @@ class TokenStore:
         self.columns: tuple[str, ...] = tuple(meta["columns"])
         self.group: str | None = meta["group"]
         self.fingerprint: str = meta["fingerprint"]
+        self.report: dict[str, Any] = dict(meta.get("report", {}))
         self.files: list[dict[str, Any]] = list(meta["files"])
         self._chunks = token_chunks(table["input_ids"], str(path))
         self._gather = Gatherer(self._chunks)

@@ -11,6 +11,7 @@ import pytest
 from scipy.sparse import csc_matrix, csr_matrix
 
 from scfm.data import prepare as module
+from scfm.data import rehearse as rehearse_module
 from scfm.data.fingerprint import cell_hashes
 from scfm.data.options import Genes
 from scfm.data.prepare import prepare
@@ -434,3 +435,20 @@ def test_inputs_are_not_touched(files, fitted, tmp_path):
     prepare(files, tmp_path / "s", fitted)
     assert [(path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files] == before
     assert TokenStore.open(tmp_path / "s").files[0]["counts_from"]
+
+
+def test_the_report_is_one_page_with_pictures(store):
+    page = (store.path / "report.html").read_text()
+    assert page.count("data:image/png;base64,") >= 5
+    assert "one cell.h5ad" in page
+    assert "http" not in page
+
+
+def test_a_dry_run_writes_only_its_report(files, fitted, tmp_path, monkeypatch):
+    monkeypatch.setattr(rehearse_module, "CELLS", 30)
+    report = rehearse_module.rehearse(files, tmp_path / "s", fitted, obs=["cell_type"])
+    assert report.name == "s.dry_run.html"
+    assert "60 of 60 cells" in report.read_text()
+    assert [path.name for path in tmp_path.iterdir()] == [report.name]
+    with pytest.raises(ValueError, match="no column"):
+        rehearse_module.rehearse(files, tmp_path / "s", fitted, obs=["nosuch"])
