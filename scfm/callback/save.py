@@ -61,17 +61,9 @@ class Save(Checkpoint):
         self.every_n_train_steps, self.every_n_minutes = every_n_train_steps, every_n_minutes
         self._signal = 0
         self._step = 0
+        self._saved = self._stop = False
         self._waiting: float | None = None
         self._saved_at = time.monotonic()
-
-    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Take the signals over from Lightning, whose own handlers talk to other ranks in the middle of a step."""
-        self._agreement = Agreement(trainer)
-        self._signal, self._saved_at = 0, time.monotonic()
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # it would stop the GPU at every batch
-        if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
-                signal.signal(number, self._note)
 
     def _note(self, number: int, frame: Any) -> None:
         self._signal = max(self._signal, number)
@@ -81,8 +73,17 @@ class Save(Checkpoint):
         rescale_progress(checkpoint, trainer.world_size)
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """A resumed run has nothing to save yet, and logs again what a killed one logged after its checkpoint."""
-        self._step = trainer.global_step
+        """Take the signals over from Lightning, whose own handlers talk to other ranks in the middle of a step.
+
+        A resumed run has nothing to save yet, and logs again what a killed one logged after its checkpoint.
+        """
+        self._agreement = Agreement(trainer)
+        self._saved = self._stop = False
+        self._step, self._signal, self._saved_at = trainer.global_step, 0, time.monotonic()
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # it would stop the GPU at every batch
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                signal.signal(number, self._note)
         for logger in trainer.loggers:
             if isinstance(logger, MetricsTable):
                 logger.forget_after(self._step)
@@ -104,6 +105,19 @@ class Save(Checkpoint):
         else:
             self._save(trainer, number)
 
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        """After a save, when the last step is logged too: have the metrics on disk, and stop if it was for that."""
+        if self._saved:
+            self._saved = False
+            for logger in trainer.loggers:
+                logger.save()
+            if self._stop:
+                raise Interrupted
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """A signal during the very last step finds the run done."""
+        self._saved = self._stop = False
+
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Save what waited for the validation."""
         if self._waiting is not None:
@@ -113,7 +127,7 @@ class Save(Checkpoint):
     def _save(self, trainer: pl.Trainer, number: float) -> None:
         path = self.folder / f"step-{trainer.global_step}.ckpt"
         trainer.save_checkpoint(path)
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saved = time.monotonic(), True
         if trainer.is_global_zero:
             self._prune()
         if number:
@@ -122,7 +136,7 @@ class Save(Checkpoint):
             log.warning("%s: saved %s and stopped. Resume with ckpt_path=last.", name, path)
             if number == signal.SIGUSR1 and trainer.is_global_zero:
                 _requeue()
-            raise Interrupted
+            self._stop = True
 
     def _prune(self) -> None:
         """Remove all but the last ones; the names appear when a checkpoint is whole, so the last are good."""

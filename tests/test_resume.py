@@ -1,0 +1,180 @@
+"""A run killed at any moment and resumed is bit by bit the run that was left alone."""
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from multiprocessing import forkserver
+
+import pandas as pd
+import pytest
+import stoppable
+import torch
+from omegaconf import OmegaConf
+from ranks import environment
+
+from scfm import checkpoint
+from scfm.callback.save import RESUME_ME
+from scfm.run.resume import newest_whole, resume_path, torn
+from scfm.strategy.folder import swap_in
+
+STEPS = 240
+COMMON = (
+    f"trainer.max_steps={STEPS}",
+    "trainer.log_every_n_steps=1",
+    "model.dropout=0.1",
+    "schedule.warmup=5",
+    "data.tokens_per_step=512",
+    "validate_every=7",
+    "callbacks.checkpoint.every_n_train_steps=5",
+)
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Processes forked from one that has imported everything; it finds the tests' modules by PYTHONPATH alone."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["stoppable"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
+        patch.setenv("OMP_NUM_THREADS", "1")
+        forkserver.ensure_running()
+    return context
+
+
+@pytest.fixture(scope="module")
+def whole(made_store, tmp_path_factory):
+    """The run that was left alone."""
+    folder = tmp_path_factory.mktemp("whole")
+    stoppable.run(str(made_store), str(folder), *COMMON)
+    return folder
+
+
+def losses(folder) -> pd.Series:
+    table = pd.read_csv(folder / "metrics.csv")
+    return table[["step", "train/loss"]].dropna().set_index("step")["train/loss"]
+
+
+def cells(folder) -> dict[int, set[int]]:
+    """The cells of every optimizer step; a step that a killed run repeated counts as it was last done."""
+    seen: dict[int, dict[tuple[int, ...], None]] = {}
+    for path in sorted(folder.glob("cells-*.jsonl")):
+        for line in path.read_text().splitlines():
+            step, _, index = json.loads(line)
+            seen.setdefault(step, {})[tuple(index)] = None
+    return {step: {cell for batch in batches for cell in batch} for step, batches in seen.items()}
+
+
+def weights(folder):
+    return checkpoint.read(folder / "checkpoints" / "last.ckpt").weights
+
+
+def test_killed_at_twenty_random_moments(whole, made_store, processes, tmp_path):
+    draw, stops, ended = random.Random(0), 0, None
+    signals = [signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1]
+    while ended != 0:
+        worker = processes.Process(
+            target=stoppable.run_quietly, args=(str(made_store), str(tmp_path), *COMMON, "ckpt_path=auto")
+        )
+        seen = len(_lines(tmp_path))
+        worker.start()
+        until = time.monotonic() + 60
+        wanted = draw.randint(1, 2 * STEPS // 12)
+        while worker.is_alive() and len(_lines(tmp_path)) < seen + wanted and time.monotonic() < until:
+            time.sleep(0.01)
+        number = signals[stops % 3]
+        if worker.is_alive() and stops < 20:
+            time.sleep(draw.random() * 0.02)
+            os.kill(worker.pid, number)
+        worker.join(60)
+        ended = worker.exitcode
+        if ended == 0:
+            break
+        expected = -signal.SIGKILL if number == signal.SIGKILL else RESUME_ME
+        assert ended == expected, (tmp_path / "said.txt").read_text()[-3000:]
+        stops += 1
+    assert stops >= 20
+    assert "Resume with ckpt_path=last" in (tmp_path / "said.txt").read_text()
+    found, expected = losses(tmp_path), losses(whole)
+    # SIGKILL between a checkpoint and the next line of metrics.csv may cost that line
+    assert len(found) >= len(expected) - 7
+    pd.testing.assert_series_equal(found, expected.loc[found.index], check_exact=True)
+    assert cells(tmp_path) == cells(whole)
+    first, second = weights(whole), weights(tmp_path)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def _lines(folder) -> list[str]:
+    path = folder / "cells-0.jsonl"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+class TestTorn:
+    def test_a_torn_checkpoint_is_passed_over_and_named(self, whole, made_store, tmp_path, processes, caplog):
+        folder = tmp_path / "checkpoints"
+        shutil.copytree(whole / "checkpoints", folder)
+        newest = max(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+        before = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)[-2]
+        for damage in (_cut, _flip):
+            shutil.copy2(whole / "checkpoints" / newest.name, newest)
+            damage(newest)
+            assert torn(newest) is not None
+            caplog.clear()
+            assert newest_whole(folder) == before
+            assert newest.name in caplog.text
+            assert "damaged" in caplog.text
+
+    def test_none_is_whole(self, whole, tmp_path):
+        shutil.copytree(whole / "checkpoints", tmp_path / "checkpoints")
+        for path in (tmp_path / "checkpoints").glob("*.ckpt"):
+            _cut(path)
+        cfg = OmegaConf.create({"ckpt_path": "last", "output": str(tmp_path)})
+        with pytest.raises(FileNotFoundError, match="no whole checkpoint"):
+            resume_path(cfg)
+        cfg.ckpt_path = "auto"
+        assert resume_path(cfg) is None
+
+    def test_a_folder_that_lacks_a_shard(self, tmp_path):
+        final = tmp_path / "step-1.ckpt"
+        with swap_in(final, first=True, barrier=lambda: None) as aside:
+            (aside / "shard0").write_bytes(b"12345")
+            (aside / "shard1").write_bytes(b"67890")
+            assert not final.exists()
+        assert torn(final) is None
+        (final / "shard1").write_bytes(b"6")
+        assert "shard1" in torn(final)
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 0xFF
+    path.write_bytes(content)
+
+
+def test_keep_last(whole):
+    names = {path.name for path in (whole / "checkpoints").glob("step-*.ckpt")}
+    assert names == {f"step-{STEPS}.ckpt", f"step-{STEPS - 5}.ckpt"}
+
+
+def test_other_micro_batches_are_refused(whole, made_store, tmp_path):
+    with pytest.raises(ValueError, match=r"micro-batches, now it has .*data.tokens_per_batch"):
+        stoppable.run(
+            str(made_store), str(tmp_path), *COMMON, "data.tokens_per_batch=128", "data.tokens_per_step=512",
+            f"ckpt_path={whole}/checkpoints/last.ckpt",
+        )  # fmt: skip
+
+
+def test_saving_in_the_background_writes_the_same(made_store, tmp_path, whole):
+    options = ("trainer.max_steps=10", "files.asynchronous=true", "callbacks.checkpoint.every_n_train_steps=5")
+    stoppable.run(str(made_store), str(tmp_path), *COMMON, *options, "schedule=constant")
+    found = [checkpoint.read(path) for path in sorted((tmp_path / "checkpoints").glob("*.ckpt"))]
+    assert {read.step for read in found} == {5, 10}
+    first, second = (read.weights for read in found if read.step == 10)
+    assert all(torch.equal(first[name], second[name]) for name in first)
