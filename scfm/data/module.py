@@ -38,7 +38,7 @@ class CellData(pl.LightningDataModule):
         self,
         store: TokenStore,
         *,
-        tokens_per_batch: int = 16384,
+        tokens_per_batch: int = 8192,
         tokens_per_step: int | None = None,
         max_length: int | None = None,
         val: float = 0.1,

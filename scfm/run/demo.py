@@ -20,6 +20,8 @@ from scfm.data.demo import demo_file
 log = logging.getLogger(__name__)
 
 OUTPUT = Path("outputs/demo")
+#: A laptop's share: the 256 most expressed genes of each cell.
+SMALL = ("trainer.accelerator=cpu", "data.max_length=256", "data.tokens_per_batch=4096")
 
 
 def commands(cells: Path) -> list[list[str]]:
@@ -35,7 +37,7 @@ def commands(cells: Path) -> list[list[str]]:
             "obs=[cell_type,lane]",
             "group=lane",
         ],
-        ["train", f"store={store}", "objective=mlm", "model=tiny", f"output={pretrained}", "trainer.max_steps=300"],
+        ["train", f"store={store}", "objective=mlm", "model=tiny", f"output={pretrained}", *SMALL, "trainer.max_steps=250"],
         [
             "finetune",
             f"init_from={pretrained}/checkpoints/last.ckpt",
@@ -43,8 +45,9 @@ def commands(cells: Path) -> list[list[str]]:
             "head=annotation/classifier",
             "head.label=cell_type",
             f"output={annotated}",
-            "trainer.max_steps=200",
-            "validate_every=50",
+            *SMALL,
+            "trainer.max_steps=120",
+            "validate_every=30",
         ],
         ["embed", f"init_from={annotated}/checkpoints/best.ckpt", f"input={cells}", f"output={embedded}"],
         [

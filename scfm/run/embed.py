@@ -4,6 +4,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,7 +67,7 @@ def run(cfg: DictConfig) -> None:
     if output.resolve() == source.resolve():
         raise ValueError(f"output={output} is the input; the input is never modified, choose another output=...")
     checkpoint = read(cfg.init_from)
-    tokenizer = from_dict(checkpoint.tokenizer)
+    tokenizer = _as_trained(checkpoint)
     module = restore_predictor(checkpoint)
     counts: Literal["required", "lognorm_ok"] = "required" if tokenizer.needs_counts else "lognorm_ok"
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -93,6 +94,13 @@ def run(cfg: DictConfig) -> None:
         )
         unfinished.replace(output)
     log.info("Wrote obsm[%r] (%d cells x %d) to %s", cfg.key, *found["embedding"].shape, output)
+
+
+def _as_trained(checkpoint: Checkpoint) -> Tokenizer:
+    """The tokenizer of the checkpoint, cutting cells where its training did (``data.max_length``)."""
+    tokenizer = from_dict(checkpoint.tokenizer)
+    cut = checkpoint.config["data"]["max_length"]
+    return tokenizer if cut is None else replace(tokenizer, max_length=min(cut, tokenizer.max_length))
 
 
 def _gene_report(cells: CellFile, genes: GeneMap, max_dropped: float) -> GeneReport:
@@ -123,7 +131,7 @@ def _provenance(cfg: DictConfig, checkpoint: Checkpoint, cells: CellFile, report
         "version": __version__,
         "checkpoint": str(checkpoint.path),
         "vocab_hash": checkpoint_vocab(checkpoint).hash,
-        "tokenizer": checkpoint.tokenizer["name"],
+        "tokenizer": from_dict(checkpoint.tokenizer).name,
         "counts_from": cells.counts_from,
         "share_of_counts_dropped": float(report.share_dropped),
         "key": cfg.key,
