@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from scfm.data.encode import GENES_PER_BIN
 from scfm.data.store import TokenStore
 
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:1000px;color:#222}
 table{border-collapse:collapse;width:100%;font-size:13px}
-td,th{padding:.3em .6em;text-align:right;border-bottom:1px solid #ddd}td:first-child,th:first-child{text-align:left}img{max-width:49%}code{background:#f3f3f3;padding:.1em .3em}"""
+td,th{padding:.3em .6em;text-align:right;border-bottom:1px solid #ddd}
+td:first-child,th:first-child{text-align:left}img{max-width:49%}code{background:#f3f3f3;padding:.1em .3em}"""
 _BLUE, _GREY = "#3b6ea5", "#9aa5b1"
 #: Bars of a picture, at most.
 MOST = 20
@@ -105,9 +107,9 @@ def _tokens(corpus: Mapping[str, Any]) -> Figure:
 
 
 def _histogram(title: str, edges: np.ndarray, counted: Any) -> Figure:
-    figure, counts = Figure(figsize=(5, 3), layout="constrained"), np.asarray(counted)
+    figure, counts = Figure(figsize=(5, 3)), np.asarray(counted)
     last = int(np.flatnonzero(counts)[-1]) + 1 if counts.any() else 1
-    axes = figure.subplots()
+    axes = figure.add_axes((0.16, 0.12, 0.8, 0.76))
     axes.bar(edges[:last], counts[:last], width=edges[1] - edges[0] if len(edges) > 1 else 1, align="edge", color=_BLUE)
     axes.set(title=title, ylabel="cells")
     axes.spines[["top", "right"]].set_visible(False)
@@ -117,8 +119,10 @@ def _histogram(title: str, edges: np.ndarray, counted: Any) -> Figure:
 def _bars(title: str, values: Mapping[str, float]) -> Figure:
     """The largest values as horizontal bars."""
     shown = list(values.items())[:MOST]
-    figure = Figure(figsize=(5, max(1.6, 0.24 * len(shown) + 0.9)), layout="constrained")
-    axes = figure.subplots()
+    height = max(1.6, 0.24 * len(shown) + 0.9)
+    figure = Figure(figsize=(5, height))
+    axes = figure.add_axes((0.4, 0.4 / height, 0.55, 1 - 0.8 / height))
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.barh([name if len(name) <= 28 else f"{name[:27]}…" for name, _ in shown], [n for _, n in shown], color=_GREY)
     axes.invert_yaxis()
     axes.set(title=title if len(values) <= MOST else f"{title}: {MOST} of {len(values)}")
