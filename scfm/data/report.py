@@ -121,9 +121,9 @@ def _bars(title: str, values: Mapping[str, float]) -> Figure:
     shown = list(values.items())[:MOST]
     height = max(1.6, 0.24 * len(shown) + 0.9)
     figure = Figure(figsize=(5, height))
-    axes = figure.add_axes((0.4, 0.4 / height, 0.55, 1 - 0.8 / height))
+    axes = figure.add_axes((0.42, 0.4 / height, 0.53, 1 - 0.8 / height))
     axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.barh([name if len(name) <= 28 else f"{name[:27]}…" for name, _ in shown], [n for _, n in shown], color=_GREY)
+    axes.barh([name if len(name) <= 24 else f"{name[:23]}…" for name, _ in shown], [n for _, n in shown], color=_GREY)
     axes.invert_yaxis()
     axes.set(title=title if len(values) <= MOST else f"{title}: {MOST} of {len(values)}")
     axes.spines[["top", "right"]].set_visible(False)
