@@ -1,5 +1,6 @@
 """The one LightningModule: a task on a backbone, whether it pretrains or fine-tunes."""
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,9 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from scfm.data.parts import metrics_in_parts
 from scfm.head.pool import embed
 from scfm.optim.groups import parameter_groups
 from scfm.types import Batch, Metrics, Spec
+
+log = logging.getLogger(__name__)
 
 
 class CellModule(pl.LightningModule):
@@ -48,6 +52,9 @@ class CellModule(pl.LightningModule):
         self.backbone, self.task = backbone, task
         self.spec, self.about = spec, dict(about)
         self._optimizer, self._schedule, self._n_steps = optimizer, schedule, n_steps
+        #: Parts that each micro-batch is cut into: more than one after memory ran out.
+        self.parts = 1
+        self._step_batches: list[Batch] = []
         self._seen: list[dict[str, np.ndarray]] = []
 
     def configure_model(self) -> None:
@@ -66,11 +73,58 @@ class CellModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of one micro-batch."""
-        torch.manual_seed(batch.seed)
-        metrics = self.task(self.backbone, batch)
+        """The loss of one micro-batch; in parts where it did not fit the memory whole."""
+        if self.trainer.fit_loop.epoch_loop.batch_idx % self.trainer.accumulate_grad_batches == 0:
+            self._step_batches.clear()
+        self._step_batches.append(batch)
+        metrics = self._fitting(batch)
         self._log("train", metrics, batch)
+        for callback in self._judges():
+            callback.note(batch, metrics["loss"])
         return metrics["loss"]
+
+    def backward(self, loss: Tensor) -> None:
+        """Backward; where memory runs out in it, the micro-batches of this optimizer step again, in smaller parts."""
+        try:
+            loss.backward()
+        except torch.OutOfMemoryError as error:
+            self._more_parts(error, alone=self.trainer.world_size == 1)
+            self._redo_step()
+
+    def _redo_step(self) -> None:
+        """The gradients of the micro-batches of this optimizer step, from the first on."""
+        while True:
+            self.zero_grad(set_to_none=True)
+            try:
+                for batch in self._step_batches:
+                    (self._fitting(batch)["loss"] / self.trainer.accumulate_grad_batches).backward()
+                return
+            except torch.OutOfMemoryError as error:
+                self._more_parts(error, alone=True, cells=max(batch.n_cells for batch in self._step_batches))
+
+    def _fitting(self, batch: Batch) -> Metrics:
+        """What the task says of a batch, in as many parts as its memory asks for."""
+        while True:
+            try:
+                return metrics_in_parts(lambda part: self.task(self.backbone, part), batch, self.parts)
+            except torch.OutOfMemoryError as error:
+                self._more_parts(error, alone=not hasattr(self.trainer.strategy, "shard"), cells=batch.n_cells)
+
+    def _more_parts(self, error: torch.OutOfMemoryError, *, alone: bool, cells: int = 2**30) -> None:
+        """Halve the parts, or say what to do where other ranks are in the middle of a collective, or none is left."""
+        tokens = self._step_batches[-1].n_tokens
+        if not alone or self.parts >= cells:
+            raise ValueError(
+                f"rank {self.trainer.global_rank} ran out of memory with {tokens} tokens in a micro-batch: lower "
+                "data.tokens_per_batch, or let data.auto_budget=true find it"
+            ) from error
+        self.parts *= 2
+        log.warning("Out of memory with %d tokens: micro-batches are now worked off in %d parts.", tokens, self.parts)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _judges(self) -> list[Any]:
+        return [callback for callback in self.trainer.callbacks if hasattr(callback, "judge")]
 
     def configure_gradient_clipping(
         self,
@@ -87,6 +141,9 @@ class CellModule(pl.LightningModule):
             norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         if norm is not None:
             self.log("train/gradient_norm", norm)
+        if engine is None or engine.is_gradient_accumulation_boundary():
+            for callback in self._judges():
+                callback.judge(self, optimizer, norm)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and metrics of held-out cells; a head's predictions are kept for the whole-epoch metrics."""

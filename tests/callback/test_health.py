@@ -1,0 +1,67 @@
+"""Injected faults: the step is skipped, counted, named by its cells; many in a row end the run."""
+
+import pandas as pd
+import pytest
+import torch
+
+from scfm import checkpoint
+from scfm.objective.mlm import MLM
+
+
+@pytest.fixture
+def spoil(monkeypatch):
+    """``spoil({step: factor})``: multiply the training losses of some calls."""
+
+    def at(factors, default=1.0):
+        calls, forward = [0], MLM.forward
+
+        def spoilt(self, backbone, batch):
+            found = forward(self, backbone, batch)
+            if self.training:
+                found["loss"] = found["loss"] * factors.get(calls[0], default)
+                calls[0] += 1
+            return found
+
+        monkeypatch.setattr(MLM, "forward", spoilt)
+
+    return at
+
+
+def weights(folder):
+    return checkpoint.read(folder / "checkpoints" / "last.ckpt").weights
+
+
+def skipped(folder):
+    table = pd.read_csv(folder / "metrics.csv")
+    return table["train/skipped_steps"].dropna().max() if "train/skipped_steps" in table else 0
+
+
+@pytest.mark.parametrize("fault", [float("nan"), float("inf")])
+def test_a_step_that_is_not_finite_changes_nothing(train, spoil, fault, caplog):
+    spoil({1: fault})
+    folder = train("trainer.max_steps=2", "optim.weight_decay=0.5")
+    assert skipped(folder) == 1
+    assert "Optimizer step 1 is skipped: loss is" in caplog.text
+    assert "rows of the store" in caplog.text
+    spoil({})
+    one = train("trainer.max_steps=1", "optim.weight_decay=0.5", output="one")
+    first, second = weights(folder), weights(one)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_spike_is_skipped(train, spoil, caplog):
+    spoil({30: 50.0})
+    folder = train("trainer.max_steps=40", "callbacks.health.window=32")
+    assert skipped(folder) == 1
+    assert "sigma above" in caplog.text
+    assert all(value.isfinite().all() for value in weights(folder).values())
+
+
+def test_many_in_a_row_end_the_run(train, spoil):
+    spoil({}, default=float("nan"))
+    with pytest.raises(ValueError, match="3 optimizer steps in a row were unhealthy"):
+        train("trainer.max_steps=40", "callbacks.health.stop_after=3")
+
+
+def test_a_healthy_run_skips_nothing(train):
+    assert skipped(train("trainer.max_steps=40", "callbacks.health.window=16")) == 0
