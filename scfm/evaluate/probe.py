@@ -7,10 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from scfm.evaluate.folds import Fold
+
+#: Inverse strengths of the L2 penalty that the linear probe tries.
+PENALTIES = (1.0, 0.03, 0.0005)
 
 #: (features of training cells, their codes, features of test cells) -> (classes seen, (tests, classes) probabilities)
 Model = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -35,10 +39,32 @@ class Calls:
 
 
 def linear(train: np.ndarray, codes: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Multinomial logistic regression with L2 penalty (C = 1) on features scaled by the training cells."""
+    """Multinomial logistic regression, as strong as it can be made without looking at test cells.
+
+    Features scaled by the training cells, classes weighted inversely to their frequency, L2 penalty chosen among
+    ``PENALTIES`` by macro-F1 on a quarter of the training cells.
+    """
     scaler = StandardScaler().fit(train)
-    model = LogisticRegression(C=1.0, max_iter=300, tol=1e-3).fit(scaler.transform(train), codes)
+    values = scaler.transform(train)
+    model = _logistic(_best_penalty(values, codes)).fit(values, codes)
     return model.classes_, model.predict_proba(scaler.transform(test))
+
+
+def _logistic(penalty: float) -> LogisticRegression:
+    return LogisticRegression(C=penalty, max_iter=300, tol=1e-3, class_weight="balanced")
+
+
+def _best_penalty(values: np.ndarray, codes: np.ndarray) -> float:
+    order = np.random.default_rng(0).permutation(len(codes))
+    held, kept = order[: len(codes) // 4], order[len(codes) // 4 :]
+    if len(held) == 0 or len(np.unique(codes[kept])) < 2:
+        return PENALTIES[0]
+
+    def quality(penalty: float) -> float:
+        called = _logistic(penalty).fit(values[kept], codes[kept]).predict(values[held])
+        return float(f1_score(codes[held], called, average="macro", zero_division=0))
+
+    return max(PENALTIES, key=quality)
 
 
 def nearest(train: np.ndarray, codes: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -108,6 +108,13 @@ def picture(figure: Figure, caption: str, path: Path | None = None) -> str:
     return f'<figure><img alt="{text}" width="{width}" src="{source}"><figcaption>{text}</figcaption></figure>'
 
 
+def picture_file(path: Path, caption: str) -> str:
+    """A PNG on disk with its caption, inside the page."""
+    text = html.escape(caption)
+    source = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return f'<figure><img alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'
+
+
 def side_by_side(*parts: str) -> str:
     """Figures in one row where the window is wide enough."""
     return f'<div class="row">{"".join(parts)}</div>'
