@@ -55,5 +55,6 @@ def _curve(axes: Axes, table: pd.DataFrame, panel: str) -> None:
     axes.set_xlabel("optimizer step", fontsize=9)
     axes.grid(color="#EEEEEE")
     axes.set_axisbelow(True)
-    axes.legend(fontsize=8.5, frameon=False)
+    if axes.lines:
+        axes.legend(fontsize=8.5, frameon=False)
     bare(axes)
