@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 .PHONY: demo test lint format clean
 
 demo: $(INSTALLED)
-	$(BIN)/python -m scfm.run.demo
+	$(BIN)/python -m scfm.demo
 
 test: lint
 	$(BIN)/python -m pytest

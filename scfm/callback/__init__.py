@@ -1,0 +1,1 @@
+"""What watches a run: throughput, health, saving, writing predictions."""
