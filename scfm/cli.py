@@ -52,6 +52,16 @@ def consolidate() -> Any:
     return _main("consolidate")
 
 
+def plan() -> Any:
+    """``scfm-plan``: parameters, memory, speed and hours of a run before it runs."""
+    return _main("plan")
+
+
+def doctor() -> Any:
+    """``scfm-doctor``: what a bug report needs to know of this machine."""
+    return _main("doctor")
+
+
 def _main(command: str) -> Any:
     """Run ``scfm.run.COMMAND.run(cfg)`` under Hydra with ``configs/COMMAND.yaml``."""
     sys.argv[1:] = lenient(sys.argv[1:])
@@ -69,6 +79,8 @@ def _run(command: str, cfg: "DictConfig") -> Any:
     from scfm.config import check, shipped
 
     sys.path.insert(0, str(Path.cwd()))  # a user's own parts: extensions=[my_module] beside where they work
+    for module in cfg.get("extensions") or ():
+        importlib.import_module(module)
     check(cfg, shipped(CONFIGS, command))
     return importlib.import_module(f"scfm.run.{command}").run(cfg)
 
@@ -90,9 +102,20 @@ def lenient(arguments: list[str]) -> list[str]:
         key, equals, _ = argument.partition("=")
         plain_key = key.split(".")[0].isidentifier() and not argument.startswith(("-", "+", "~"))
         is_group = key.split("@")[0].split("/")[0] in groups and "." not in key
-        return f"++{argument}" if equals and plain_key and not is_group and not key.startswith("hydra") else argument
+        if not equals or not plain_key or key.startswith("hydra"):
+            return argument
+        return quoted(argument) if is_group else f"++{quoted(argument)}"
 
     return [rewrite(argument) for argument in arguments]
+
+
+def quoted(argument: str) -> str:
+    """``key=value`` with the value in quotes where Hydra's grammar wants them: letters outside ASCII, as in a path."""
+    key, _, value = argument.partition("=")
+    if value.isascii() or value[:1] in ("'", '"', "[", "{"):
+        return argument
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{escaped}'"
 
 
 def _groups_of(folder: Path) -> set[str]:

@@ -13,6 +13,16 @@ import scfm.run.train  # noqa: F401 - so that a fork server imports it once
 from support import SMALL, command
 
 
+#: A run that changes its number of ranks: the same two micro-batches in every optimizer step.
+CHANGING = (
+    "data.tokens_per_step=512",
+    "trainer.log_every_n_steps=1",
+    "model.dropout=0.1",
+    "schedule=constant",
+    "validate_every=3",
+)
+
+
 class Recorder(pl.Callback):
     """Writes the cells of every micro-batch: one line of (optimizer step, rank, cells)."""
 

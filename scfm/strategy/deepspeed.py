@@ -145,10 +145,9 @@ class DeepSpeed(DeepSpeedStrategy):
     def skip_step(self) -> None:
         """Have the engine drop the gradients of this optimizer step, on every rank."""
         zero = self.deepspeed_engine.optimizer
-        checks, check = zero.check_grad_overflow, zero.check_overflow
+        update = zero._update_scale
 
-        def overflow(*args: Any, **kwargs: Any) -> None:
-            zero.overflow = True
-            zero.check_grad_overflow, zero.check_overflow = checks, check
+        def overflow(found: bool) -> None:
+            zero.overflow, zero._update_scale = True, update
 
-        zero.check_grad_overflow, zero.check_overflow = True, overflow
+        zero._update_scale = overflow  # what every stage calls before it looks whether to drop the step

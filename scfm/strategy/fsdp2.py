@@ -2,6 +2,8 @@
 
 from contextlib import AbstractContextManager
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
@@ -9,6 +11,7 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
+from scfm.strategy.folder import swap_in
 from scfm.strategy.whole import built_on_first_rank, send_buffers
 
 _STEPS = ("training_step", "validation_step", "test_step", "predict_step")
@@ -64,7 +67,7 @@ class FSDP2(ModelParallelStrategy):
         precision = self.precision_plugin.precision
         low = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(str(precision))
         policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32 if low else None)
-        options = {"mesh": self.device_mesh["data_parallel"], "mp_policy": policy}
+        options: dict[str, Any] = {"mesh": self.device_mesh["data_parallel"], "mp_policy": policy}
         for layer in _layers(module):
             fully_shard(layer, reshard_after_forward=self.reshard_after_forward, **options)
         fully_shard(module, **options)
@@ -75,11 +78,20 @@ class FSDP2(ModelParallelStrategy):
             module, whole, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=True)
         )
 
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """A file as always; a folder is written aside and renamed when every rank's part is on disk."""
+        if not self._save_distributed_checkpoint:
+            super().save_checkpoint(checkpoint, filepath, storage_options)
+            return
+        final = Path(self.broadcast(filepath))
+        with swap_in(final, first=self.is_global_zero, barrier=self.barrier) as aside:
+            super().save_checkpoint(checkpoint, aside, storage_options)
+
 
 def _layers(module: nn.Module) -> list[nn.Module]:
     """The entries of the longest ``nn.ModuleList``: the transformer layers."""
     lists = [part for part in module.modules() if isinstance(part, nn.ModuleList)]
-    return list(max(lists, key=len, default=nn.ModuleList()))
+    return list(max(lists, key=lambda layers: len(layers), default=nn.ModuleList()))
 
 
 def _empty(module: nn.Module) -> None:

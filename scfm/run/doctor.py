@@ -1,0 +1,125 @@
+"""``scfm-doctor``: what a bug report needs to know of a machine."""
+
+import importlib.metadata
+import logging
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torch import distributed
+
+from scfm import __version__
+from scfm.model import attention
+
+log = logging.getLogger(__name__)
+
+_PACKAGES = (
+    "torch", "pytorch-lightning", "transformers", "datasets", "hydra-core", "anndata", "numpy", "pandas", "numba",
+    "deepspeed", "wandb", "tensorboard", "peft", "scanpy", "hydra-submitit-launcher",
+)  # fmt: skip
+
+
+def run(cfg: DictConfig) -> str:
+    """Write the text to the screen and, where ``cfg.output`` names one, to a file."""
+    text = report()
+    log.info("%s", text)
+    if cfg.output is not None:
+        Path(cfg.output).write_text(text + "\n")
+    return text
+
+
+def report() -> str:
+    """One text; nothing in it names a user or a host."""
+    parts = {
+        "Versions": _versions(),
+        "Devices": _devices(),
+        "Attention": _attention(),
+        "Communication": _communication(),
+        "DeepSpeed": _deepspeed(),
+        "Machine": _machine(),
+    }
+    return "\n\n".join("\n".join([title, *(f"  {line}" for line in lines)]) for title, lines in parts.items())
+
+
+def _versions() -> Iterator[str]:
+    yield f"scfm {__version__}, Python {platform.python_version()}, {platform.platform()}"
+    for name in _PACKAGES:
+        try:
+            yield f"{name} {importlib.metadata.version(name)}"
+        except importlib.metadata.PackageNotFoundError:
+            yield f"{name}: not installed"
+
+
+def _devices() -> Iterator[str]:
+    if not torch.cuda.is_available():
+        built = torch.version.cuda or torch.version.hip
+        yield f"no GPU that torch can use (torch is built for {built or 'CPU only'})"
+    for i in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(i)
+        free, total = torch.cuda.mem_get_info(i)
+        memory = f"{free / 2**30:.0f} of {total / 2**30:.0f} GiB free"
+        yield f"GPU {i}: {device.name}, sm_{device.major}{device.minor}, {memory}"
+    if torch.cuda.is_available():
+        bf16 = torch.cuda.is_bf16_supported()
+        yield f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}, bf16 {bf16}"
+    capability = torch.backends.cpu.get_cpu_capability()
+    yield f"CPU: {os.cpu_count()} cores, {torch.get_num_threads()} threads of torch, {capability}"
+
+
+def _attention() -> Iterator[str]:
+    kinds = [("cuda", torch.bfloat16), ("cuda", torch.float32)] if torch.cuda.is_available() else []
+    for device, dtype in [*kinds, ("cpu", torch.float32)]:
+        path, reason = attention.attention_path(torch.device(device), dtype, 64)
+        yield f"{device}, {str(dtype).removeprefix('torch.')}: {path} ({reason})"
+
+
+def _communication() -> Iterator[str]:
+    yield f"gloo: {distributed.is_gloo_available()}"
+    yield f"nccl: {distributed.is_nccl_available()}" + (
+        f", version {'.'.join(map(str, torch.cuda.nccl.version()))}" if torch.cuda.is_available() else ""
+    )
+    wanted = (
+        "NCCL_",
+        "GLOO_",
+        "MASTER_",
+        "WORLD_SIZE",
+        "SLURM_JOB_ID",
+        "SLURM_NTASKS",
+        "CUDA_VISIBLE_DEVICES",
+        "OMP_NUM",
+    )
+    for name in sorted(os.environ):
+        if name.startswith(wanted) and name != "MASTER_ADDR":
+            yield f"{name}={os.environ[name]}"
+
+
+def _deepspeed() -> Iterator[str]:
+    if find_spec("deepspeed") is None:
+        yield 'not installed: pip install "scfm-framework[deepspeed]"'
+        return
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    from deepspeed.accelerator import get_accelerator
+    from deepspeed.ops.op_builder.all_ops import ALL_OPS
+
+    yield f"accelerator {get_accelerator()._name}"
+    for name in ("cpu_adam", "fused_adam", "async_io"):
+        if name in ALL_OPS:
+            fits = ALL_OPS[name].is_compatible(verbose=False)
+            yield f"op {name}: {'can be built here' if fits else 'cannot be built here'}"
+
+
+def _machine() -> Iterator[str]:
+    here = shutil.disk_usage(Path.cwd())
+    yield f"disk of the working folder: {here.free / 2**30:.0f} of {here.total / 2**30:.0f} GiB free"
+    shared = Path("/dev/shm")
+    if shared.is_dir():
+        yield f"/dev/shm: {shutil.disk_usage(shared).free / 2**30:.1f} GiB free (workers of the loader use it)"
+    if hasattr(os, "sysconf") and sys.platform.startswith("linux"):
+        yield f"memory: {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
