@@ -94,6 +94,11 @@ def test_overrides_are_let_through_and_choices_are_not():
     assert lenient(expected) == expected
 
 
+def test_a_path_of_any_letters_is_quoted():
+    assert lenient(["input=data/some cells ä.h5ad"]) == ["++input='data/some cells ä.h5ad'"]
+    assert lenient(["input='ä.h5ad'", "input=a b.h5ad"]) == ["++input='ä.h5ad'", "++input=a b.h5ad"]
+
+
 @pytest.mark.parametrize("command", ["train", "finetune", "prepare", "embed", "evaluate"])
 def test_the_keys_of_a_command_are_those_of_its_yaml_and_what_it_inherits(command):
     known = shipped(CONFIGS, command)

@@ -45,6 +45,28 @@ def test_an_objective_and_a_head_of_ones_own(folder, made_store):
     assert (folder / "age" / "checkpoints" / "best.ckpt").exists()
 
 
+def test_a_tokenizer_of_ones_own(folder):
+    from scfm.data.demo import demo_file
+    from scfm.data.store import TokenStore
+
+    done = subprocess.run(
+        [
+            *(Path(sys.executable).parent / "scfm-prepare", "--config-dir", "my_parts/configs"),
+            *("extensions=[my_parts.detected]", "tokenizer=detected"),
+            *(f"input={demo_file()}", "output=detected", "obs=[cell_type]"),
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    store = TokenStore.open(folder / "detected")
+    assert store.tokenizer["kind"] == "detected"
+    genes = store.gather([0]).values[1:-1].astype(int)
+    assert (genes[1:] > genes[:-1]).all()
+
+
 def test_a_part_that_is_not_named_is_not_run(folder, made_store):
     done = subprocess.run(
         [sys.executable, REPOSITORY / "train.py", "--config-dir", "my_parts/configs", "objective=top_gene"],

@@ -39,10 +39,12 @@ class FileBatches(IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         for block in self.cells.blocks(size=self.block_size):
-            encoded = self.tokenizer.encode(block.counts, self.genes.columns, None)
-            yield from self._batches(encoded, block.start)
+            counted = np.flatnonzero(~block.empty)
+            encoded = self.tokenizer.encode(block.counts[counted], self.genes.columns)
+            yield from self._batches(encoded, block.start + counted)
 
-    def _batches(self, encoded: Ragged, start: int) -> Iterator[Batch]:
+    def _batches(self, encoded: Ragged, index: np.ndarray) -> Iterator[Batch]:
+        """The cells that have tokens; ``index`` is each cell's row in the file."""
         rows = np.flatnonzero(encoded.lengths)
         if len(rows) == 0:
             return
@@ -51,7 +53,7 @@ class FileBatches(IterableDataset[Batch]):
         for chosen in _batches_of(Order(rows, lengths, tokens=budget, shuffle=False)):
             values = np.concatenate([encoded[row] for row in chosen])
             offsets = np.concatenate([[0], np.cumsum(encoded.lengths[chosen])])
-            yield pack(Ragged(values, offsets), chosen + start)
+            yield pack(Ragged(values, offsets), index[chosen])
 
 
 def _batches_of(order: Order) -> Iterator[np.ndarray]:

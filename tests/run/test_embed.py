@@ -1,0 +1,111 @@
+"""scfm-embed: every cell, in the input's order, beside all that was in the file."""
+
+import anndata as ad
+import numpy as np
+import pytest
+
+from scfm.data.synthetic import synthetic_cells
+from support import SMALL, command
+
+FAST = ("trainer.accelerator=cpu", "trainer.enable_progress_bar=false")
+TRAIN = (*(part for part in SMALL if "tokens_per_batch" not in part and "positions" not in part),)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A file of cells, and checkpoints pretrained and fine-tuned on them."""
+    folder = tmp_path_factory.mktemp("embed")
+    cells = synthetic_cells(n_cells=160, n_genes=300, n_types=3, seed=1)
+    cells.uns["kept"] = {"a": 1}
+    cells.write_h5ad(folder / "cells.h5ad")
+    store = folder / "store"
+    command("prepare", f"input={folder / 'cells.h5ad'}", f"output={store}", "obs=[cell_type]", "workers=1")
+    common = ("trainer.max_steps=8", "data.max_length=64", "data.tokens_per_batch=1024", f"store={store}")
+    command("train", f"output={folder / 'pre'}", *TRAIN, *common)
+    without_model = [part for part in TRAIN if not part.startswith("model.")]
+    command(
+        "finetune", f"output={folder / 'fine'}", "head.label=cell_type", "validate_every=4",
+        f"init_from={folder / 'pre/checkpoints/last.ckpt'}", *without_model, *common,
+    )  # fmt: skip
+    return folder
+
+
+def embed(made, checkpoint, source, output, *overrides):
+    path = made / f"{checkpoint}/checkpoints/last.ckpt"
+    command("embed", f"init_from={path}", f"input={source}", f"output={output}", *FAST, *overrides)
+    return ad.read_h5ad(output)
+
+
+@pytest.fixture(scope="module")
+def embedded(made):
+    return embed(made, "pre", made / "cells.h5ad", made / "embedded.h5ad")
+
+
+def test_everything_else_is_kept(made, embedded):
+    before = ad.read_h5ad(made / "cells.h5ad")
+    assert embedded.obs_names.equals(before.obs_names)
+    assert embedded.var.equals(before.var)
+    assert embedded.obs.equals(before.obs)
+    assert (embedded.X != before.X).nnz == 0
+    assert embedded.uns["kept"]["a"] == 1
+    assert embedded.uns["scfm"]["tokenizer"] == "geneformer_v2"
+    assert embedded.obsm["X_scfm"].shape == (160, 32)
+    assert np.isfinite(embedded.obsm["X_scfm"]).all()
+
+
+@pytest.mark.parametrize(
+    "overrides", [("block_size=7",), ("tokens_per_batch=200",), ("block_size=50", "tokens_per_batch=5000")]
+)
+def test_a_cells_embedding_does_not_depend_on_how_it_is_batched(made, embedded, tmp_path, overrides):
+    other = embed(made, "pre", made / "cells.h5ad", tmp_path / "other.h5ad", *overrides)
+    np.testing.assert_allclose(other.obsm["X_scfm"], embedded.obsm["X_scfm"], atol=1e-5)
+
+
+def test_rows_follow_the_input(made, embedded, tmp_path):
+    order = np.random.default_rng(0).permutation(160)[:90]
+    ad.read_h5ad(made / "cells.h5ad")[order].copy().write_h5ad(tmp_path / "some cells ä.h5ad")
+    some = embed(made, "pre", tmp_path / "some cells ä.h5ad", tmp_path / "out.h5ad")
+    np.testing.assert_allclose(some.obsm["X_scfm"], embedded.obsm["X_scfm"][order], atol=1e-5)
+
+
+def test_a_fine_tuned_checkpoint_names_cells_without_labels(made, tmp_path):
+    cells = ad.read_h5ad(made / "cells.h5ad")
+    del cells.obs["cell_type"]
+    cells.write_h5ad(tmp_path / "new.h5ad")
+    named = embed(made, "fine", tmp_path / "new.h5ad", tmp_path / "named.h5ad")
+    assert set(named.obs["scfm_cell_type"]) <= set(ad.read_h5ad(made / "cells.h5ad").obs["cell_type"])
+    assert named.obs["scfm_cell_type_confidence"].between(0, 1).all()
+
+
+def test_cells_that_the_model_cannot_read_are_nan_and_said(made, tmp_path, caplog):
+    cells = ad.read_h5ad(made / "cells.h5ad")
+    counts = cells.X.tolil()
+    counts[3] = 0
+    cells.X = counts.tocsr()
+    cells.write_h5ad(tmp_path / "holed.h5ad")
+    out = embed(made, "pre", tmp_path / "holed.h5ad", tmp_path / "out.h5ad")
+    assert np.flatnonzero(np.isnan(out.obsm["X_scfm"]).any(axis=1)).tolist() == [3]
+    assert "1 cell(s)" in caplog.text
+
+
+class TestRefusals:
+    def test_the_input_is_never_overwritten(self, made):
+        with pytest.raises(ValueError, match="never modified"):
+            embed(made, "pre", made / "cells.h5ad", made / "cells.h5ad", "overwrite=true")
+
+    def test_an_output_that_exists(self, made, embedded):
+        with pytest.raises(FileExistsError, match="overwrite=true"):
+            embed(made, "pre", made / "cells.h5ad", made / "embedded.h5ad")
+
+    def test_a_file_of_other_genes(self, made, tmp_path):
+        cells = ad.read_h5ad(made / "cells.h5ad")
+        cells.var_names = [f"Unknown{i}" for i in range(cells.n_vars)]
+        cells.var = cells.var[[]]
+        cells.write_h5ad(tmp_path / "foreign.h5ad")
+        with pytest.raises(ValueError, match=r"foreign.h5ad"):
+            embed(made, "pre", tmp_path / "foreign.h5ad", tmp_path / "out.h5ad")
+        assert list(tmp_path.iterdir()) == [tmp_path / "foreign.h5ad"]
+
+    def test_no_such_input(self, made, tmp_path):
+        with pytest.raises(FileNotFoundError, match="nowhere"):
+            embed(made, "pre", tmp_path / "nowhere.h5ad", tmp_path / "out.h5ad")
