@@ -51,7 +51,7 @@ class CellModule(pl.LightningModule):
         super().__init__()
         self.backbone, self.task = backbone, task
         self.spec, self.about = spec, dict(about)
-        self._optimizer, self._schedule, self._n_steps = optimizer, schedule, n_steps
+        self._optimizer, self._schedule, self.n_steps = optimizer, schedule, n_steps
         #: Parts that each micro-batch is cut into: more than one after memory ran out.
         self.parts = 1
         self._step_batches: list[Batch] = []
@@ -69,7 +69,7 @@ class CellModule(pl.LightningModule):
         optimizer = self._optimizer(parameter_groups(self))
         if self._schedule is None:
             return optimizer
-        schedule = self._schedule(optimizer, self._n_steps)
+        schedule = self._schedule(optimizer, self.n_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -11,11 +11,11 @@ from multiprocessing import forkserver
 
 import pandas as pd
 import pytest
-import stoppable
 import torch
 from omegaconf import OmegaConf
-from ranks import environment
 
+import stoppable
+from ranks import environment
 from scfm import checkpoint
 from scfm.callback.save import RESUME_ME
 from scfm.run.resume import newest_whole, resume_path, torn
@@ -160,7 +160,7 @@ def _flip(path):
 
 def test_keep_last(whole):
     names = {path.name for path in (whole / "checkpoints").glob("step-*.ckpt")}
-    assert names == {f"step-{STEPS}.ckpt", f"step-{STEPS - 5}.ckpt"}
+    assert names == {f"step-{STEPS - 5}.ckpt", f"step-{STEPS - 10}.ckpt"}
 
 
 def test_other_micro_batches_are_refused(whole, made_store, tmp_path):
@@ -176,5 +176,20 @@ def test_saving_in_the_background_writes_the_same(made_store, tmp_path, whole):
     stoppable.run(str(made_store), str(tmp_path), *COMMON, *options, "schedule=constant")
     found = [checkpoint.read(path) for path in sorted((tmp_path / "checkpoints").glob("*.ckpt"))]
     assert {read.step for read in found} == {5, 10}
-    first, second = (read.weights for read in found if read.step == 10)
+    stoppable.run(
+        str(made_store), str(tmp_path / "at_once"), *COMMON, *options, "schedule=constant", "files.asynchronous=false"
+    )
+    first, second = weights(tmp_path), weights(tmp_path / "at_once")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_finished_run_goes_on_where_it_ended(made_store, tmp_path):
+    """Eight steps are two whole epochs: the very end of an epoch is a place like any other."""
+    for name, ends in {"once": (12,), "twice": (8, 12)}.items():
+        for end in ends:
+            stoppable.run(
+                str(made_store), str(tmp_path / name), *stoppable.CHANGING, f"trainer.max_steps={end}", "ckpt_path=auto"
+            )
+    assert cells(tmp_path / "once") == cells(tmp_path / "twice")
+    first, second = weights(tmp_path / "once"), weights(tmp_path / "twice")
     assert all(torch.equal(first[name], second[name]) for name in first)

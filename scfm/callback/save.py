@@ -32,7 +32,9 @@ class Interrupted(SystemExit):
 
 
 class Save(Checkpoint):
-    """Writes ``step-N.ckpt`` at intervals, and once more at SIGTERM or SIGUSR1 before ending with exit code 75.
+    """Writes ``step-N.ckpt`` at intervals and ``last.ckpt`` after the last step.
+
+    At SIGTERM or SIGUSR1 it writes one more and ends the run with exit code 75.
 
     A signal only sets a flag. The ranks compare their flags at the end of every optimizer step, so that one signalled
     rank is enough and none saves alone. Under Slurm, SIGUSR1 (``#SBATCH --signal=USR1@120``) also requeues the job.
@@ -59,6 +61,8 @@ class Save(Checkpoint):
             raise ValueError(f"callbacks.checkpoint.keep_last={keep_last}; at least 1 is needed to resume from")
         self.folder, self.keep_last = Path(folder), keep_last
         self.every_n_train_steps, self.every_n_minutes = every_n_train_steps, every_n_minutes
+        #: Whether the last step of the run is saved.
+        self.ended = False
         self._signal = 0
         self._step = 0
         self._saved = self._stop = False
@@ -98,7 +102,8 @@ class Save(Checkpoint):
         late = self.every_n_minutes is not None and time.monotonic() - self._saved_at >= 60 * self.every_n_minutes
         number, by_time = self._agreement.largest(self._signal, trainer.is_global_zero and late)
         by_step = self.every_n_train_steps is not None and self._step % self.every_n_train_steps == 0
-        if not (number or by_time or by_step):
+        ended = self._step >= module.n_steps
+        if not (number or by_time or by_step or ended):
             return
         if trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
             self._waiting = number
@@ -125,12 +130,13 @@ class Save(Checkpoint):
             self._save(trainer, number)
 
     def _save(self, trainer: pl.Trainer, number: float) -> None:
-        path = self.folder / f"step-{trainer.global_step}.ckpt"
+        self.ended = trainer.global_step >= trainer.lightning_module.n_steps
+        path = self.folder / ("last.ckpt" if self.ended else f"step-{trainer.global_step}.ckpt")
         trainer.save_checkpoint(path)
         self._saved_at, self._saved = time.monotonic(), True
         if trainer.is_global_zero:
             self._prune()
-        if number:
+        if number and not self.ended:
             trainer.strategy.checkpoint_io.teardown()  # wait for a save that goes on in the background
             name = signal.Signals(int(number)).name
             log.warning("%s: saved %s and stopped. Resume with ckpt_path=last.", name, path)

@@ -164,7 +164,8 @@ def fit(cfg: DictConfig, trainer: pl.Trainer, module: CellModule, data: CellData
 
 def save_last(trainer: pl.Trainer, path: Path) -> None:
     """The checkpoint at the end of a run; where a strategy writes shards, with the weights as one file beside them."""
-    trainer.save_checkpoint(path)
+    if not any(getattr(callback, "ended", False) for callback in trainer.checkpoint_callbacks):
+        trainer.save_checkpoint(path)  # it was stopped early, or its config has no such callback
     trainer.strategy.checkpoint_io.teardown()  # a save may go on in the background
     trainer.strategy.barrier()
     if path.is_dir() and trainer.is_global_zero:
