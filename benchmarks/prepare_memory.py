@@ -3,7 +3,7 @@
 python benchmarks/prepare_memory.py [--cells 20000 200000] [--genes 1500] [--workers 2] [--bound 1.0]
 
 Prints, for each size, wall and CPU seconds, and the peak resident memory of the process, of each worker, and of all
-together (sampled; shared pages counted in each). Exits with 1 above the bound, in GB.
+together (sampled; shared pages are divided among those who share them). Exits with 1 above the bound, in GB.
 """
 
 import argparse
@@ -19,13 +19,12 @@ from made_up import write_h5ad
 
 
 def resident(pid: int) -> float:
-    """Resident memory of a process in GB, without pages of mapped files."""
+    """Resident memory of a process in GB; pages that several processes share are divided among them (PSS)."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:
         return 0.0
-    values = {line.split(":")[0]: line.split()[1] for line in status.splitlines() if line.startswith("Rss")}
-    return (int(values.get("RssAnon", 0)) + int(values.get("RssFile", 0))) / 1e6
+    return next((int(line.split()[1]) / 1e6 for line in rollup.splitlines() if line.startswith("Pss:")), 0.0)
 
 
 def children(pid: int) -> list[int]:
@@ -51,7 +50,7 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         """Until stopped."""
-        while not self._over.wait(0.05):
+        while not self._over.wait(0.25):
             own, others = resident(os.getpid()), [resident(pid) for pid in children(os.getpid())]
             self.own = max(self.own, own)
             self.largest_child = max([self.largest_child, *others])

@@ -22,6 +22,7 @@ from scfm.data.context import Context, context
 from scfm.data.layout import write_json
 from scfm.data.part import Cells, PartWriter
 from scfm.data.steps import Steps
+from scfm.data.store import TokenStore
 
 #: Cells held at a time.
 STRETCH = 16_384
@@ -154,11 +155,12 @@ def release_inputs() -> None:
     _inputs.cache_clear()
 
 
-def find_repeated(run: Context, keys: Sequence[str]) -> dict[str, int]:
-    """Mark the cells of every part that occurred before; how many there are in each."""
+def find_repeated(run: Context, keys: Sequence[str], after: TokenStore | None) -> dict[str, int]:
+    """Mark the cells of every part that occurred before, also in the store ``after``; how many there are in each."""
     columns = [read_table([run.parts / f"data-{key}.arrow"]) for key in keys]
     hashes = [table["hash"].to_numpy() if len(table) else np.zeros(0, np.uint64) for table in columns]
-    flags = dict(zip(keys, repeated(hashes), strict=True))
+    before = np.zeros(0, np.uint64) if after is None else after.hashes
+    flags = dict(zip(keys, repeated([before, *hashes])[1:], strict=True))
     for key, flag in flags.items():
         np.save(_made(run.work.folder / "repeated") / f"{key}.npy", flag)
     return {key: int(flag.sum()) for key, flag in flags.items()}

@@ -79,12 +79,16 @@ class Context:
 
     def where(self, file: int) -> str:
         """A file as messages name it."""
-        return str(self.plan["inputs"][file]["path"])
+        return str(self.input(file)["path"])
+
+    def input(self, file: int) -> dict[str, Any]:
+        """A file by its number in the store; the first ones may be in it already."""
+        return self.plan["inputs"][file - (self.plan["after"] or {"files": 0})["files"]]
 
     def open(self, file: int) -> CellFile:
         """The file, kept open until another one is asked for."""
         reading = {key: self.options[key] for key in READING}
-        return _opened().get(self.where(file), self.plan["inputs"][file]["mtime_ns"], **reading)
+        return _opened().get(self.where(file), self.input(file)["mtime_ns"], **reading)
 
     def range(self, file: int, part: int) -> tuple[int, int]:
         """First row of a part and the row after its last."""
@@ -93,7 +97,7 @@ class Context:
 
     def cells(self, file: int) -> int:
         """Cells of a file that take part: all, or the first few in a dry run."""
-        return int(self.corpus["cells"][file])
+        return int(self.corpus["cells"][str(file)])
 
     def obs_columns(self, cells: CellFile) -> list[str]:
         """The columns of obs that are read."""
@@ -110,7 +114,7 @@ class Context:
 
     def genes(self, file: int) -> FileGenes:
         """What the gene check found."""
-        return _genes(self.work.folder / "genes" / f"{file:05d}.npz", self.plan["inputs"][file]["mtime_ns"])
+        return _genes(self.work.folder / "genes" / f"{file:05d}.npz", self.input(file)["mtime_ns"])
 
 
 #: Options that say how a file is read.

@@ -44,18 +44,22 @@ def survey_column(values: pd.Series, as_category: bool) -> list[str] | None:
     return sorted(set(_texts(values.drop_duplicates()).dropna()))
 
 
-def merge_columns(surveys: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, list[str] | None]:
+def merge_columns(
+    surveys: Iterable[tuple[str, Mapping[str, Any]]], after: Mapping[str, Sequence[str] | None] | None = None
+) -> dict[str, list[str] | None]:
     """Corpus-wide tables from those of the files.
 
     Args:
         surveys: (file, {column: categories or None}) for each file; a column that a file lacks is not in its entry.
+        after: tables of the store to which the files are added: its categories keep their codes.
 
     Raises:
         ValueError: a column holds numbers in one file and names in another.
     """
     merged: dict[str, set[str] | None] = {}
     first: dict[str, str] = {}
-    for where, columns in surveys:
+    before = [] if after is None else [("the store", after)]
+    for where, columns in [*before, *surveys]:
         for name, categories in columns.items():
             kind = None if categories is None else set(categories)
             if name not in merged:
@@ -68,7 +72,11 @@ def merge_columns(surveys: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str,
                 )
             elif kind is not None:
                 merged[name] = (merged[name] or set()) | kind
-    return {name: None if kinds is None else sorted(kinds) for name, kinds in merged.items()}
+    old = {name: list(names or ()) for name, names in (after or {}).items()}
+    return {
+        name: None if kinds is None else [*old.get(name, []), *sorted(kinds.difference(old.get(name, [])))]
+        for name, kinds in merged.items()
+    }
 
 
 class Coder:

@@ -2,37 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from scfm.data import arrange
-from scfm.data.context import Context, context, release
-from scfm.data.encode import encode_part
-from scfm.data.fit import fit
-from scfm.data.labels import merge_columns
-from scfm.data.layout import REPORT, VERSION, PartRecord, StoreMeta, write_layout
+from scfm.data.arrow import read_json
+from scfm.data.execute import Job, execute
+from scfm.data.layout import MANIFEST
 from scfm.data.options import Genes, Options, resolve_inputs
 from scfm.data.pool import Dask, Local
 from scfm.data.quality import Quality
-from scfm.data.report import write_report
-from scfm.data.steps import Steps
 from scfm.data.store import TokenStore
-from scfm.data.summary import FileSummary, corpus_summary, table
-from scfm.data.survey import check_genes, survey_file
-from scfm.data.work import Work
 from scfm.genes import read_alias
-from scfm.tokenizer import Tokenizer
-
-log = logging.getLogger(__name__)
-
-#: Inputs below this are prepared by one process where ``workers`` is not given: starting others would take longer.
-SMALL = 200_000_000
+from scfm.tokenizer import Tokenizer, from_dict
 
 
 def prepare(
@@ -131,129 +113,49 @@ def prepare(
         seed=seed,
         limit=limit,
     )
-    if on_error not in ("stop", "skip") or block_size < 1 or (workers is not None and workers < 1):
-        raise ValueError(
-            f"on_error={on_error!r}, block_size={block_size}, workers={workers}: expected stop or skip, and at least 1"
-        )
-    if workers is None:
-        workers = 1 if sum(entry["size"] for entry in found) < SMALL else len(os.sched_getaffinity(0))
-    work, state = Work(output), tokenizer.to_dict()
-    work.output.parent.mkdir(parents=True, exist_ok=True)
-    plan = {"version": VERSION, "inputs": found, "tokenizer": _digest(state), "options": asdict(options)}
-    try:
-        with work.locked():
-            if work.published() and not work.changed(plan):
-                work.tidy()
-                return TokenStore.open(output)
-            if output.exists() and not overwrite:
-                raise FileExistsError(f"{output} exists; choose another output, or replace it with overwrite=true")
-            mark = work.begin(plan, overwrite)
-            with (executor or Local()).open(workers) as engine:
-                steps = Steps(work, mark, found, engine, workers, on_error)
-                _run(steps, tokenizer, state, options, block_size)
-            work.publish()
-    except BaseException:
-        work.abandon()
-        raise
-    finally:
-        release()
-        arrange.release_inputs()
-    return TokenStore.open(output)
+    job = Job(found, output, tokenizer, options, block_size=block_size, on_error=on_error, overwrite=overwrite)
+    return execute(job, workers, executor)
 
 
-def _digest(state: Mapping[str, Any]) -> str:
-    """SHA-256 of everything that a tokenizer is."""
-    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
+def append(
+    inputs: str | Path | Sequence[str | Path],
+    output: str | Path,
+    *,
+    workers: int | None = None,
+    block_size: int = 1024,
+    executor: Local | Dask | None = None,
+    on_error: Literal["stop", "skip"] = "stop",
+) -> TokenStore:
+    """Add files to a store, with its own tokenizer and options. Its parts stay as they are.
 
+    New categories of an obs column get the codes after the old ones. The store is replaced as a whole at the end: old
+    parts are linked, not copied, and until then nothing of it changes.
 
-def _run(steps: Steps, tokenizer: Tokenizer, state: dict[str, Any], options: Options, block_size: int) -> None:
-    """All steps, each doing what is not recorded; at the end the store is whole in the working folder."""
-    work = steps.work
-    surveys = steps.each_file("survey", survey_file)
-    _require_files(steps)
-    cells = [
-        min(surveys[n]["cells"], options.limit or surveys[n]["cells"]) if n in surveys else 0
-        for n in range(len(steps.inputs))
-    ]
-    columns = merge_columns((steps.inputs[n]["path"], surveys[n]["columns"]) for n in steps.files)
-    ordered = {name: columns.get(name) for name in options.obs}
-    work.save("corpus", {"columns": ordered, "cells": cells, "cells_per_part": options.part_size(sum(cells))})
-    run = context(str(work.folder), steps.mark)
-    if not work.has("tokenizer"):
-        if not tokenizer.fitted:
-            state = fit(tokenizer, steps, part_keys(run, steps.files), block_size).to_dict()
-        work.save("tokenizer", state)
-    steps.each_file("genes", check_genes)
-    _require_files(steps)
-    keys, sizes = part_keys(run, steps.files)
-    parts = steps.run(
-        "parts", encode_part, keys, block_size, cells=sizes, valid=lambda record: _lies_there(run, record)
-    )
-    _require_files(steps)
-    if not any(record["part"]["cells"] for record in parts.values()):
-        raise ValueError(f"no cell is left of {sum(cells)}: {table_of_reasons(parts)}")
-    _finish(steps, run, surveys, parts)
+    Args:
+        inputs: more files, as for :func:`prepare`.
+        output: the store to add to.
+        workers: as for :func:`prepare`, like all that follows.
+        block_size: cells held at a time.
+        executor: where parts run.
+        on_error: what a bad file does.
 
+    Returns:
+        The larger store.
 
-def _told(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options as the manifest tells them; an alias map by its size."""
-    return {"options": {**options, "alias": len(options["alias"])}}
-
-
-def part_keys(run: Context, files: Sequence[int]) -> tuple[list[str], list[int]]:
-    """``FILE-PART`` of every part of some files, and their cells."""
-    size = run.corpus["cells_per_part"]
-    pairs = [(file, part) for file in files for part in range(-(-run.cells(file) // size))]
-    ranges = [run.range(*pair) for pair in pairs]
-    return [f"{file:05d}-{part:05d}" for file, part in pairs], [stop - start for start, stop in ranges]
-
-
-def table_of_reasons(parts: Mapping[str, Mapping[str, Any]]) -> str:
-    """``120 min_genes, 3 no counts``: why cells were dropped."""
-    reasons: dict[str, int] = {}
-    for record in parts.values():
-        for reason, n in record["dropped"].items():
-            reasons[reason] = reasons.get(reason, 0) + n
-    return ", ".join(f"{n} {reason}" for reason, n in reasons.items())
-
-
-def _lies_there(run: Context, record: Mapping[str, Any]) -> bool:
-    """Whether the part that a record tells of is on the disk, whole by its size."""
-    path = run.parts / record["part"]["name"]
-    return path.is_file() and path.stat().st_size == record["part"]["bytes"]
-
-
-def _require_files(steps: Steps) -> None:
-    if not steps.files:
-        reasons = "; ".join(steps.skipped.values())
-        raise ValueError(f"every input was skipped, no store is written: {reasons}")
-
-
-def _finish(steps: Steps, run: Context, surveys: Mapping[int, Any], parts: dict[str, dict[str, Any]]) -> None:
-    """Look for repeated cells, arrange the parts where asked, and write what stands beside them."""
-    repeated = arrange.find_repeated(run, list(parts)) if run.options["duplicates"] != "keep" else None
-    records = list(parts.values())
-    if run.arranged:
-        records = arrange.arranged(steps, run, list(parts))
-    summaries = {}
-    for file in steps.files:
-        own = {key: record for key, record in parts.items() if key.startswith(f"{file:05d}-")}
-        seen = None if repeated is None else sum(repeated[key] for key in own)
-        summaries[file] = FileSummary(run, file, surveys[file], own, seen)
-    corpus = corpus_summary(list(summaries.values()))
-    files = [
-        {"name": entry["name"]} | (summaries[n].to_dict() if n in summaries else {"skipped": steps.skipped[n]})
-        for n, entry in enumerate(steps.inputs)
-    ]
-    meta = StoreMeta(
-        tokenizer=run.state,
-        columns=run.corpus["columns"],
-        group=run.options["group"],
-        files=files,
-        counts=run.options["keep_counts"],
-        shuffled=run.options["seed"] if run.options["shuffle"] else None,
-        report=corpus,
-    )
-    write_layout(run.work.store, meta, [PartRecord(**record["part"]) for record in records], _told(run.options))
-    write_report(TokenStore.open(run.work.store), run.work.store / REPORT)
-    log.info("\n%s", table(files, corpus))
+    Raises:
+        FileNotFoundError: there is no such store, or no such input.
+        ValueError: the store is shuffled over its whole corpus, an input is in it already, or as for :func:`prepare`.
+    """
+    store = TokenStore.open(output)
+    manifest = read_json(store.path / MANIFEST, "the options of the store")
+    if manifest["options"]["shuffle"]:
+        raise ValueError(f"{output} is shuffled over its whole corpus, nothing can be added: prepare all files anew")
+    options = Options(**{**manifest["options"], "quality": Quality(**manifest["options"]["quality"])})
+    found = resolve_inputs(inputs)
+    names = {file["name"] for file in store.files}
+    twice = next((entry["path"] for entry in found if entry["name"] in names), None)
+    if twice is not None:
+        raise ValueError(f"{twice}: the store {output} has a file of this name already")
+    tokenizer = from_dict(store.tokenizer)
+    job = Job(found, Path(output), tokenizer, options, block_size=block_size, on_error=on_error, after=store)
+    return execute(job, workers, executor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ class Steps:
     Args:
         work: the working folder.
         mark: name of the plan in it.
-        inputs: the files.
+        inputs: the files by number.
         executor: where the tasks run.
         workers: tasks under way at a time.
         on_error: a bad file ends the run (``stop``) or is left out (``skip``).
@@ -34,7 +34,7 @@ class Steps:
         self,
         work: Work,
         mark: str,
-        inputs: Sequence[dict[str, Any]],
+        inputs: Mapping[int, dict[str, Any]],
         executor: Executor,
         workers: int,
         on_error: Literal["stop", "skip"],
@@ -50,7 +50,7 @@ class Steps:
     @property
     def files(self) -> list[int]:
         """Numbers of the files that are still in."""
-        return [number for number in range(len(self.inputs)) if number not in self.skipped]
+        return [number for number in self.inputs if number not in self.skipped]
 
     def each_file(self, step: str, function: Callable[..., Any]) -> dict[int, dict[str, Any]]:
         """One task per file, ``function(folder, mark, key)``.

@@ -95,6 +95,28 @@ def corpus_summary(files: Sequence[FileSummary]) -> dict[str, Any]:
     }
 
 
+def joined(before: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """The corpus summary of a store and of what was added to it."""
+    genes = _gene_report(before["genes"]) + _gene_report(more["genes"])
+    lengths = np.array(before["tokens_per_cell"]) + np.array(more["tokens_per_cell"])
+    dropped = Counter(before["dropped"]) + Counter(more["dropped"])
+    return {
+        "cells": before["cells"] + more["cells"],
+        "kept": before["kept"] + more["kept"],
+        "dropped": dict(sorted(dropped.items())),
+        "genes": genes.to_dict(),
+        "median_tokens": median(lengths),
+        "truncated": before["truncated"] + more["truncated"],
+        "genes_per_cell": (np.array(before["genes_per_cell"]) + np.array(more["genes_per_cell"])).tolist(),
+        "tokens_per_cell": lengths.tolist(),
+    }
+
+
+def _gene_report(state: Mapping[str, Any]) -> GeneReport:
+    values = {name: value for name, value in state.items() if name != "share_dropped"}
+    return GeneReport(**{**values, "dropped_most": tuple((str(name), float(n)) for name, n in state["dropped_most"])})
+
+
 def table(files: Sequence[Mapping[str, Any]], corpus: Mapping[str, Any]) -> str:
     """The closing table, a line per file and one for the corpus."""
     head = ("file", "cells", "kept", "dropped", "genes", "mapped", "merged", "dropped", "counts lost", "tokens", "cut")

@@ -92,10 +92,6 @@ class Work:
             write_json(path, dict(plan))
         return hashlib.sha256(json.dumps(plan).encode()).hexdigest()
 
-    def changed(self, plan: Mapping[str, Any]) -> bool:
-        """Whether the folder was begun with another plan."""
-        return read_json(self.folder / "plan.json", "what was begun here") != json.loads(json.dumps(plan))
-
     @property
     def worth(self) -> bool:
         """Whether something is finished that took time."""
@@ -137,9 +133,23 @@ class Work:
         self.store.rename(self.output)
         self.tidy()
 
-    def published(self) -> bool:
-        """Whether an earlier run was killed after it published and before it tidied up."""
-        return self.output.exists() and (self.folder / "plan.json").exists() and not self.store.exists()
+    def published(self, plan: Mapping[str, Any]) -> bool:
+        """Whether an earlier run of this plan was killed after it published and before it tidied up.
+
+        What the plan was added to (``after``) is the output itself by then, and may differ.
+        """
+        path = self.folder / "plan.json"
+        if self.store.exists() or not (self.output.exists() and path.exists()):
+            return False
+        before, plan = read_json(path, "what was begun here"), json.loads(json.dumps(plan))
+        return {**before, "after": None} == {**plan, "after": None}
+
+    def forget(self) -> None:
+        """Drop what depends on the corpus-wide tables."""
+        for step in ("genes", "statistics", "parts", "order", "arranged", "store"):
+            shutil.rmtree(self.folder / step, ignore_errors=True)
+        (self.folder / "tokenizer.json").unlink(missing_ok=True)
+        self.store.mkdir()
 
     def abandon(self) -> None:
         """After an error: remove the folder unless something in it is worth going on with, or another run holds it."""
