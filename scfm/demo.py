@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 OUTPUT = Path("outputs/demo")
 #: A laptop's share: the 256 most expressed genes of each cell.
-SMALL = ("trainer.accelerator=cpu", "data.max_length=256", "data.tokens_per_batch=4096", "data.test=0.2")
+SMALL = ("trainer.accelerator=cpu", "data.max_length=256", "data.tokens_per_batch=2048", "data.test=0.2")
 
 
 def commands(cells: Path) -> list[list[str]]:
@@ -47,7 +47,7 @@ def commands(cells: Path) -> list[list[str]]:
             "model=tiny",
             f"output={pretrained}",
             *SMALL,
-            "trainer.max_steps=250",
+            "trainer.max_steps=400",
         ],
         [
             "finetune",
@@ -57,8 +57,9 @@ def commands(cells: Path) -> list[list[str]]:
             "head.label=cell_type",
             f"output={annotated}",
             *SMALL,
-            "trainer.max_steps=120",
-            "validate_every=30",
+            "trainer.max_steps=300",
+            "validate_every=50",
+            "optim.lr=1e-3",
         ],
         ["embed", f"init_from={annotated}/checkpoints/best.ckpt", f"input={cells}", f"output={embedded}"],
         [

@@ -41,7 +41,7 @@ def test_an_objective_and_a_head_of_ones_own(folder, made_store):
     call(folder, "train.py", "objective=top_gene", "output=pretrained", "metric=val/loss", *small)
     head = ("head=age", "head.label=age", "init_from=pretrained/checkpoints/last.ckpt", "metric=val/loss", "output=age")
     without_model = [part for part in small if not part.startswith("model.")]
-    call(folder, "finetune.py", *head, "callbacks.checkpoint.mode=min", *without_model)
+    call(folder, "finetune.py", *head, "callbacks.best.mode=min", "callbacks.early_stopping.mode=min", *without_model)
     assert (folder / "age" / "checkpoints" / "best.ckpt").exists()
 
 
