@@ -82,7 +82,39 @@ def _run(command: str, cfg: "DictConfig") -> Any:
     for module in cfg.get("extensions") or ():
         importlib.import_module(module)
     check(cfg, shipped(CONFIGS, command))
-    return importlib.import_module(f"scfm.run.{command}").run(cfg)
+    run = importlib.import_module(f"scfm.run.{command}").run
+    return _trial(run, cfg) if _in_sweep() else run(cfg)
+
+
+def _in_sweep() -> bool:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def _trial(run: Callable[["DictConfig"], Any], cfg: "DictConfig") -> Any:
+    """One trial of a sweep, in a folder of its own; one that fails does not end the sweep.
+
+    Raises:
+        ValueError: several devices in the process that runs the sweep: Lightning would start the sweep on each.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    hydra_cfg = HydraConfig.get()
+    if hydra_cfg.launcher._target_.endswith("BasicLauncher") and cfg.trainer.devices not in (1, "1", "auto"):
+        raise ValueError(
+            f"trainer.devices={cfg.trainer.devices} in a sweep on one machine: take trainer.devices=1, or "
+            "hydra/launcher=slurm, which gives every trial a job of its own"
+        )
+    cfg.output = hydra_cfg.runtime.output_dir
+    try:
+        return run(cfg)
+    except Exception as error:  # whatever ended this trial, the next one may do better
+        log.error("Trial %s failed: %s", hydra_cfg.job.num, error)
+        if "optuna" in hydra_cfg.sweeper._target_:
+            raise  # it counts the trial as failed
+        return float("nan")
 
 
 def lenient(arguments: list[str]) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins.environments import SLURMEnvironment
@@ -20,8 +21,9 @@ from scfm.data.store import TokenStore
 from scfm.model.backbone import Backbone
 from scfm.module import CellModule
 from scfm.run.consolidate import consolidate
-from scfm.run.resume import resume_path
+from scfm.run.resume import require_same_run, resume_path
 from scfm.run.source import prepared_source
+from scfm.strategy.deepspeed import DeepSpeed
 from scfm.types import Spec
 
 log = logging.getLogger(__name__)
@@ -100,6 +102,7 @@ def quiet_lightning() -> None:
 def make_trainer(cfg: DictConfig, data: CellData) -> pl.Trainer:
     """The Trainer of the config, with accumulation and validation counted in optimizer steps."""
     quiet_lightning()
+    require_devices(cfg)
     trainer: pl.Trainer = build(
         cfg.trainer,
         strategy=build(cfg.strategy) if cfg.strategy is not None else "auto",
@@ -111,6 +114,27 @@ def make_trainer(cfg: DictConfig, data: CellData) -> pl.Trainer:
     trainer.accumulate_grad_batches = data.micro_batches(trainer.world_size) // trainer.world_size
     trainer.val_check_interval = cfg.validate_every * trainer.accumulate_grad_batches
     return trainer
+
+
+def require_devices(cfg: DictConfig) -> None:
+    """Refuse devices, or a precision, that are not there.
+
+    Raises:
+        ValueError: naming what is there.
+    """
+    there = torch.cuda.device_count()
+    wants_gpu = cfg.trainer.accelerator in ("gpu", "cuda")
+    devices = cfg.trainer.devices
+    if wants_gpu and there == 0:
+        raise ValueError("trainer.accelerator=gpu, but torch sees no GPU here (scfm-doctor says why); take trainer=cpu")
+    if wants_gpu and isinstance(devices, int) and devices > there:
+        raise ValueError(f"trainer.devices={devices}, but this machine has {there} GPU(s)")
+    uses_gpu = there > 0 and cfg.trainer.accelerator in ("gpu", "cuda", "auto")
+    if uses_gpu and str(cfg.trainer.precision).startswith("bf16") and not torch.cuda.is_bf16_supported():
+        raise ValueError(
+            f"trainer.precision={cfg.trainer.precision}, but {torch.cuda.get_device_name()} has no bfloat16; "
+            "take trainer.precision=16-mixed or 32-true"
+        )
 
 
 def cluster() -> list[SLURMEnvironment]:
@@ -148,8 +172,12 @@ def fit(cfg: DictConfig, trainer: pl.Trainer, module: CellModule, data: CellData
     for logger in trainer.loggers:
         if not isinstance(logger, CSVLogger):  # its hparams.yaml would be config.yaml again
             logger.log_hyperparams(plain(cfg))
+    begin_from = resume_path(cfg)
+    if begin_from is not None:
+        shards = isinstance(trainer.strategy, DeepSpeed) or getattr(trainer.strategy, "sharded_checkpoint", False)
+        require_same_run(begin_from, cfg, data.store.vocab.hash, folder=shards)
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=resume_path(cfg), weights_only=True)
+        trainer.fit(module, datamodule=data, ckpt_path=begin_from, weights_only=True)
         save_last(trainer, output / "checkpoints" / "last.ckpt")
         found = _held_out(trainer, module, data)
     finally:

@@ -4,8 +4,10 @@ import logging
 import zipfile
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig
 
+from scfm.config import plain
 from scfm.strategy.folder import missing
 
 log = logging.getLogger(__name__)
@@ -56,3 +58,39 @@ def torn(path: Path) -> str | None:
     with zipfile.ZipFile(path) as archive:
         wrong = archive.testzip()
     return None if wrong is None else f"wrong checksum in {wrong}"
+
+
+def require_same_run(path: str, cfg: DictConfig, vocab_hash: str, *, folder: bool) -> None:
+    """Refuse to resume from the checkpoint of another strategy, model or vocabulary.
+
+    Args:
+        path: the checkpoint.
+        cfg: the config of this run.
+        vocab_hash: of the store's vocabulary.
+        folder: whether this run's strategy reads folders of shards.
+
+    Raises:
+        ValueError: naming what differs.
+    """
+    if Path(path).is_dir() != folder:
+        kind = "a folder of shards" if Path(path).is_dir() else "a single file"
+        raise ValueError(
+            f"{path} is {kind}, which the strategy of this run does not resume from: take the strategy it was written "
+            "by, or begin from its weights with finetune.py init_from=..."
+        )
+    if folder:
+        return
+    about = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("scfm", {})
+    if about.get("vocab_hash", vocab_hash) != vocab_hash:
+        raise ValueError(
+            f"{path} has the vocabulary {about['vocab_hash'][:12]}, the store {vocab_hash[:12]}: resume on the store "
+            "that the run was begun with"
+        )
+    before, now = about.get("config", {}).get("model"), cfg.get("model")
+    if before is not None and now is not None:
+        now = plain(now)
+        changed = [f"model.{key}={now.get(key)} (was {before.get(key)})" for key in now if now[key] != before.get(key)]
+        harmless = ("compile", "checkpointing", "dropout")
+        changed = [text for text in changed if not text.startswith(tuple(f"model.{key}=" for key in harmless))]
+        if changed:
+            raise ValueError(f"{path} is of another model: {', '.join(changed)}")

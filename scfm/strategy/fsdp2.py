@@ -42,6 +42,7 @@ class FSDP2(ModelParallelStrategy):
             timeout=timedelta(minutes=timeout_minutes),
         )
         self.reshard_after_forward = reshard_after_forward
+        self.sharded_checkpoint = sharded_checkpoint
 
     def setup_environment(self) -> None:
         """All devices shard together: one data-parallel dimension over nodes and devices."""

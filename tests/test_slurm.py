@@ -1,0 +1,100 @@
+"""A real Slurm of two nodes on loopback: sbatch and srun, USR1 -> save -> requeue -> resume, an array by submitit."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ranks import environment, free_port
+
+pytestmark = [pytest.mark.slurm, pytest.mark.distributed, pytest.mark.timeout(240)]
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def slurm(shared, tmp_path_factory):
+    """Started with the scripts beside the reference files; stopped at the end."""
+    if shutil.which("slurmctld") is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        subprocess.run(
+            ["apt-get", "install", "-y", "-q", "--no-install-recommends", "slurm-wlm", "munge"],
+            capture_output=True, check=False, timeout=120,
+        )  # fmt: skip
+    if shutil.which("slurmctld") is None or os.geteuid() != 0:
+        pytest.skip("Slurm cannot be installed here")
+    state = tmp_path_factory.mktemp("slurm")
+    with (state / "up.log").open("w") as log:  # a pipe would be held open by the daemons
+        up = ["bash", str(shared / "slurm" / "up.sh"), str(state)]
+        subprocess.run(up, stdout=log, stderr=log, timeout=60, check=False)
+    if "idle" not in call("sinfo"):
+        pytest.skip(f"Slurm does not start here: {(state / 'up.log').read_text()[-500:]}")
+    yield state
+    call("scancel", "--user=root")
+    subprocess.run(["bash", str(shared / "slurm" / "down.sh"), str(state)], check=False)
+
+
+def call(*arguments: str) -> str:
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=30, check=False)
+    return done.stdout + done.stderr
+
+
+def wait_for(what, seconds: float, why: str):
+    until = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < until, why
+        time.sleep(0.3)
+    return found
+
+
+def state_of(job: str) -> str:
+    return next((word[9:] for word in call("scontrol", "show", "job", job).split() if word.startswith("JobState=")), "")
+
+
+def test_usr1_saves_requeues_and_resumes(slurm, made_store, tmp_path):
+    said, output = tmp_path / "said.txt", tmp_path / "run"
+    script = tmp_path / "job.sh"
+    worker = REPOSITORY / "tests" / "stoppable.py"
+    script.write_text(
+        "#!/usr/bin/env bash\n"
+        "#SBATCH --nodes=2 --ntasks-per-node=1 --requeue --open-mode=append\n"
+        f"#SBATCH --output={said}\n"
+        f"export MASTER_ADDR=127.0.0.1 MASTER_PORT={free_port()}\n"
+        f"srun --kill-on-bad-exit=1 {sys.executable} {worker} {made_store} {output} data.tokens_per_step=512 "
+        "trainer.max_steps=120 strategy=ddp trainer.num_nodes=2 trainer.devices=1 ckpt_path=auto "
+        "callbacks.checkpoint.every_n_train_steps=1000\n"
+    )
+    done = subprocess.run(
+        ["sbatch", "--parsable", str(script)], env=environment(), capture_output=True, text=True, check=True
+    )
+    job = done.stdout.strip()
+    seen = output / "cells-0.jsonl"
+    wait_for(lambda: seen.exists() and len(seen.read_text().splitlines()) > 10, 90, "the job does not train")
+    call("scancel", "--signal=USR1", job)
+    wait_for(lambda: state_of(job) == "PENDING", 40, f"not requeued: {said.read_text()[-2000:]}")
+    call("scontrol", "update", f"jobid={job}", "StartTime=now")
+    wait_for(lambda: state_of(job) == "COMPLETED", 120, f"not completed: {said.read_text()[-2000:]}")
+    text = said.read_text()
+    assert "SIGUSR1: saved" in text
+    assert f"Slurm starts job {job} again" in text
+    assert (output / "checkpoints" / "last.ckpt").exists()
+    steps = [int(line.split(",")[0].strip("[")) for line in seen.read_text().splitlines()]
+    assert steps == list(range(120)), "every optimizer step was done once"
+
+
+def test_a_sweep_as_a_slurm_array(slurm, made_store, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    from support import SMALL
+
+    done = subprocess.run(
+        [
+            sys.executable, "train.py", "-m", "hydra/launcher=slurm", f"store={made_store}", f"output={tmp_path}/sweep",
+            *SMALL, "trainer.max_steps=2", "optim.lr=1e-3,1e-4", "hydra.launcher.cpus_per_task=1",
+            "hydra.launcher.timeout_min=5", "hydra.sweep.subdir=${hydra:job.num}", "output=${hydra.runtime.output_dir}",
+        ],
+        cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=150, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(list(tmp_path.rglob("last.ckpt"))) == 2
