@@ -112,7 +112,7 @@ def make_trainer(cfg: DictConfig, data: CellData) -> pl.Trainer:
     )
     trainer.precision_plugin.convert_input = lambda batch: batch  # token ids: there is nothing to make half
     trainer.accumulate_grad_batches = data.micro_batches(trainer.world_size) // trainer.world_size
-    trainer.val_check_interval = cfg.validate_every * trainer.accumulate_grad_batches
+    trainer.val_check_interval = min(cfg.validate_every, total_steps(trainer, data)) * trainer.accumulate_grad_batches
     return trainer
 
 
