@@ -1,13 +1,17 @@
 """``scfm-prepare``: single-cell files to a token store."""
 
 import logging
+import sys
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from scfm import checkpoint
 from scfm.config import build
-from scfm.data.prepare import prepare
+from scfm.data.prepare import append, prepare
+from scfm.data.rehearse import rehearse
+from scfm.data.store import TokenStore
+from scfm.data.verify import verify as check
 from scfm.tokenizer import Tokenizer, from_dict
 
 log = logging.getLogger(__name__)
@@ -17,15 +21,40 @@ _BUILT = ("tokenizer", "init_from", "input", "extensions", "quality", "genes", "
 
 
 def run(cfg: DictConfig) -> None:
-    """Prepare ``cfg.input`` into the store ``cfg.output``."""
+    """Prepare ``cfg.input`` into the store ``cfg.output``; add to it, or rehearse, where the config says so."""
+    built = {name: build(cfg[name]) for name in ("quality", "genes", "executor")}
+    if cfg.append:
+        working = {key: cfg[key] for key in ("workers", "block_size", "on_error")}
+        _closing(append(_plain(cfg.input), cfg.output, executor=built["executor"], **working))
+        return
     options: dict[str, Any] = {
         str(key): OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
         for key, value in cfg.items()
         if key not in _BUILT
     }
-    built = {name: build(cfg[name]) for name in ("quality", "genes", "executor")}
-    store = prepare(_plain(cfg.input), tokenizer=tokenizer_of(cfg), **options, **built)
-    log.info("Wrote %d cells, %d tokens to %s", len(store), int(store.lengths.sum()), store.path)
+    if cfg.dry_run:
+        rehearse(_plain(cfg.input), tokenizer=tokenizer_of(cfg), **options, **built)
+        return
+    _closing(prepare(_plain(cfg.input), tokenizer=tokenizer_of(cfg), **options, **built))
+
+
+def verify(arguments: list[str]) -> None:
+    """``scfm-prepare verify STORE...``: exit status 1 when a store is not as it was written."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if not arguments:
+        raise ValueError("which store? scfm-prepare verify STORE")
+    problems = [check(path) for path in arguments]
+    if any(problems):
+        sys.exit(1)
+
+
+def _closing(store: TokenStore) -> None:
+    """What was made; exit status 1 when files were left out."""
+    log.info("The store %s has %d cells, %d tokens.", store.path, len(store), int(store.lengths.sum()))
+    skipped = [file["name"] for file in store.files if "skipped" in file]
+    if skipped:
+        log.error("%d input(s) were left out: %s", len(skipped), ", ".join(skipped))
+        sys.exit(1)
 
 
 def tokenizer_of(cfg: DictConfig) -> Tokenizer:
