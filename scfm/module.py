@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from scfm.data.parts import metrics_in_parts
 from scfm.head.pool import embed
+from scfm.model.flops import Work, peak_of
 from scfm.optim.groups import parameter_groups
 from scfm.types import Batch, Metrics, Spec
 
@@ -144,6 +145,23 @@ class CellModule(pl.LightningModule):
         if engine is None or engine.is_gradient_accumulation_boundary():
             for callback in self._judges():
                 callback.judge(self, optimizer, norm)
+
+    def utilisation(self, rate: float, mean_length: float) -> dict[str, float]:
+        """``mfu`` and ``roof`` of one device, where its data sheet and the sizes of the model are known.
+
+        Args:
+            rate: real tokens per second of one device, over wall time.
+            mean_length: sum of squared lengths / sum of lengths of the cells (Tbar).
+        """
+        peak, model = peak_of(torch.cuda.get_device_name(self.device)), self.about.get("config", {}).get("model", {})
+        if peak is None or "feedforward" not in model:
+            return {}
+        causal = bool(self.about["causal"])
+        predicted = 1.0 if causal else float(getattr(self.task, "mask_fraction", 0.0))
+        work = Work(model["layers"], model["width"], model["feedforward"], len(self.spec.vocab), not causal, predicted)
+        share = peak / peak_of("H200")
+        roof = work.roof(mean_length, products=790e12 * share, attention=450e12 * share)
+        return {"mfu": work.utilisation(rate, mean_length, peak), "roof": rate / roof}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and metrics of held-out cells; a head's predictions are kept for the whole-epoch metrics."""

@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor
 
 from scfm.types import Batch
@@ -16,6 +17,10 @@ progress = logging.getLogger("scfm.progress")
 class Throughput(pl.Callback):
     """Logs ``tokens_per_s``, ``cells_per_s`` (all devices together) and ``data_wait`` (share of wall time).
 
+    On a GPU also ``memory_gb`` (peak), and on one whose data sheet is known ``mfu`` (model FLOPs utilisation) and
+    ``roof`` (share of what a memory-bound and compute-bound model of the device allows), both as
+    :mod:`scfm.model.flops` counts them and handed in by the module as ``work``.
+
     Rates are over the time since the last log, data, optimizer and logging included; validation is left out. There is
     no pad token in a packed batch: every token counted is a real one.
     """
@@ -26,6 +31,7 @@ class Throughput(pl.Callback):
     def _restart(self, now: float) -> None:
         self._since = self._left = now
         self._tokens = self._cells = 0
+        self._squares: Any = 0
         self._waited = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -47,6 +53,7 @@ class Throughput(pl.Callback):
     ) -> None:
         """Count, and log every ``log_every_n_steps`` micro-batches."""
         self._tokens += batch.n_tokens
+        self._squares += (batch.lengths**2).sum() if batch.ids.is_cuda else 0
         self._cells += batch.n_cells
         if (batch_idx + 1) % trainer.log_every_n_steps == 0:
             elapsed = max(time.perf_counter() - self._since, 1e-9)
@@ -56,9 +63,20 @@ class Throughput(pl.Callback):
             }
             module.log_dict(rates, prog_bar=True, batch_size=batch.n_cells)
             module.log("data_wait", self._waited / elapsed, batch_size=batch.n_cells)
+            module.log_dict(self._of_device(trainer, module, rates["tokens_per_s"]), batch_size=batch.n_cells)
             self._write_line(trainer, outputs, rates)
             self._restart(time.perf_counter())
         self._left = time.perf_counter()
+
+    def _of_device(self, trainer: pl.Trainer, module: pl.LightningModule, rate: float) -> dict[str, float]:
+        """What is known of a GPU alone."""
+        if module.device.type != "cuda":
+            return {}
+        found = {"memory_gb": torch.cuda.max_memory_allocated(module.device) / 1e9}
+        utilisation = getattr(module, "utilisation", None)
+        if utilisation is not None:
+            found |= utilisation(rate / trainer.world_size, float(self._squares) / max(self._tokens, 1))
+        return found
 
     def _write_line(self, trainer: pl.Trainer, outputs: Any, rates: dict[str, float]) -> None:
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs

@@ -80,7 +80,7 @@ class Watch(pl.Callback):
 
     def _watch(self) -> None:
         count = 0
-        while not self._stop.wait(self.interval):
+        while not self._stop.wait(self.interval if count else 0.0):
             count += 1
             stuck = time.monotonic() - self._since
             if self._store is not None:

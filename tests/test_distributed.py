@@ -1,0 +1,99 @@
+"""Runs started as a user starts them: torchrun over two "nodes", one signalled rank, a rank that dies or stalls."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ranks import environment, free_port, start_ranks
+from scfm.callback.save import RESUME_ME
+from support import SMALL
+
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(200)]
+TESTS = Path(__file__).resolve().parent
+COMMON = ("data.tokens_per_step=512", "strategy=ddp", "trainer.devices=2", "callbacks.watch.sign_of_life=0.5")
+
+
+def lines(path: Path) -> int:
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def wait_until_it_trains(folder: Path, processes, seconds: float = 100) -> None:
+    until = time.monotonic() + seconds
+    while lines(folder / "cells-0.jsonl") < 5 or lines(folder / "cells-1.jsonl") < 5:
+        dead = [process for process in processes if process.poll() is not None]
+        assert not dead, dead[0].communicate()[0][-3000:]
+        assert time.monotonic() < until, "the run does not begin"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def begin(made_store, tmp_path):
+    """Two ranks that train until they are stopped."""
+    begun = []
+
+    def start(*overrides: str):
+        processes = start_ranks(
+            TESTS / "stoppable.py", made_store, tmp_path, *COMMON, "trainer.max_steps=100000", *overrides
+        )
+        begun.extend(processes)
+        wait_until_it_trains(tmp_path, processes)
+        return processes
+
+    yield start
+    for process in begun:
+        process.kill()
+
+
+def test_one_signalled_rank_is_enough(begin, tmp_path):
+    first, second = begin("callbacks.checkpoint.every_n_train_steps=null")
+    second.send_signal(signal.SIGTERM)
+    said = [process.communicate(timeout=60)[0] for process in (first, second)]
+    assert [first.returncode, second.returncode] == [RESUME_ME, RESUME_ME], said
+    (saved,) = (tmp_path / "checkpoints").glob("step-*.ckpt")
+    assert lines(tmp_path / "cells-0.jsonl") == lines(tmp_path / "cells-1.jsonl")
+    assert saved.stat().st_size > 0
+
+
+def test_a_dead_rank_is_named(begin):
+    first, second = begin()
+    second.kill()
+    said = first.communicate(timeout=60)[0]
+    assert first.returncode not in (0, RESUME_ME)
+    assert "rank 1 is silent" in said
+
+
+def test_a_stalled_rank_is_named_in_bounded_time(begin):
+    """Its machine hangs: it is there, and says nothing."""
+    first, second = begin("callbacks.watch.minutes=0.08")
+    second.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    said = first.communicate(timeout=60)[0]
+    assert time.monotonic() - began < 30
+    assert first.returncode == 70
+    assert "Nothing has moved for" in said
+    assert "rank 1 is silent" in said
+
+
+def test_torchrun_over_two_nodes(made_store, tmp_path):
+    """The command of docs/launch.md, with two nodes on loopback."""
+    port = free_port()
+    nodes = [
+        subprocess.Popen(
+            [
+                sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1",
+                f"--node-rank={node}", "--master-addr=127.0.0.1", f"--master-port={port}", "train.py",
+                f"store={made_store}", f"output={tmp_path}", *SMALL, "strategy=ddp", "trainer.num_nodes=2",
+                "trainer.max_steps=3", "data.tokens_per_step=512",
+            ],
+            cwd=TESTS.parent, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for node in range(2)
+    ]  # fmt: skip
+    said = [node.communicate(timeout=150)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said
+    assert (tmp_path / "checkpoints" / "last.ckpt").exists()
+    assert sorted(path.name for path in tmp_path.glob("*.log")) == ["train-rank0.log", "train-rank1.log"]
