@@ -8,8 +8,9 @@ INSTALLED := .venv/.installed
 demo: $(INSTALLED)
 	$(BIN)/python -m scfm.demo
 
+# One thread a process: two cores serve two test processes, and waiting threads would take their time.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --nbmake tests notebooks
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
