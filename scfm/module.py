@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from scfm.data.parts import metrics_in_parts
+from scfm.data.parts import metrics_in_parts, split
 from scfm.head.pool import embed
 from scfm.model.flops import Work, peak_of
 from scfm.optim.groups import parameter_groups
@@ -181,6 +181,16 @@ class CellModule(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, np.ndarray]:
         """``index`` (B,), ``embedding`` (B, D) float32, and what the head predicts, for each cell."""
+        try:
+            return self._predict(batch)
+        except torch.OutOfMemoryError:
+            if batch.n_cells == 1:
+                raise
+        log.warning("Out of memory with %d tokens: this batch is halved (lower tokens_per_batch).", batch.n_tokens)
+        halves = [self.predict_step(half, batch_idx) for half in split(batch, 2)]
+        return {name: np.concatenate([half[name] for half in halves]) for name in halves[0]}
+
+    def _predict(self, batch: Batch) -> dict[str, np.ndarray]:
         found = {"embedding": embed(self.backbone, batch, self.spec.vocab)}
         if hasattr(self.task, "predict"):
             found |= self.task.predict(self.backbone, batch)

@@ -1,5 +1,9 @@
-"""Writes what a module predicts straight to disk, so that memory does not grow with the number of cells."""
+"""Writes what a module predicts straight to disk, part of a file by part, so that memory does not grow with it."""
 
+import json
+import logging
+import shutil
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,19 +14,24 @@ from pytorch_lightning.callbacks import BasePredictionWriter
 
 from scfm.types import Batch
 
+log = logging.getLogger(__name__)
 
-class ArrayWriter(BasePredictionWriter):
-    """Collects predictions into one memory-mapped array a name, at each cell's own row.
+
+class PartWriter(BasePredictionWriter):
+    """Collects the predictions of ``part_size`` rows of a file and writes them as one part, whole or not at all.
+
+    Parts that are there need not be predicted again, whichever rank wrote them: an interrupted run goes on.
 
     Args:
-        folder: where the ``NAME.npy`` files go.
-        n_cells: rows of the arrays; rows that no batch holds stay NaN.
+        folder: where the parts go.
+        part_size: rows of the file that a part stands for.
     """
 
-    def __init__(self, folder: Path, n_cells: int) -> None:
+    def __init__(self, folder: Path, part_size: int) -> None:
         super().__init__("batch")
-        self.folder, self.n_cells = folder, n_cells
-        self.arrays: dict[str, np.memmap] = {}
+        self.folder, self.part_size = folder, part_size
+        self._part = -1
+        self._held: list[Mapping[str, np.ndarray]] = []
 
     def write_on_batch_end(
         self,
@@ -34,16 +43,77 @@ class ArrayWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Put a batch's rows where they belong."""
-        index = prediction["index"]
-        for name, values in prediction.items():
-            if name != "index":
-                self._array(name, values)[index] = values
+        """Hold a batch until its part is complete: a rank does one part after the other."""
+        part = int(prediction["index"][0]) // self.part_size
+        if part != self._part:
+            self._flush()
+            self._part = part
+        self._held.append(prediction)
 
-    def _array(self, name: str, like: np.ndarray) -> Any:
-        if name not in self.arrays:
-            self.arrays[name] = np.lib.format.open_memmap(
-                self.folder / f"{name}.npy", mode="w+", dtype=np.float32, shape=(self.n_cells, *like.shape[1:])
-            )
-            self.arrays[name][:] = np.nan
-        return self.arrays[name]
+    def on_predict_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Write the last part."""
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._held:
+            arrays = {name: np.concatenate([held[name] for held in self._held]) for name in self._held[0]}
+            aside = self.folder / f".part-{self._part:08d}.npz"
+            with aside.open("wb") as file:
+                np.savez(file, **arrays)
+            aside.replace(self.folder / f"part-{self._part:08d}.npz")
+            self._held = []
+
+
+def claim_parts(folder: Path, about: Mapping[str, Any], *, first: bool, seconds: float = 600.0) -> None:
+    """Make the folder of the parts; parts of another input, checkpoint or options are removed.
+
+    Args:
+        folder: where they lie.
+        about: plain values that the parts depend on.
+        first: whether this is the first rank; the others wait for it.
+        seconds: how long.
+
+    Raises:
+        FileNotFoundError: the first rank did not make the folder in time.
+    """
+    label, until = folder / "about.json", time.monotonic() + seconds
+    while not (label.is_file() and label.read_text() == json.dumps(about)):
+        if first:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            label.write_text(json.dumps(about))
+        elif time.monotonic() > until:
+            raise FileNotFoundError(f"rank 0 has not made {folder} within {seconds:.0f} seconds")
+        else:
+            time.sleep(0.2)
+    log.info("%d part(s) of an earlier run are in %s.", len(parts_of(folder)), folder)
+
+
+def parts_of(folder: Path) -> dict[int, Path]:
+    """The parts that are written, by number."""
+    return {int(path.stem.removeprefix("part-")): path for path in sorted(folder.glob("part-*.npz"))}
+
+
+def join_parts(folder: Path, n_cells: int) -> dict[str, np.ndarray]:
+    """The predictions of all rows, as arrays on disk; rows that no part holds are NaN.
+
+    Args:
+        folder: where the parts lie.
+        n_cells: rows of the file.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    for path in parts_of(folder).values():
+        with np.load(path) as part:
+            index = part["index"]
+            for name in part.files:
+                if name == "index":
+                    continue
+                values = part[name]
+                if name not in arrays:
+                    shape = (n_cells, *values.shape[1:])
+                    arrays[name] = np.lib.format.open_memmap(
+                        folder / f"{name}.npy", mode="w+", dtype=np.float32, shape=shape
+                    )
+                    arrays[name][:] = np.nan
+                arrays[name][index] = values
+    return arrays

@@ -74,6 +74,7 @@ class Watch(pl.Callback):
         """A collective that fails does not say which rank is gone; the silence of its reports does."""
         self._stop.set()
         if self._store is not None and isinstance(exception, RuntimeError):
+            self._listen()
             time.sleep(3 * self.interval)
             self._listen()
             log.error("Rank %d: %s. %s", self.rank, exception, self._who())

@@ -2,8 +2,7 @@
 
 import logging
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from omegaconf import DictConfig
 from torch.utils.data import DataLoader, IterableDataset
 
 from scfm import __version__
-from scfm.callback.embed import ArrayWriter
+from scfm.callback.embed import PartWriter, claim_parts, join_parts, parts_of
 from scfm.checkpoint import Checkpoint, read
 from scfm.config import build
 from scfm.data.batch import pack
@@ -22,6 +21,7 @@ from scfm.data.order import Order
 from scfm.data.read import CellFile, open_cells
 from scfm.genes import GeneMap, GeneReport
 from scfm.module import CellModule
+from scfm.run.fit import cluster
 from scfm.run.restore import checkpoint_vocab, restore_predictor
 from scfm.run.write import write_annotated
 from scfm.tokenizer import Tokenizer, from_dict
@@ -33,15 +33,31 @@ log = logging.getLogger(__name__)
 class FileBatches(IterableDataset[Batch]):
     """The cells of a file as packed batches, read and tokenised block by block; cells without tokens are left out."""
 
-    def __init__(self, cells: CellFile, genes: GeneMap, tokenizer: Tokenizer, *, tokens: int, block_size: int) -> None:
+    def __init__(
+        self,
+        cells: CellFile,
+        genes: GeneMap,
+        tokenizer: Tokenizer,
+        *,
+        tokens: int,
+        block_size: int,
+        part_size: int,
+        done: Collection[int] = (),
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
         self.cells, self.genes, self.tokenizer = cells, genes, tokenizer
-        self.tokens, self.block_size = tokens, block_size
+        self.tokens, self.block_size, self.part_size = tokens, block_size, part_size
+        self.parts = [part for part in range(rank, -(-cells.n_cells // part_size), world) if part not in done]
 
     def __iter__(self) -> Iterator[Batch]:
-        for block in self.cells.blocks(size=self.block_size):
-            counted = np.flatnonzero(~block.empty)
-            encoded = self.tokenizer.encode(block.counts[counted], self.genes.columns)
-            yield from self._batches(encoded, block.start + counted)
+        for part in self.parts:
+            start = part * self.part_size
+            stop = min(start + self.part_size, self.cells.n_cells)
+            for block in self.cells.blocks(start=start, stop=stop, size=self.block_size):
+                counted = np.flatnonzero(~block.empty)
+                encoded = self.tokenizer.encode(block.counts[counted], self.genes.columns)
+                yield from self._batches(encoded, block.start + counted)
 
     def _batches(self, encoded: Ragged, index: np.ndarray) -> Iterator[Batch]:
         """The cells that have tokens; ``index`` is each cell's row in the file."""
@@ -73,20 +89,26 @@ def run(cfg: DictConfig) -> None:
     module = restore_predictor(checkpoint)
     counts: Literal["required", "lognorm_ok"] = "required" if tokenizer.needs_counts else "lognorm_ok"
     output.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        open_cells(source, layer=cfg.layer, gene_column=cfg.gene_column, counts=counts) as cells,
-        tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder,
-    ):
+    folder = output.parent / f".{output.name}.parts"
+    with open_cells(source, layer=cfg.layer, gene_column=cfg.gene_column, counts=counts) as cells:
         genes = tokenizer.harmonise(cells.genes)
         report = _gene_report(cells, genes, cfg.max_dropped)
         log.info("%s", report)
-        batches = FileBatches(cells, genes, tokenizer, tokens=cfg.tokens_per_batch, block_size=cfg.block_size)
-        writer = ArrayWriter(Path(folder), cells.n_cells)
-        trainer: pl.Trainer = build(cfg.trainer, callbacks=[writer])
+        writer = PartWriter(folder, cfg.part_size)
+        strategy = build(cfg.strategy) if cfg.strategy is not None else "auto"
+        trainer: pl.Trainer = build(cfg.trainer, callbacks=[writer], strategy=strategy, plugins=cluster())
+        claim_parts(folder, _depends_on(cfg, source, checkpoint), first=trainer.is_global_zero)
+        batches = FileBatches(
+            cells, genes, tokenizer, tokens=cfg.tokens_per_batch, block_size=cfg.block_size, part_size=cfg.part_size,
+            done=parts_of(folder), rank=trainer.global_rank, world=trainer.world_size,
+        )  # fmt: skip
         trainer.predict(module, DataLoader(batches, batch_size=None), return_predictions=False)
-        found = writer.arrays
+        trainer.strategy.barrier()
+        if not trainer.is_global_zero:
+            return
+        found = join_parts(folder, cells.n_cells)
         _warn_of_empty(found["embedding"], source)
-        unfinished = Path(folder) / "output.h5ad"
+        unfinished = folder / "output.h5ad"
         shutil.copyfile(source, unfinished)
         write_annotated(
             unfinished,
@@ -95,7 +117,15 @@ def run(cfg: DictConfig) -> None:
             uns={"scfm": _provenance(cfg, checkpoint, cells, report)},
         )
         unfinished.replace(output)
+        shutil.rmtree(folder)
     log.info("Wrote obsm[%r] (%d cells x %d) to %s", cfg.key, *found["embedding"].shape, output)
+
+
+def _depends_on(cfg: DictConfig, source: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What makes the parts of an interrupted run those of this one."""
+    files = {str(path.resolve()): [path.stat().st_size, path.stat().st_mtime_ns] for path in (source, checkpoint.path)}
+    options = {name: cfg[name] for name in ("layer", "gene_column", "part_size")}
+    return {"files": files, "version": __version__, **options}
 
 
 def _as_trained(checkpoint: Checkpoint) -> Tokenizer:
