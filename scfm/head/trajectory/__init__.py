@@ -1,0 +1,1 @@
+"""Heads that order cells along a process."""

@@ -1,0 +1,117 @@
+"""What all trajectory heads share: a network to one number, and fates beside it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from scfm.head.perceptron import perceptron
+from scfm.head.pool import embed
+from scfm.head.trajectory.label import check_fate
+from scfm.types import Backbone, Batch, Metrics, Spec
+
+#: What scfm-embed writes.
+PSEUDOTIME, STAGE, FATES = "scfm_pseudotime", "scfm_stage", "X_scfm_fates"
+
+
+class Trajectory(nn.Module):
+    """Places cells along a process.
+
+    Args:
+        spec: what only the run knows.
+        label: obs column that orders the cells; None where none does.
+        fate: obs column that names the terminal state of terminal cells; None leaves fates out.
+        hidden: width of the hidden layer; 0 for a linear network.
+        dropout: before each linear layer.
+
+    Attributes:
+        needs: what projecting new cells takes, in a sentence.
+
+    Raises:
+        ValueError: an unknown column.
+    """
+
+    causal: ClassVar[bool | None] = None
+    needs: ClassVar[str] = "genes alone: new cells pass the backbone and the head, whatever else is embedded"
+
+    def __init__(self, spec: Spec, *, label: str | None, fate: str | None, hidden: int, dropout: float) -> None:
+        super().__init__()
+        if not 0 <= dropout < 1:
+            raise ValueError(f"head.dropout={dropout}; expected a share, 0 <= dropout < 1")
+        self.vocab, self.label, self.fate = spec.vocab, label, fate
+        self.fates = check_fate(spec, fate)
+        self.labels = tuple(name for name in (label, fate) if name is not None)
+        sizes = [spec.width, *([hidden] if hidden else [])]
+        self.line = perceptron([*sizes, 1], dropout=dropout)
+        self.branches = perceptron([*sizes, len(self.fates)], dropout=dropout) if self.fates else None
+
+    def place(self, state: Tensor) -> Tensor:
+        """Where cell embeddings (B, D) are on the line, (B,) float32."""
+        return self.line(state).squeeze(1).float()
+
+    def fate_loss(self, state: Tensor, batch: Batch) -> Tensor:
+        """Cross-entropy of the terminal states (or lineages) of the cells that have one; 0 without any."""
+        assert self.branches is not None, "the head has no fates"
+        truth = batch.obs[str(self.fate)]
+        total = F.cross_entropy(self.branches(state).float(), truth, ignore_index=-1, reduction="sum")
+        return total / (truth >= 0).sum().clamp(min=1)
+
+    @torch.no_grad()
+    def predict(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
+        """``pseudotime`` (B,) and, with fates, ``fates`` (B, K) probabilities; needs no labels."""
+        state = embed(backbone, batch, self.vocab)
+        found = self.outputs(state)
+        if self.branches is not None:
+            found["fates"] = self.branches(state).float().softmax(1)
+        return found
+
+    def outputs(self, state: Tensor) -> dict[str, Tensor]:
+        """What a head predicts of cell embeddings (B, D), beside fates.
+
+        ``pseudotime`` (B,) is 0 to 1 over the cells that were learned from; new cells may lie beyond.
+        """
+        return {"pseudotime": self.place(state)}
+
+    def annotate(self, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The obs columns for embedded cells, from what :meth:`predict` gave."""
+        return {PSEUDOTIME: outputs["pseudotime"]}
+
+    def project(self, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The obsm entries for embedded cells: fate probabilities, in the order of ``artifacts()["fates"]``."""
+        return {FATES: outputs["fates"]} if self.fates else {}
+
+    def artifacts(self) -> dict[str, str | list[str]]:
+        """Plain values that go beside the projection: what it needs, and the names of the fates."""
+        return {"projection": self.needs, "fates": list(self.fates)}
+
+
+def pairwise_order(predicted: Tensor, truth: Tensor) -> Tensor:
+    """Mean of log(1 + e^{−sign(t_i−t_j)(t̂_i−t̂_j)}) over the pairs of different t (RankNet, Burges et al. 2005).
+
+    Args:
+        predicted: (B,) t̂.
+        truth: (B,) t.
+    """
+    sign = torch.sign(truth[:, None] - truth[None, :])
+    gap = predicted[:, None] - predicted[None, :]
+    apart = sign != 0
+    return (F.softplus(-sign * gap) * apart).sum() / apart.sum().clamp(min=1)
+
+
+def pair_accuracy(predicted: Tensor, truth: Tensor) -> Tensor:
+    """Share of the pairs of different t that are in the right order."""
+    sign = torch.sign(truth[:, None] - truth[None, :])
+    right = (sign * (predicted[:, None] - predicted[None, :]) > 0) & (sign != 0)
+    return right.sum() / (sign != 0).sum().clamp(min=1)
+
+
+def with_fates(head: Trajectory, state: Tensor, batch: Batch, metrics: Metrics, weight: float) -> Metrics:
+    """Metrics with the loss of the fates added, where the head has fates."""
+    if head.branches is None:
+        return metrics
+    extra = head.fate_loss(state, batch)
+    return metrics | {"loss": metrics["loss"] + weight * extra, "fate_loss": extra}

@@ -1,0 +1,90 @@
+"""Numbers and ordered stages out of obs columns, refused in a sentence where they are neither."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scfm.types import Spec
+
+
+def numbers_of(spec: Spec, label: str) -> Tensor | None:
+    """What the codes of a categorical column stand for, (C,) float32; None for a numeric column.
+
+    Raises:
+        ValueError: categories that are no numbers.
+    """
+    names = spec.classes.get(label)
+    if names is None:
+        return None
+    try:
+        return torch.tensor([float(name) for name in names])
+    except ValueError as error:
+        raise ValueError(
+            f"head.label={label!r} is not a time: its categories are {', '.join(names[:6])}; give a column of numbers, "
+            "or take head=trajectory/ordinal with head.stages=[first,...,last]"
+        ) from error
+
+
+def ordered_stages(spec: Spec, label: str, stages: list[str] | None) -> tuple[str, ...]:
+    """The stages from first to last.
+
+    Args:
+        spec: the categories of the column.
+        label: obs column.
+        stages: their order; None takes the order of the numbers that they are.
+
+    Raises:
+        ValueError: no such column, fewer than two stages, an order that does not name every category once, or
+            categories without an order of their own.
+    """
+    if label not in spec.classes:
+        have = ", ".join(spec.classes) or "none"
+        raise ValueError(f"head.label={label!r} is not a categorical obs column of the store; it has {have}")
+    names = spec.classes[label]
+    if stages is None:
+        try:
+            stages = sorted(names, key=float)
+        except ValueError as error:
+            raise ValueError(
+                f"the stages of {label!r} are not ordered ({', '.join(names[:6])}): say their order with "
+                "head.stages=[first,...,last]"
+            ) from error
+    if sorted(stages) != sorted(names):
+        wrong = sorted(set(names) ^ set(stages)) or sorted({stage for stage in stages if stages.count(stage) > 1})
+        raise ValueError(
+            f"head.stages must name every category of {label!r} once, from first to last; not so: {', '.join(wrong)}"
+        )
+    if len(stages) < 2:
+        raise ValueError(f"{label!r} has the single stage {stages[0]!r}; an order needs at least two")
+    return tuple(stages)
+
+
+def check_fate(spec: Spec, fate: str | None) -> tuple[str, ...]:
+    """Names of the terminal states; none where there is no such column.
+
+    Raises:
+        ValueError: no such column, or a single terminal state.
+    """
+    if fate is None:
+        return ()
+    if fate not in spec.classes:
+        have = ", ".join(spec.classes) or "none"
+        raise ValueError(
+            f"head.fate={fate!r} is not a categorical obs column of the store; it has {have}. It names the terminal "
+            "state of terminal cells and is empty elsewhere"
+        )
+    if len(spec.classes[fate]) < 2:
+        raise ValueError(f"head.fate={fate!r} has a single terminal state; fates need at least two")
+    return spec.classes[fate]
+
+
+def spearman(one: np.ndarray, two: np.ndarray) -> float:
+    """Rank correlation of the cells where both are known; nan for fewer than three or a constant."""
+    from scipy.stats import spearmanr
+
+    known = np.isfinite(one) & np.isfinite(two)
+    if known.sum() < 3 or np.ptp(one[known]) == 0 or np.ptp(two[known]) == 0:
+        return float("nan")
+    return float(spearmanr(one[known], two[known]).statistic)

@@ -1,0 +1,197 @@
+"""Pseudotime without labels: diffusion from a root cell, learned so that new cells get it in a forward pass."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from scfm.head.pool import embed
+from scfm.head.survey import Survey, looked_up, nearest, scattered
+from scfm.head.trajectory.base import Trajectory, pair_accuracy, pairwise_order
+from scfm.head.trajectory.diffusion import absorption, diffusion_pseudotime, extreme_cell, neighbour_graph, rank_scaled
+from scfm.head.trajectory.label import spearman
+from scfm.types import Backbone, Batch, Metrics, Spec
+
+log = logging.getLogger(__name__)
+
+
+class Pseudotime(Trajectory):
+    """Diffusion pseudotime on the frozen embedding, regressed (DPT: Haghverdi et al. 2016, through scanpy).
+
+    Before training, DPT from the root is computed on the training cells' neighbour graph and scaled to ranks in
+    [0, 1]; the loss is Huber(t̂, t) + ``order`` · mean log(1 + e^{−sign(t_i−t_j)(t̂_i−t̂_j)/s}). Held-out cells are
+    judged by the mean of their nearest training cells. Cells that the root does not reach are missing, not 0. With
+    ``fate``, probabilities of ending in each terminal state are computed on the same graph and learned by
+    cross-entropy.
+
+    Args:
+        spec: what only the run knows.
+        root_cell: name of the cell where the process begins; or else
+        root_type: a category of ``root_label``: its most extreme cell is the root.
+        root_label: obs column of the root type.
+        fate: obs column that names the terminal state of terminal cells; null leaves it out.
+        neighbours: of the graph.
+        hidden: width of the hidden layer; 0 for a linear network.
+        dropout: before each linear layer.
+        order: weight of the pairwise term.
+        softness: s.
+        fate_weight: weight of the fates.
+
+    Raises:
+        ValueError: not exactly one root, an unknown column or type; in training, a root cell that does not exist.
+    """
+
+    times: Tensor
+    ends: Tensor
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        root_cell: str | None = None,
+        root_type: str | None = None,
+        root_label: str | None = None,
+        fate: str | None = None,
+        neighbours: int = 15,
+        hidden: int = 128,
+        dropout: float = 0.1,
+        order: float = 0.1,
+        softness: float = 0.1,
+        fate_weight: float = 1.0,
+    ) -> None:
+        super().__init__(spec, label=root_label, fate=fate, hidden=hidden, dropout=dropout)
+        if neighbours < 2 or softness <= 0 or min(order, fate_weight) < 0:
+            raise ValueError(
+                f"head.neighbours={neighbours}, softness={softness}, order={order}, fate_weight={fate_weight}; "
+                "expected at least 2 neighbours, a softness above 0, weights of 0 or more"
+            )
+        self.root_cell, self.root_type = root_cell, root_type
+        self.root_code = _check_root(spec, root_cell, root_type, root_label)
+        self.neighbours, self.order, self.softness, self.fate_weight = neighbours, order, softness, fate_weight
+        self.register_buffer("times", torch.zeros(0), persistent=False)
+        self.register_buffer("ends", torch.zeros((0, max(len(self.fates), 1))), persistent=False)
+
+    def prepare(self, survey: Survey) -> None:
+        """Compute the pseudotime, and fates, that are learned.
+
+        Raises:
+            ValueError: the root cell does not exist, or no training cell is of the root type.
+            ImportError: scanpy is not installed.
+        """
+        train = np.flatnonzero(survey.train)
+        cells = neighbour_graph(survey.embedding[train], self.neighbours)
+        time = rank_scaled(diffusion_pseudotime(cells, self._root(survey, train, cells)))
+        near = (
+            nearest(survey.embedding[~survey.train], survey.embedding[train], 5)
+            if len(train) < len(survey.rows)
+            else None
+        )
+        self.times = torch.from_numpy(
+            scattered(survey.rows, _spread(time[:, None], survey.train, near)[:, 0], missing=np.nan)
+        )
+        if self.fate is not None:
+            terminal = survey.obs[self.fate][train]
+            ends = absorption(cells.obsp["connectivities"], time, terminal, len(self.fates))
+            self.ends = torch.from_numpy(scattered(survey.rows, _spread(ends, survey.train, near), missing=np.nan))
+
+    def _root(self, survey: Survey, train: np.ndarray, cells: object) -> int:
+        """Its place among the training cells."""
+        if self.root_code is not None:
+            candidates = survey.obs[str(self.label)][train] == self.root_code
+            if not candidates.any():
+                raise ValueError(f"no training cell is of the root type {self.root_type!r}; take another one")
+            return extreme_cell(cells, candidates)
+        place = _find(survey.names, str(self.root_cell))
+        if survey.train[place]:
+            return int(np.searchsorted(train, place))
+        log.warning("The root cell %s is held out; its nearest training cell is the root.", self.root_cell)
+        return int(nearest(survey.embedding[[place]], survey.embedding[train], 1)[0, 0])
+
+    def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
+        """``loss``, ``error``, ``order_accuracy``, ``n_targets``: the cells that the root reaches."""
+        assert len(self.times), "prepare(survey) computes the pseudotime before the first step"
+        state = embed(backbone, batch, self.vocab)
+        truth = looked_up(self.times, batch.index, missing=np.nan)
+        known = truth.isfinite()
+        predicted, truth = self.place(state)[known], truth[known]
+        n = known.sum()
+        regression = F.huber_loss(predicted, truth, reduction="sum") / n.clamp(min=1)
+        metrics = {
+            "loss": regression + self.order * pairwise_order(predicted / self.softness, truth),
+            "error": (predicted - truth).abs().sum() / n.clamp(min=1),
+            "order_accuracy": pair_accuracy(predicted, truth),
+            "n_targets": n,
+        }
+        if self.branches is None:
+            return metrics
+        extra = self.fate_loss(state, batch)
+        return metrics | {"loss": metrics["loss"] + self.fate_weight * extra, "fate_loss": extra}
+
+    def fate_loss(self, state: Tensor, batch: Batch) -> Tensor:
+        """Cross-entropy against the probabilities found on the graph; 0 where no cell has any."""
+        assert self.branches is not None, "the head has no fates"
+        ends = looked_up(self.ends, batch.index, missing=np.nan)
+        known = ends.isfinite().all(1)
+        log_fates = self.branches(state).float().log_softmax(1)
+        return -(ends.nan_to_num() * log_fates).sum() / known.sum().clamp(min=1)
+
+    @torch.no_grad()
+    def predict(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
+        """``pseudotime`` and ``fates``, see the base class; while training also the ``diffusion`` they learn from."""
+        found = super().predict(backbone, batch)
+        if len(self.times):
+            found["diffusion"] = looked_up(self.times, batch.index, missing=np.nan)
+        return found
+
+    def summarise(self, outputs: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> dict[str, float]:
+        """``spearman`` of pseudotime and diffusion pseudotime over a whole epoch."""
+        if "diffusion" not in outputs:
+            return {}
+        return {"spearman": spearman(outputs["pseudotime"], outputs["diffusion"])}
+
+
+def _check_root(spec: Spec, cell: str | None, kind: str | None, label: str | None) -> int | None:
+    """Code of the root type, or None where the root is a cell."""
+    if (cell is None) == (kind is None):
+        raise ValueError(
+            "pseudotime needs one root: head.root_cell=NAME, or head.root_type=TYPE with head.root_label=COLUMN"
+        )
+    if kind is None:
+        return None
+    names = spec.classes.get(str(label))
+    if names is None:
+        have = ", ".join(spec.classes) or "none"
+        raise ValueError(f"head.root_label={label!r} is not a categorical obs column of the store; it has {have}")
+    if kind not in names:
+        raise ValueError(f"head.root_type={kind!r} is no category of {label!r}; {_near(kind, names)}")
+    return names.index(kind)
+
+
+def _find(names: Sequence[str], cell: str) -> int:
+    """Row of a cell by its name."""
+    try:
+        return list(names).index(cell)
+    except ValueError:
+        raise ValueError(
+            f"the root cell {cell!r} does not exist among the {len(names)} cells of the store; {_near(cell, names)}"
+        ) from None
+
+
+def _near(name: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, names[:5000], n=1)
+    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(map(str, names[:5]))}, ..."
+
+
+def _spread(values: np.ndarray, train: np.ndarray, near: np.ndarray | None) -> np.ndarray:
+    """Values (m, k) of the training cells, and for the others the mean of their nearest training cells, (n, k)."""
+    found = np.full((len(train), values.shape[1]), np.nan, dtype=np.float32)
+    found[train] = values
+    if near is not None:
+        found[~train] = values[near].mean(axis=1)
+    return found

@@ -1,0 +1,136 @@
+"""Continuous time from cell embeddings."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from scfm.head.pool import embed
+from scfm.head.survey import Survey
+from scfm.head.trajectory.base import Trajectory, pair_accuracy, pairwise_order, with_fates
+from scfm.head.trajectory.label import numbers_of, spearman
+from scfm.types import Backbone, Batch, Metrics, Spec
+
+log = logging.getLogger(__name__)
+
+
+class Time(Trajectory):
+    """Regression of time with its order, and lineages where cells branch.
+
+    L = Huber(t̂, t) + ``order`` · mean log(1 + e^{−sign(t_i−t_j)(t̂_i−t̂_j)/s}) + ``fate_weight`` · CE(lineage), with t
+    scaled to [0, 1] over the training cells and s = ``softness``. Cells without a time count for the lineage alone.
+
+    Args:
+        spec: what only the run knows.
+        label: obs column of the time: numbers, or categories that are numbers.
+        fate: obs column of the lineage or terminal state, empty where unknown; null leaves it out.
+        batch_key: obs column of experimental batches; warns where each has a single time.
+        hidden: width of the hidden layer; 0 for a linear network.
+        dropout: before each linear layer.
+        order: weight of the pairwise term.
+        softness: s, in units of the whole range.
+        fate_weight: weight of the lineages.
+
+    Raises:
+        ValueError: a column that is no time, or an unknown one; in training, a single time.
+    """
+
+    low: Tensor
+    span: Tensor
+    numbers: Tensor | None
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        label: str,
+        fate: str | None = None,
+        batch_key: str | None = None,
+        hidden: int = 128,
+        dropout: float = 0.1,
+        order: float = 0.1,
+        softness: float = 0.1,
+        fate_weight: float = 1.0,
+    ) -> None:
+        super().__init__(spec, label=label, fate=fate, hidden=hidden, dropout=dropout)
+        if softness <= 0 or min(order, fate_weight) < 0:
+            raise ValueError(
+                f"head.softness={softness}, order={order}, fate_weight={fate_weight}; expected a number above 0 and "
+                "two weights of 0 or more"
+            )
+        if batch_key is not None and batch_key not in spec.classes:
+            raise ValueError(f"head.batch_key={batch_key!r} is not a categorical obs column of the store")
+        self.order, self.softness, self.fate_weight = order, softness, fate_weight
+        self.batch_key = batch_key
+        self.labels = self.labels if batch_key is None else (*self.labels, batch_key)
+        self.register_buffer("numbers", numbers_of(spec, label), persistent=False)
+        self.register_buffer("low", torch.zeros(()))
+        self.register_buffer("span", torch.ones(()))
+
+    def prepare(self, survey: Survey) -> None:
+        """Learn the range of the training cells' times; warn where batch and time cannot be told apart.
+
+        Raises:
+            ValueError: no time, or a single one.
+        """
+        times = self.times(torch.from_numpy(survey.obs[str(self.label)][survey.train])).numpy()
+        known = np.isfinite(times)
+        if len(np.unique(times[known])) < 2:
+            found = f"all have {times[known][0]:g}" if known.any() else "none has one"
+            raise ValueError(f"head.label={self.label!r}: of {len(times)} training cells {found}; a time needs two")
+        self.low.fill_(float(times[known].min()))
+        self.span.fill_(float(np.ptp(times[known])))
+        if self.batch_key is not None:
+            _warn_of_batches(times[known], survey.obs[self.batch_key][survey.train][known], self.batch_key)
+
+    def times(self, values: Tensor) -> Tensor:
+        """(B,) float32 times of the column's values, nan where missing."""
+        if self.numbers is None:
+            return values.float()
+        return torch.where(values >= 0, self.numbers[values.clamp(min=0)], torch.nan)
+
+    def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
+        """``loss``, ``error`` in units of the range, ``order_accuracy``, ``n_targets``: the cells with a time."""
+        state = embed(backbone, batch, self.vocab)
+        truth = (self.times(batch.obs[str(self.label)]) - self.low) / self.span
+        known = truth.isfinite()
+        predicted, truth = self.place(state)[known], truth[known]
+        loss = self.loss(predicted, truth)
+        metrics = {
+            "loss": loss,
+            "error": (predicted - truth).abs().sum() / known.sum().clamp(min=1),
+            "order_accuracy": pair_accuracy(predicted, truth),
+            "n_targets": known.sum(),
+        }
+        return with_fates(self, state, batch, metrics, self.fate_weight)
+
+    def loss(self, predicted: Tensor, truth: Tensor) -> Tensor:
+        """Huber loss and order of scaled times, (B,) each."""
+        regression = F.huber_loss(predicted, truth, reduction="sum") / max(len(truth), 1)
+        return regression + self.order * pairwise_order(predicted / self.softness, truth)
+
+    def outputs(self, state: Tensor) -> dict[str, Tensor]:
+        """``pseudotime``, 0 to 1 over the times seen, and ``time`` in the label's own units."""
+        place = self.place(state)
+        return {"pseudotime": place, "time": place * self.span + self.low}
+
+    def annotate(self, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """``scfm_pseudotime`` and ``scfm_<label>``, the time in its own units."""
+        return {f"scfm_{self.label}": outputs["time"]} | super().annotate(outputs)
+
+    def summarise(self, outputs: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> dict[str, float]:
+        """``spearman`` of predicted and true times over a whole epoch."""
+        truth = self.times(torch.from_numpy(targets[str(self.label)]).to(self.low.device)).cpu().numpy()
+        return {"spearman": spearman(outputs["time"], truth)}
+
+
+def _warn_of_batches(times: np.ndarray, batches: np.ndarray, key: str) -> None:
+    seen = {code: np.unique(times[batches == code]) for code in np.unique(batches[batches >= 0])}
+    if len(seen) > 1 and all(len(values) == 1 for values in seen.values()):
+        log.warning(
+            "Every %s has a single time: a batch effect looks like time here, so judge it on batches held out.", key
+        )

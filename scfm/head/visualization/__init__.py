@@ -1,0 +1,1 @@
+"""Heads that draw cells into a map."""

@@ -1,0 +1,130 @@
+"""A UMAP of the cells, made from a few of them, and the graph behind it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+
+from scfm.head.survey import nearest
+
+log = logging.getLogger(__name__)
+
+
+def load_umap() -> Any:
+    """The umap package.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        import umap
+    except ImportError as error:
+        raise ImportError(
+            'a map needs umap-learn: pip install "scfm-framework[evaluate]" (before training only; a trained head '
+            "projects without it)"
+        ) from error
+    return umap
+
+
+@contextmanager
+def same_threads() -> Iterator[None]:
+    """Keep torch's number of threads: numba's start changes it, and small steps crawl where threads wait in turn."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def density_sample(embedding: np.ndarray, size: int, seed: int, neighbour: int = 25) -> np.ndarray:
+    """Rows drawn without replacement, p ∝ distance to the 25th neighbour (Cumulus, Li et al. 2020), ascending.
+
+    Args:
+        embedding: (n, D).
+        size: how many.
+        seed: of the draw.
+        neighbour: whose distance counts.
+    """
+    near = nearest(embedding, embedding, min(neighbour, len(embedding) - 1), itself=True)[:, -1]
+    distance = np.linalg.norm(embedding - embedding[near], axis=1).astype(np.float64) + 1e-12
+    chosen = np.random.default_rng(seed).choice(len(embedding), size, replace=False, p=distance / distance.sum())
+    return np.sort(chosen)
+
+
+@same_threads()
+def net_umap(
+    features: np.ndarray, *, share: float, neighbours: int, min_dist: float, polish: int, seed: int
+) -> np.ndarray:
+    """Coordinates of all cells: UMAP of a sample, regressed onto the rest, polished (net-UMAP; Cumulus, pegasus).
+
+    Args:
+        features: (n, D) scaled.
+        share: of the cells in the sample.
+        neighbours: of UMAP's graph.
+        min_dist: of UMAP.
+        polish: epochs of UMAP over all cells, from the regressed coordinates; 0 leaves those.
+        seed: of everything random; runs are single-threaded, so that it decides them.
+
+    Returns:
+        (n, 2) float32.
+
+    Raises:
+        ValueError: too few cells.
+    """
+    size = max(round(share * len(features)), 5 * neighbours)
+    if len(features) <= neighbours + 1:
+        raise ValueError(f"{len(features)} cells are too few for {neighbours} neighbours each; lower head.neighbours")
+    options = {"n_neighbors": neighbours, "min_dist": min_dist, "random_state": seed, "n_jobs": 1}
+    umap = load_umap()
+    if size >= len(features):
+        return umap.UMAP(**options).fit_transform(features).astype(np.float32)
+    sample = density_sample(features, size, seed)
+    layout = umap.UMAP(**options).fit_transform(features[sample])
+    guess = _regressed(features, sample, layout, seed)
+    if polish == 0:
+        return guess.astype(np.float32)
+    return umap.UMAP(**options, init=guess, n_epochs=polish).fit_transform(features).astype(np.float32)
+
+
+def _regressed(features: np.ndarray, sample: np.ndarray, layout: np.ndarray, seed: int) -> np.ndarray:
+    """A network of 100-75-50-25 ReLU from the sample's features to its layout, applied to all cells."""
+    from sklearn.neural_network import MLPRegressor
+
+    scale = 15.0 / layout.std(axis=0).max()
+    network = MLPRegressor(hidden_layer_sizes=(100, 75, 50, 25), alpha=0.1, random_state=seed, max_iter=500)
+    network.fit(features[sample], layout * scale)
+    return network.predict(features) / scale
+
+
+@same_threads()
+def fuzzy_graph(features: np.ndarray, neighbours: int) -> csr_matrix:
+    """(n, n) UMAP's fuzzy simplicial set on exact neighbours, the weights w_ij of its cross-entropy.
+
+    Args:
+        features: (n, D) scaled.
+        neighbours: of the graph, the cell itself among them.
+    """
+    load_umap()
+    from umap.umap_ import fuzzy_simplicial_set
+
+    near = np.column_stack([np.arange(len(features)), nearest(features, features, neighbours - 1, itself=True)])
+    distance = np.linalg.norm(features[:, None] - features[near], axis=2).astype(np.float32)
+    state = np.random.RandomState(0)  # asked for, but without a use where the neighbours are given
+    graph, _, _ = fuzzy_simplicial_set(features, neighbours, state, "euclidean", knn_indices=near, knn_dists=distance)
+    return csr_matrix(graph)
+
+
+@same_threads()
+def curve(min_dist: float) -> tuple[float, float]:
+    """UMAP's a and b, for which 1/(1 + a d^{2b}) is near 1 up to ``min_dist`` and falls off beyond."""
+    load_umap()
+    from umap.umap_ import find_ab_params
+
+    a, b = find_ab_params(1.0, min_dist)
+    return float(a), float(b)

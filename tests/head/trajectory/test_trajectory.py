@@ -1,0 +1,200 @@
+"""Trajectory heads: losses by hand, heads that learn, save, load and project, and refusals."""
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from scfm.head.survey import Survey
+from scfm.head.trajectory.base import pair_accuracy, pairwise_order
+from scfm.head.trajectory.ordinal import Ordinal
+from scfm.head.trajectory.pseudotime import Pseudotime
+from scfm.head.trajectory.time import Time
+
+SMALL = {"hidden": 16, "dropout": 0.0}
+STAGES = ["d0", "d1", "d2", "d3"]
+MAKERS = {
+    "time": lambda spec: Time(spec, label="time", fate="fate", **SMALL),
+    "ordinal": lambda spec: Ordinal(spec, label="stage", stages=STAGES, fate="fate", **SMALL),
+    "pseudotime": lambda spec: Pseudotime(spec, root_type="d0", root_label="stage", fate="fate", **SMALL),
+    "pseudotime_cell": lambda spec: Pseudotime(spec, root_cell="cell3", **SMALL),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_trains_saves_loads_projects(name, exercise, tiny, cells):
+    head, before, after = exercise(MAKERS[name], tiny, steps=40)
+    assert after < before
+    outputs = {key: value.float().numpy() for key, value in head.predict(tiny, cells.batch(range(120))).items()}
+    found = head.annotate(outputs)
+    assert -0.5 < found["scfm_pseudotime"].min() < found["scfm_pseudotime"].max() < 1.5
+    if not name.endswith("cell"):
+        wanted = 0.75 if name == "pseudotime" else 0.9  # diffusion on an untrained backbone itself gives 0.80
+        assert spearmanr(found["scfm_pseudotime"], cells.obs["time"]).statistic > wanted
+        fates = head.project(outputs)["X_scfm_fates"]
+        np.testing.assert_allclose(fates.sum(axis=1), 1, rtol=1e-5)
+        assert head.artifacts()["fates"] == ["left", "right"]
+    assert head.summarise(outputs, cells.obs)["spearman"] > 0.85
+
+
+# losses
+
+
+def test_pairwise_order_by_hand():
+    predicted, truth = torch.tensor([0.2, 0.5, 0.1]), torch.tensor([0.0, 1.0, 1.0])
+    pairs = [-(0.2 - 0.5), -(0.2 - 0.1)]  # sign(t_i - t_j)(p_i - p_j) of the two pairs of different t
+    expected = np.mean([np.log1p(np.exp(-gap)) for gap in pairs])
+    assert pairwise_order(predicted, truth).item() == pytest.approx(expected)
+    assert pair_accuracy(predicted, truth).item() == 0.5
+    assert pairwise_order(predicted, torch.zeros(3)).item() == 0
+
+
+def test_time_loss_is_huber_plus_order(spec):
+    head = Time(spec, label="time", order=2.0, softness=0.5, **SMALL)
+    predicted, truth = torch.tensor([0.1, 2.5]), torch.tensor([0.0, 1.0])
+    huber = (0.5 * 0.1**2 + (1.5 - 0.5)) / 2
+    order = np.log1p(np.exp(-(2.5 - 0.1) / 0.5))
+    assert head.loss(predicted, truth).item() == pytest.approx(huber + 2 * order, rel=1e-5)
+
+
+def test_ordinal_loss_by_hand(spec):
+    head = Ordinal(spec, label="stage", stages=STAGES)
+    logits, truth = torch.tensor([[2.0, 0.5, -1.0], [0.0, -1.0, -3.0]]), torch.tensor([2, 0])
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
+    first = -np.log([sigmoid(2.0), sigmoid(0.5), 1 - sigmoid(-1.0)]).sum()
+    second = -np.log([1 - sigmoid(0.0), 1 - sigmoid(-1.0), 1 - sigmoid(-3.0)]).sum()
+    assert head.loss(logits, truth).item() == pytest.approx((first + second) / 2, rel=1e-5)
+
+
+def test_thresholds_increase_whatever_the_parameters(spec):
+    head = Ordinal(spec, label="stage", stages=STAGES)
+    torch.testing.assert_close(head.thresholds, torch.tensor([-1.0, 0.0, 1.0]))
+    with torch.no_grad():
+        head.steps.copy_(torch.tensor([-9.0, 4.0]))
+        assert (head.thresholds.diff() > 0).all()
+
+
+def test_missing_labels_do_not_count(spec, cells, tiny):
+    for head, name, missing in (
+        (Time(spec, label="time", **SMALL), "time", np.nan),
+        (Ordinal(spec, label="stage", stages=STAGES, **SMALL), "stage", -1),
+    ):
+        head.eval()
+        batch = cells.batch(range(10))
+        batch.obs[name][6:] = missing
+        whole, part = head(tiny, batch), head(tiny, cells.batch(range(6)))
+        torch.testing.assert_close(whole["loss"], part["loss"])
+        assert whole["n_targets"] == 6
+        batch.obs[name][:] = missing
+        none = head(tiny, batch)["loss"]
+        none.backward()
+        assert none.item() == 0
+
+
+# labels
+
+
+def test_times_in_categories_are_numbers(spec, cells, tiny):
+    numbers = replace(spec, classes={**spec.classes, "day": ("10", "2.5", "0")})
+    head = Time(numbers, label="day", **SMALL)
+    survey = cells.survey(tiny)
+    survey.obs["day"] = np.arange(120) % 4 - 1
+    head.prepare(survey)
+    assert (head.low.item(), head.span.item()) == (0.0, 10.0)
+    torch.testing.assert_close(
+        head.times(torch.tensor([1, -1, 0])), torch.tensor([2.5, torch.nan, 10.0]), equal_nan=True
+    )
+    state = torch.randn(4, 32)
+    torch.testing.assert_close(head.eval().outputs(state)["time"], head.place(state) * 10)
+    assert set(head.annotate({"pseudotime": np.zeros(1), "time": np.zeros(1)})) == {"scfm_pseudotime", "scfm_day"}
+
+
+def test_ordinal_takes_the_order_of_numbers_or_the_one_given(spec):
+    days = replace(spec, classes={"day": ("10", "2", "1")})
+    assert Ordinal(days, label="day").stages == ("1", "2", "10")
+    assert Ordinal(days, label="day").rank.tolist() == [2, 1, 0]
+    assert Ordinal(days, label="day", stages=["2", "10", "1"]).rank.tolist() == [1, 0, 2]
+
+
+def test_cells_without_genes_have_no_stage(spec):
+    head = Ordinal(spec, label="stage", stages=STAGES)
+    found = head.annotate({"pseudotime": np.array([0.5, np.nan]), "stage": np.array([2.0, np.nan])})
+    assert found["scfm_stage"].tolist() == ["d2", "unknown"]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda s: Ordinal(s, label="stage"), r"stages of 'stage' are not ordered .d0, d1.*head.stages="),
+        (lambda s: Ordinal(s, label="stage", stages=STAGES[:3]), "every category of 'stage' once.*d3"),
+        (lambda s: Ordinal(s, label="stage", stages=[*STAGES, "d0"]), "every category of 'stage' once.*d0"),
+        (lambda s: Ordinal(s, label="time"), "'time' is not a categorical"),
+        (lambda s: Time(s, label="stage"), "'stage' is not a time: its categories are d0.*ordinal"),
+        (lambda s: Time(s, label="time", fate="end"), "head.fate='end'"),
+        (lambda s: Time(s, label="time", softness=0.0), "head.softness=0.0"),
+        (lambda s: Time(s, label="time", dropout=1.0), "head.dropout=1.0"),
+        (lambda s: Time(s, label="time", batch_key="lane"), "head.batch_key='lane'"),
+        (lambda s: Pseudotime(s), "needs one root"),
+        (lambda s: Pseudotime(s, root_cell="a", root_type="b"), "needs one root"),
+        (lambda s: Pseudotime(s, root_type="d0", root_label="day"), "head.root_label='day'"),
+        (lambda s: Pseudotime(s, root_type="d00", root_label="stage"), "'d00' is no category.*did you mean 'd0'"),
+        (lambda s: Pseudotime(s, root_cell="a", neighbours=1), "head.neighbours=1"),
+    ],
+)
+def test_refusals(spec, make, words):
+    with pytest.raises(ValueError, match=words):
+        make(spec)
+
+
+def test_a_single_fate_is_refused(spec):
+    one = replace(spec, classes={**spec.classes, "fate": ("left",)})
+    with pytest.raises(ValueError, match="single terminal state"):
+        Time(one, label="time", fate="fate")
+
+
+def test_one_time_only_or_none_is_refused(spec, cells, tiny):
+    head, survey = Time(spec, label="time", **SMALL), cells.survey(tiny)
+    survey.obs["time"] = np.where(np.arange(120) % 2, 3.0, np.nan).astype(np.float32)
+    with pytest.raises(ValueError, match="of 120 training cells all have 3"):
+        head.prepare(survey)
+    survey.obs["time"][:] = np.nan
+    with pytest.raises(ValueError, match="none has one"):
+        head.prepare(survey)
+
+
+def test_time_confounded_with_batch_is_said(spec, cells, tiny, caplog):
+    head, survey = Time(spec, label="time", batch_key="batch", **SMALL), cells.survey(tiny)
+    with caplog.at_level(logging.WARNING):
+        head.prepare(survey)
+        assert not caplog.text
+        survey.obs["time"] = survey.obs["batch"].astype(np.float32)
+        head.prepare(survey)
+    assert "Every batch has a single time" in caplog.text
+
+
+def test_a_root_cell_that_does_not_exist_is_refused(spec, cells, tiny):
+    with pytest.raises(
+        ValueError, match="root cell 'cell999' does not exist among the 120 cells.*did you mean 'cell99'"
+    ):
+        Pseudotime(spec, root_cell="cell999", **SMALL).prepare(cells.survey(tiny))
+
+
+def test_an_embedding_with_nan_is_refused():
+    embedding = np.zeros((3, 2), dtype=np.float32)
+    embedding[1] = np.nan
+    with pytest.raises(ValueError, match=r"1 of 3 cells have an embedding with NaN .first: row 5"):
+        Survey(np.array([4, 5, 6]), np.ones(3, dtype=bool), embedding)
+
+
+def test_held_out_cells_take_the_mean_of_their_training_neighbours(spec, cells, tiny):
+    train = np.arange(120) % 5 != 0
+    head = Pseudotime(spec, root_cell="cell0", **SMALL)  # held out itself: its nearest training cell is the root
+    head.prepare(cells.survey(tiny, train))
+    assert torch.isfinite(head.times).all()
+    assert sorted(head.times.numpy()[train]) == pytest.approx(np.linspace(0, 1, train.sum()), abs=0.02)
