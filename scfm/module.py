@@ -125,7 +125,8 @@ class CellModule(pl.LightningModule):
             torch.cuda.empty_cache()
 
     def _judges(self) -> list[Any]:
-        return [callback for callback in self.trainer.callbacks if hasattr(callback, "judge")]
+        trainer: Any = self.trainer
+        return [callback for callback in trainer.callbacks if hasattr(callback, "judge")]
 
     def configure_gradient_clipping(
         self,
@@ -159,7 +160,7 @@ class CellModule(pl.LightningModule):
         causal = bool(self.about["causal"])
         predicted = 1.0 if causal else float(getattr(self.task, "mask_fraction", 0.0))
         work = Work(model["layers"], model["width"], model["feedforward"], len(self.spec.vocab), not causal, predicted)
-        share = peak / peak_of("H200")
+        share = peak / (peak_of("H200") or peak)
         roof = work.roof(mean_length, products=790e12 * share, attention=450e12 * share)
         return {"mfu": work.utilisation(rate, mean_length, peak), "roof": rate / roof}
 

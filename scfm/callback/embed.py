@@ -56,7 +56,9 @@ class PartWriter(BasePredictionWriter):
 
     def _flush(self) -> None:
         if self._held:
-            arrays = {name: np.concatenate([held[name] for held in self._held]) for name in self._held[0]}
+            arrays: dict[str, Any] = {
+                name: np.concatenate([held[name] for held in self._held]) for name in self._held[0]
+            }
             aside = self.folder / f".part-{self._part:08d}.npz"
             with aside.open("wb") as file:
                 np.savez(file, **arrays)

@@ -84,7 +84,8 @@ class Save(Checkpoint):
         self._agreement = Agreement(trainer)
         self._saved = self._stop = False
         self._step, self._signal, self._saved_at = trainer.global_step, 0, time.monotonic()
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # it would stop the GPU at every batch
+        # Lightning's own agreement would stop the GPU at every batch
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 signal.signal(number, self._note)
@@ -102,10 +103,12 @@ class Save(Checkpoint):
         late = self.every_n_minutes is not None and time.monotonic() - self._saved_at >= 60 * self.every_n_minutes
         number, by_time = self._agreement.largest(self._signal, trainer.is_global_zero and late)
         by_step = self.every_n_train_steps is not None and self._step % self.every_n_train_steps == 0
-        ended = self._step >= module.n_steps
+        ended = self._step >= _length(module)
         if not (number or by_time or by_step or ended):
             return
-        if trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
+        fetcher = trainer.fit_loop._data_fetcher
+        assert fetcher is not None
+        if trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher):
             self._waiting = number
         else:
             self._save(trainer, number)
@@ -130,7 +133,7 @@ class Save(Checkpoint):
             self._save(trainer, number)
 
     def _save(self, trainer: pl.Trainer, number: float) -> None:
-        self.ended = trainer.global_step >= trainer.lightning_module.n_steps
+        self.ended = trainer.global_step >= _length(trainer.lightning_module)
         path = self.folder / ("last.ckpt" if self.ended else f"step-{trainer.global_step}.ckpt")
         trainer.save_checkpoint(path)
         self._saved_at, self._saved = time.monotonic(), True
@@ -149,6 +152,11 @@ class Save(Checkpoint):
         found = sorted(self.folder.glob("step-*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
         for path in found[: -self.keep_last]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _length(module: Any) -> int:
+    """Optimizer steps of the run."""
+    return int(module.n_steps)
 
 
 def _requeue() -> None:

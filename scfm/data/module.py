@@ -24,6 +24,7 @@ class CellData(pl.LightningDataModule):
         tokens_per_batch: the budget of one micro-batch on one device, in tokens: the knob against out-of-memory.
         tokens_per_step: tokens of one optimiser step over all devices, reached by accumulation; null means one
             micro-batch per device. Fixed, it makes training independent of the number of devices.
+        auto_budget: find the largest ``tokens_per_batch`` that fits the device before training (see scfm.run.budget).
         max_length: cut cells to this many tokens (the most expressed genes stay); null reads them whole.
         val: share of cells for validation.
         test: share of cells kept for the test.
@@ -40,6 +41,7 @@ class CellData(pl.LightningDataModule):
         *,
         tokens_per_batch: int = 8192,
         tokens_per_step: int | None = None,
+        auto_budget: bool = False,
         max_length: int | None = None,
         val: float = 0.1,
         test: float = 0.1,
@@ -58,6 +60,7 @@ class CellData(pl.LightningDataModule):
             )
         self.store, self.max_length, self.workers, self.seed = store, max_length, workers, seed
         self.tokens_per_batch, self.tokens_per_step = tokens_per_batch, tokens_per_step
+        self.auto_budget = auto_budget
         self.unseen = unseen
         self.labels: tuple[str, ...] = ()
         self.sampling: Sampling | None = None

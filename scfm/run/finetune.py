@@ -12,9 +12,19 @@ from scfm.checkpoint import Checkpoint, describe, read
 from scfm.config import build, plain, target
 from scfm.data.module import CellData
 from scfm.module import CellModule
-from scfm.run.fit import claim_output, fit, make_spec, make_trainer, open_store, require_positions, total_steps
+from scfm.run.fit import (
+    auto_budget,
+    claim_output,
+    fit,
+    make_spec,
+    make_trainer,
+    open_store,
+    require_positions,
+    total_steps,
+)
 from scfm.run.pictures import draw_confusion, draw_curves
 from scfm.run.restore import checkpoint_vocab, restore_backbone
+from scfm.run.survey import prepare
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +46,9 @@ def run(cfg: DictConfig) -> float | None:
     head = build(cfg.head, spec)
     data.read_labels(head.labels)
     backbone = build(cfg.adapt, backbone)
+    prepare(head, backbone, data)
     trainer = make_trainer(cfg, data)
+    auto_budget(cfg, trainer, data, backbone, head)
     module = CellModule(
         backbone,
         head,

@@ -3,7 +3,9 @@
 import json
 import logging
 import os
+import platform
 import shutil
+import subprocess
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -14,12 +16,15 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins.environments import SLURMEnvironment
+from torch import nn
 
+from scfm import __version__
 from scfm.config import build, plain
 from scfm.data.module import CellData
 from scfm.data.store import TokenStore
 from scfm.model.backbone import Backbone
 from scfm.module import CellModule
+from scfm.run.budget import choose_budget, fits_memory
 from scfm.run.consolidate import consolidate
 from scfm.run.resume import require_same_run, resume_path
 from scfm.run.source import prepared_source
@@ -110,10 +115,31 @@ def make_trainer(cfg: DictConfig, data: CellData) -> pl.Trainer:
         callbacks=[build(node) for node in cfg.callbacks.values() if node is not None],
         logger=[build(node) for node in cfg.logger.values() if node is not None],
     )
-    trainer.precision_plugin.convert_input = lambda batch: batch  # token ids: there is nothing to make half
+    plugin: Any = trainer.precision_plugin
+    plugin.convert_input = lambda batch: batch  # token ids: there is nothing to make half
+    count_in_steps(cfg, trainer, data)
+    return trainer
+
+
+def count_in_steps(cfg: DictConfig, trainer: pl.Trainer, data: CellData) -> None:
+    """Have the trainer accumulate the micro-batches of an optimizer step, and validate by optimizer steps."""
     trainer.accumulate_grad_batches = data.micro_batches(trainer.world_size) // trainer.world_size
     trainer.val_check_interval = min(cfg.validate_every, total_steps(trainer, data)) * trainer.accumulate_grad_batches
-    return trainer
+
+
+def auto_budget(cfg: DictConfig, trainer: pl.Trainer, data: CellData, backbone: nn.Module, task: nn.Module) -> None:
+    """Where ``data.auto_budget`` asks for it, take the largest micro-batches that fit the device.
+
+    Raises:
+        ValueError: the strategy divides the model, which one device alone cannot try.
+    """
+    if not data.auto_budget:
+        return
+    if hasattr(trainer.strategy, "shard"):
+        raise ValueError("data.auto_budget=true works with strategy=single and ddp; give data.tokens_per_batch here")
+    fits = fits_memory(backbone, task, trainer.strategy.root_device, str(trainer.precision))
+    choose_budget(data, Path(cfg.output), trainer.world_size, fits, first=trainer.is_global_zero)
+    count_in_steps(cfg, trainer, data)
 
 
 def require_devices(cfg: DictConfig) -> None:
@@ -171,7 +197,7 @@ def fit(cfg: DictConfig, trainer: pl.Trainer, module: CellModule, data: CellData
         OmegaConf.save(cfg, output / "config.yaml", resolve=True)
     for logger in trainer.loggers:
         if not isinstance(logger, CSVLogger):  # its hparams.yaml would be config.yaml again
-            logger.log_hyperparams(plain(cfg))
+            logger.log_hyperparams(plain(cfg) | {"run": surroundings(data)})
     begin_from = resume_path(cfg)
     if begin_from is not None:
         shards = isinstance(trainer.strategy, DeepSpeed) or getattr(trainer.strategy, "sharded_checkpoint", False)
@@ -190,6 +216,22 @@ def fit(cfg: DictConfig, trainer: pl.Trainer, module: CellModule, data: CellData
     return found
 
 
+def surroundings(data: CellData) -> dict[str, Any]:
+    """What the config does not say of a run: the code, the cells, the packages, the machine."""
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    done = subprocess.run(git, capture_output=True, text=True, check=False) if shutil.which("git") else None
+    return {
+        "scfm": __version__,
+        "git": done.stdout.strip() if done is not None and done.returncode == 0 else None,
+        "store": data.store.fingerprint,
+        "vocab": data.store.vocab.hash,
+        "torch": torch.__version__,
+        "lightning": pl.__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor(),
+    }
+
+
 def save_last(trainer: pl.Trainer, path: Path) -> None:
     """The checkpoint at the end of a run; where a strategy writes shards, with the weights as one file beside them."""
     if not any(getattr(callback, "ended", False) for callback in trainer.checkpoint_callbacks):
@@ -203,7 +245,7 @@ def save_last(trainer: pl.Trainer, path: Path) -> None:
 
 def _held_out(trainer: pl.Trainer, module: CellModule, data: CellData) -> dict[str, float]:
     """Validation and test metrics, of the best checkpoint where one is monitored."""
-    monitored = [callback for callback in trainer.checkpoint_callbacks if getattr(callback, "monitor", None)]
+    monitored: list[Any] = [callback for callback in trainer.checkpoint_callbacks if getattr(callback, "monitor", None)]
     best = (monitored[0].best_model_path or None) if monitored else None
     if best:
         log.info("Best checkpoint: %s", best)

@@ -8,7 +8,17 @@ from omegaconf import DictConfig
 from scfm.checkpoint import describe
 from scfm.config import build, plain, target
 from scfm.module import CellModule
-from scfm.run.fit import building, claim_output, fit, make_spec, make_trainer, open_store, require_positions, total_steps
+from scfm.run.fit import (
+    auto_budget,
+    building,
+    claim_output,
+    fit,
+    make_spec,
+    make_trainer,
+    open_store,
+    require_positions,
+    total_steps,
+)
 from scfm.run.pictures import draw_curves
 
 log = logging.getLogger(__name__)
@@ -27,6 +37,7 @@ def run(cfg: DictConfig) -> float | None:
         require_positions(data, backbone)
         spec = make_spec(data, backbone.width)
         objective = build(cfg.objective, spec)
+    auto_budget(cfg, trainer, data, backbone, objective)
     module = CellModule(
         backbone,
         objective,

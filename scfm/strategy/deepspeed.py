@@ -2,7 +2,8 @@
 
 import os
 from argparse import Namespace
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -90,9 +91,10 @@ class DeepSpeed(DeepSpeedStrategy):
             parameter.data = parameter.data.to(self.root_device, divide.dtype)
             divide._zero_init_param(parameter)
 
-    def model_sharded_context(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def model_sharded_context(self) -> Iterator[None]:
         """None: :meth:`shard` divides what is already built."""
-        return nullcontext()
+        yield
 
     def setup_environment(self) -> None:
         """As Lightning's, which refuses everything but CUDA."""

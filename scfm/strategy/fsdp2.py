@@ -92,7 +92,7 @@ class FSDP2(ModelParallelStrategy):
 def _layers(module: nn.Module) -> list[nn.Module]:
     """The entries of the longest ``nn.ModuleList``: the transformer layers."""
     lists = [part for part in module.modules() if isinstance(part, nn.ModuleList)]
-    return list(max(lists, key=lambda layers: len(layers), default=nn.ModuleList()))
+    return max((list(layers) for layers in lists), key=len, default=[])
 
 
 def _empty(module: nn.Module) -> None:

@@ -65,3 +65,23 @@ def test_many_in_a_row_end_the_run(train, spoil):
 
 def test_a_healthy_run_skips_nothing(train):
     assert skipped(train("trainer.max_steps=40", "callbacks.health.window=16")) == 0
+
+
+def test_averaged_weights_and_resume(train):
+    """Lightning's own averaging, by yaml; resumed it is the uninterrupted run."""
+    options = ("callbacks=ema", "callbacks.ema.decay=0.9", "callbacks.progress=null")
+    whole = train(*options, "trainer.max_steps=6", "callbacks.checkpoint.every_n_train_steps=3")
+    resumed = train(*options, "trainer.max_steps=6", f"ckpt_path={whole}/checkpoints/step-3.ckpt", output="resumed")
+    first, second = weights(whole), weights(resumed)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    plain = train("trainer.max_steps=6", output="plain")
+    assert any(not torch.equal(first[name], value) for name, value in weights(plain).items())
+
+
+def test_wandb_is_offline_and_knows_the_run(train, tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    folder = train("trainer.max_steps=1", "logger=wandb")
+    assert list(folder.rglob("*.wandb"))
