@@ -12,7 +12,6 @@ import torch
 import scfm.run.train  # noqa: F401 - so that a fork server imports it once
 from support import SMALL, command
 
-
 #: A run that changes its number of ranks: the same two micro-batches in every optimizer step.
 CHANGING = (
     "data.tokens_per_step=512",
