@@ -112,9 +112,9 @@ def run(cfg: DictConfig) -> None:
         shutil.copyfile(source, unfinished)
         write_annotated(
             unfinished,
-            obsm={cfg.key: found["embedding"]},
+            obsm={cfg.key: found["embedding"]} | _projections(module, found),
             obs=_annotations(module, found),
-            uns={"scfm": _provenance(cfg, checkpoint, cells, report)},
+            uns={"scfm": _provenance(cfg, checkpoint, cells, report) | _artifacts(module)},
         )
         unfinished.replace(output)
         shutil.rmtree(folder)
@@ -156,6 +156,16 @@ def _warn_of_empty(embedding: np.ndarray, source: Path) -> None:
 def _annotations(module: CellModule, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The obs columns that a fine-tuned head gives."""
     return module.task.annotate(found) if hasattr(module.task, "annotate") else {}
+
+
+def _projections(module: CellModule, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The obsm entries that a fine-tuned head gives beside the embedding."""
+    return module.task.project(found) if hasattr(module.task, "project") else {}
+
+
+def _artifacts(module: CellModule) -> dict[str, Any]:
+    """What a fine-tuned head says of its projection."""
+    return {"head": module.task.artifacts()} if hasattr(module.task, "artifacts") else {}
 
 
 def _provenance(cfg: DictConfig, checkpoint: Checkpoint, cells: CellFile, report: GeneReport) -> dict[str, Any]:

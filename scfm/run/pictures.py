@@ -32,7 +32,9 @@ def draw_confusion(output: Path, module: CellModule, data: CellData) -> None:
         batches = [module.predict_step(batch.to(module.device), 0) for batch in data.loader(rows, alone=True)]
     outputs = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     predicted = module.task.annotate(outputs)
-    for label in (label for label in module.task.labels if data.store.categories(label) is not None):
+    for label in (
+        label for label in module.task.labels if data.store.categories(label) and f"scfm_{label}" in predicted
+    ):
         names = np.array([*(data.store.categories(label) or ()), "(missing)"])
         true = names[data.store.obs(label)[outputs["index"].astype(np.int64)]]
         known = true != "(missing)"

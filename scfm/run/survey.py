@@ -4,6 +4,7 @@ import logging
 
 import numpy as np
 import torch
+from torch import nn
 
 from scfm.data.module import CellData
 from scfm.head.pool import embed
@@ -11,6 +12,13 @@ from scfm.head.survey import Survey
 from scfm.model.backbone import Backbone
 
 log = logging.getLogger(__name__)
+
+
+def prepare(head: nn.Module, backbone: Backbone, data: CellData) -> None:
+    """Let a head look at the cells, where it has ``prepare(survey)``, and choose its micro-batches by ``sampling``."""
+    if hasattr(head, "prepare"):
+        head.prepare(survey(backbone, data))
+    data.sampling = getattr(head, "sampling", None)
 
 
 def survey(backbone: Backbone, data: CellData) -> Survey:

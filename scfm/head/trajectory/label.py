@@ -54,7 +54,8 @@ def ordered_stages(spec: Spec, label: str, stages: list[str] | None) -> tuple[st
     if sorted(stages) != sorted(names):
         wrong = sorted(set(names) ^ set(stages)) or sorted({stage for stage in stages if stages.count(stage) > 1})
         raise ValueError(
-            f"head.stages must name every category of {label!r} once, from first to last; not so: {', '.join(wrong)}"
+            f"head.stages must name every category of {label!r} once ({', '.join(names[:8])}), from first to last; "
+            f"not so: {', '.join(wrong[:8])}"
         )
     if len(stages) < 2:
         raise ValueError(f"{label!r} has the single stage {stages[0]!r}; an order needs at least two")

@@ -1,0 +1,86 @@
+"""Every head by the commands a user types: fine-tune on one file, project another one of an unseen batch."""
+
+import anndata as ad
+import numpy as np
+import pytest
+import torch
+
+from scfm.data.synthetic import synthetic_cells
+from support import SMALL, command
+
+FAST = ("trainer.accelerator=cpu", "trainer.enable_progress_bar=false")
+TRAIN = tuple(part for part in SMALL if "tokens_per_batch" not in part and "positions" not in part)
+HEADS = {
+    "integration/contrastive_sampler": ("head.mode=knn", "head.neighbours=5", "metric=val/accuracy"),
+    "integration/batch_token": ("metric=val/accuracy",),
+    "integration/triplet": ("head.neighbours=10", "metric=val/accuracy"),
+    "integration/distill": ("metric=val/accuracy", "adapt=frozen"),
+    "integration/adversarial": ("metric=val/accuracy", "head.label=cell_type", "head.condition=cell_type"),
+    "trajectory/time": ("head.label=pseudotime", "metric=val/spearman"),
+    "trajectory/ordinal": ("head.label=cell_type", "head.stages=['type 1','type 2','type 3']", "metric=val/spearman"),
+    "trajectory/pseudotime": (
+        "head.root_type='type 1'", "head.root_label=cell_type", "head.fate=end", "metric=val/spearman"
+    ),
+    "visualization/parametric_umap": ("adapt=frozen", "metric=val/trustworthiness", "head.share=0.5"),
+}  # fmt: skip
+WRITES = {
+    "integration": ("X_scfm_integrated", None),
+    "time": (None, "scfm_pseudotime"),
+    "ordinal": (None, "scfm_stage"),
+    "pseudotime": ("X_scfm_fates", "scfm_pseudotime"),
+    "visualization": ("X_scfm_umap", None),
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Cells of three batches, two of them in a store, and a checkpoint pretrained on it."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("heads")
+    cells = synthetic_cells(n_cells=240, n_genes=200, n_types=3, n_batches=3, seed=1)
+    cells.obs["end"] = np.where(
+        cells.obs["pseudotime"] > 0.9, "late", np.where(cells.obs["pseudotime"] < 0.1, "early", None)
+    )
+    new = cells.obs["batch"] == cells.obs["batch"].unique()[-1]
+    cells[new].copy().write_h5ad(folder / "new.h5ad")
+    cells[~new].copy().write_h5ad(folder / "cells.h5ad")
+    other = cells[new].copy()
+    other.var_names = [f"contig_{i}" for i in range(other.n_vars)]
+    other.var = other.var[[]]
+    other.write_h5ad(folder / "other_genes.h5ad")
+    columns = "obs=[cell_type,batch,pseudotime,end]"
+    command("prepare", f"input={folder / 'cells.h5ad'}", f"output={folder / 'store'}", columns, "workers=1")
+    command("train", f"output={folder / 'pre'}", f"store={folder / 'store'}", *TRAIN, *_steps(8))
+    return folder
+
+
+def _steps(n):
+    return (f"trainer.max_steps={n}", "data.max_length=64", "data.tokens_per_batch=1024")
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_fine_tunes_and_projects_an_unseen_batch(head, made, tmp_path):
+    without_model = [part for part in TRAIN if not part.startswith("model.")]
+    score = command(
+        "finetune", f"head={head}", f"init_from={made / 'pre/checkpoints/last.ckpt'}", f"store={made / 'store'}",
+        f"output={tmp_path / 'run'}", "validate_every=3", "data.group=null", *HEADS[head], *without_model, *_steps(6),
+    )  # fmt: skip
+    assert np.isfinite(score)
+    best = tmp_path / "run/checkpoints/best.ckpt"
+    command("embed", f"init_from={best}", f"input={made / 'new.h5ad'}", f"output={tmp_path / 'out.h5ad'}", *FAST)
+    found = ad.read_h5ad(tmp_path / "out.h5ad")
+    matrix, column = next(names for part, names in WRITES.items() if part in head)
+    if matrix is not None:
+        assert found.obsm[matrix].shape[0] == found.n_obs
+        assert np.isfinite(found.obsm[matrix]).all()
+    if column is not None:
+        assert found.obs[column].notna().all()
+    assert "genes" in found.uns["scfm"]["head"]["projection"]
+
+
+def test_projection_onto_other_genes_is_refused(made, tmp_path):
+    with pytest.raises(ValueError, match=r"other_genes.h5ad"):
+        command(
+            "embed", f"init_from={made / 'pre/checkpoints/last.ckpt'}", f"input={made / 'other_genes.h5ad'}",
+            f"output={tmp_path / 'out.h5ad'}", *FAST,
+        )  # fmt: skip
