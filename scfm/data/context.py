@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -117,6 +119,8 @@ class Context:
         return _genes(self.work.folder / "genes" / f"{file:05d}.npz", self.input(file)["mtime_ns"])
 
 
+#: Files that are kept open at a time.
+OPEN = 8
 #: Options that say how a file is read.
 READING = ("layer", "gene_column", "counts", "mod", "on_duplicate_cells")
 
@@ -128,25 +132,29 @@ def context(folder: str, mark: str) -> Context:
 
 
 class _Opened:
-    """The one file that a process has open."""
+    """The files that a process has open; threads share them."""
 
     def __init__(self) -> None:
-        self._key: tuple[Any, ...] = ()
-        self._file: CellFile | None = None
+        self._files: OrderedDict[tuple[Any, ...], CellFile] = OrderedDict()
+        self._lock = threading.Lock()
 
     def get(self, path: str, mtime: int, **reading: Any) -> CellFile:
-        """This file, opened unless it is open."""
+        """This file, opened unless it is open. The least recently asked for is let go where there are too many."""
         key = (path, mtime, *reading.values())
-        if self._file is None or key != self._key:
-            self.close()
-            self._file, self._key = open_cells(path, **reading), key
-        return self._file
+        with self._lock:
+            if key not in self._files:
+                self._files[key] = open_cells(path, **reading)
+            self._files.move_to_end(key)
+            if len(self._files) > OPEN:
+                self._files.popitem(last=False)
+            return self._files[key]
 
     def close(self) -> None:
-        """Close it."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Close them all."""
+        with self._lock:
+            for file in self._files.values():
+                file.close()
+            self._files.clear()
 
 
 @lru_cache(maxsize=1)
@@ -154,7 +162,7 @@ def _opened() -> _Opened:
     return _Opened()
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=OPEN)
 def _genes(path: Path, mtime: int) -> FileGenes:
     with np.load(path) as state:
         return FileGenes(

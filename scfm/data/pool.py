@@ -1,4 +1,4 @@
-"""Where tasks run: in this process, in local processes, or on a dask cluster."""
+"""Where tasks run: in this process, in threads or processes of this machine, or on a dask cluster."""
 
 import contextlib
 import multiprocessing
@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from typing import Any
 
 
@@ -24,16 +24,30 @@ class Serial(Executor):
 
 
 class Local:
-    """Processes of this machine; one worker is this process itself."""
+    """This machine. One worker is this process itself.
+
+    Inflating, ranking and writing let go of the interpreter, so a few workers are threads, which start at once and
+    share their memory; many are processes of their own.
+
+    Args:
+        threads: up to so many workers are threads.
+    """
+
+    def __init__(self, threads: int = 4) -> None:
+        self.threads = threads
 
     @contextlib.contextmanager
     def open(self, workers: int) -> Iterator[Executor]:
-        """An executor of ``workers`` processes."""
+        """An executor of so many workers."""
         if workers == 1:
             yield Serial()
             return
-        context = multiprocessing.get_context("spawn")
-        executor = ProcessPoolExecutor(workers, context, initializer=_die_with, initargs=(os.getpid(),))
+        executor: Executor
+        if workers <= self.threads:
+            executor = ThreadPoolExecutor(workers)
+        else:
+            context = multiprocessing.get_context("spawn")
+            executor = ProcessPoolExecutor(workers, context, initializer=_die_with, initargs=(os.getpid(),))
         try:
             yield executor
         finally:

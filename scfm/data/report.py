@@ -1,15 +1,15 @@
-"""``report.html`` of a store: what became of the files, with pictures, in one page that needs nothing else."""
+"""``report.html`` of a store: what became of the files, with pictures, in one page that needs nothing else.
 
-import base64
+The pictures are drawn as SVG here: a plotting library would take longer than the cells of a small file, and its version
+would show in the bytes.
+"""
+
 import html
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from scfm.data.encode import GENES_PER_BIN
 from scfm.data.store import TokenStore
@@ -17,8 +17,11 @@ from scfm.data.store import TokenStore
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:1000px;color:#222}
 table{border-collapse:collapse;width:100%;font-size:13px}
 td,th{padding:.3em .6em;text-align:right;border-bottom:1px solid #ddd}
-td:first-child,th:first-child{text-align:left}img{max-width:49%}code{background:#f3f3f3;padding:.1em .3em}"""
-_BLUE, _GREY = "#3b6ea5", "#9aa5b1"
+td:first-child,th:first-child{text-align:left}svg{vertical-align:top}
+code{background:#f3f3f3;padding:.1em .3em}
+svg text{font-size:11px;fill:#333}svg .t{font-size:14px;text-anchor:middle}svg .m{text-anchor:middle}
+svg .e{text-anchor:end}
+svg path{fill:none;stroke:#333}svg .a rect{fill:#3b6ea5}svg .b rect{fill:#9aa5b1}"""
 #: Bars of a picture, at most.
 MOST = 20
 
@@ -32,7 +35,7 @@ def write_report(store: TokenStore, path: Path) -> None:
     """
     corpus = store.report
     pictures = [
-        _histogram("genes per cell", _edges(len(corpus["genes_per_cell"]), GENES_PER_BIN), corpus["genes_per_cell"]),
+        _histogram("genes per cell", GENES_PER_BIN, corpus["genes_per_cell"]),
         _tokens(corpus),
         _bars("counts lost, by gene", dict(map(tuple, corpus["genes"]["dropped_most"]))),
         *(_bars(f"cells by {column}", _cells_by(store, column)) for column in _grouping(store)),
@@ -43,7 +46,7 @@ def write_report(store: TokenStore, path: Path) -> None:
         f"<p>{corpus['kept']:,} of {corpus['cells']:,} cells, vocabulary of {len(store.vocab):,} tokens "
         f"<code>{store.vocab.hash[:12]}</code>, {corpus['truncated'] / max(corpus['kept'], 1):.1%} of the cells cut at "
         f"the maximum length, {corpus['genes']['share_dropped']:.1%} of the counts without a token.</p>"
-        f"<ul>{dropped}</ul>{_table(store, corpus)}" + "".join(map(_inline, pictures))
+        f"<ul>{dropped}</ul>{_table(store, corpus)}" + "".join(pictures)
     )
     page = f"<!doctype html><meta charset='utf-8'><title>token store</title><style>{_STYLE}</style>{body}\n"
     path.write_text(page, encoding="utf-8")
@@ -94,43 +97,46 @@ def _table(store: TokenStore, corpus: Mapping[str, Any]) -> str:
     return f"<table><tr>{''.join(f'<th>{name}</th>' for name in head)}</tr>{''.join(rows)}</table>"
 
 
-def _edges(bins: int, width: float) -> np.ndarray:
-    return np.arange(bins) * width
-
-
-def _tokens(corpus: Mapping[str, Any]) -> Figure:
+def _tokens(corpus: Mapping[str, Any]) -> str:
     """Tokens per cell in at most 64 bins."""
     counted = np.array(corpus["tokens_per_cell"])
     width = max(1, -(-len(counted) // 64))
     padded = np.pad(counted, (0, -len(counted) % width))
-    return _histogram("tokens per cell", _edges(len(padded) // width, width), padded.reshape(-1, width).sum(axis=1))
+    return _histogram("tokens per cell", width, padded.reshape(-1, width).sum(axis=1))
 
 
-def _histogram(title: str, edges: np.ndarray, counted: Any) -> Figure:
-    figure, counts = Figure(figsize=(5, 3)), np.asarray(counted)
+def _histogram(title: str, width: float, counted: Any) -> str:
+    """Upright bars, one per bin of ``width``."""
+    counts = np.asarray(counted)
     last = int(np.flatnonzero(counts)[-1]) + 1 if counts.any() else 1
-    axes = figure.add_axes((0.16, 0.12, 0.8, 0.76))
-    axes.bar(edges[:last], counts[:last], width=edges[1] - edges[0] if len(edges) > 1 else 1, align="edge", color=_BLUE)
-    axes.set(title=title, ylabel="cells")
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
+    counts, top, step = counts[:last], max(int(counts.max()), 1), 400 / last
+    bars = "".join(
+        f"<rect x='{50 + i * step:.1f}' y='{190 - 160 * n / top:.1f}' width='{step:.1f}' height='{160 * n / top:.1f}'/>"
+        for i, n in enumerate(counts.tolist())
+        if n
+    )
+    ticks = "".join(
+        f"<text x='{50 + share * 400:.0f}' y='206' class='m'>{share * last * width:,.0f}</text>"
+        for share in (0, 0.25, 0.5, 0.75, 1)
+    )
+    scale = f"<text x='44' y='36' class='e'>{top:,}</text><text x='44' y='190' class='e'>0</text>"
+    return _picture(title, 215, f"<g class='a'>{bars}</g><path d='M50 25V190H450'/>{ticks}{scale}")
 
 
-def _bars(title: str, values: Mapping[str, float]) -> Figure:
-    """The largest values as horizontal bars."""
+def _bars(title: str, values: Mapping[str, float]) -> str:
+    """The largest values as lying bars."""
     shown = list(values.items())[:MOST]
-    height = max(1.6, 0.24 * len(shown) + 0.9)
-    figure = Figure(figsize=(5, height))
-    axes = figure.add_axes((0.42, 0.4 / height, 0.53, 1 - 0.8 / height))
-    axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.barh([name if len(name) <= 24 else f"{name[:23]}…" for name, _ in shown], [n for _, n in shown], color=_GREY)
-    axes.invert_yaxis()
-    axes.set(title=title if len(values) <= MOST else f"{title}: {MOST} of {len(values)}")
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
+    top = max([1.0, *(n for _, n in shown)])
+    rows = "".join(
+        f"<text x='190' y='{41 + 17 * i}' class='e'>{html.escape(name if len(name) <= 28 else name[:27] + '…')}</text>"
+        f"<rect x='196' y='{30 + 17 * i}' width='{200 * n / top:.1f}' height='13'/>"
+        f"<text x='{200 + 200 * n / top:.0f}' y='{41 + 17 * i}'>{n:,.0f}</text>"
+        for i, (name, n) in enumerate(shown)
+    )
+    title = title if len(values) <= MOST else f"{title}: {MOST} of {len(values)}"
+    return _picture(title, 40 + 17 * len(shown), f"<g class='b'>{rows}</g>")
 
 
-def _inline(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    return f"<img src='data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"
+def _picture(title: str, height: int, inside: str) -> str:
+    heading = f"<text x='240' y='16' class='t'>{html.escape(title)}</text>"
+    return f"<svg viewBox='0 0 480 {height}' width='480' height='{height}'>{heading}{inside}</svg>"

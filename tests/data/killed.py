@@ -24,7 +24,7 @@ TOKENIZER = {
 }
 
 
-def work(inputs: list[str], output: Path) -> None:
+def work(inputs: list[str], output: Path, workers: int = 1) -> None:
     """All phases: statistics, encoding, repeated cells, shuffling."""
     prepare(
         inputs,
@@ -36,15 +36,16 @@ def work(inputs: list[str], output: Path) -> None:
         shuffle=True,
         cells_per_part=40,
         block_size=16,
+        workers=workers,
     )
 
 
-def forked(inputs: list[str], output: Path, kill_after: float | None) -> int:
+def forked(inputs: list[str], output: Path, kill_after: float | None, workers: int = 1) -> int:
     """Run the work in a child; its exit status, -9 when it was killed."""
     child = os.fork()
     if child == 0:
         try:
-            work(inputs, output)
+            work(inputs, output, workers)
             os._exit(0)
         except FileExistsError:
             os._exit(3)
@@ -72,7 +73,7 @@ def main() -> None:
     finished, killed = [checksums(store)], 0
     shutil.rmtree(store)
     while killed < int(kills):
-        status = forked(inputs, store, generator.uniform(0, whole))
+        status = forked(inputs, store, generator.uniform(0, whole), generator.choice([1, 2]))
         killed += status == -signal.SIGKILL
         assert status in (0, -signal.SIGKILL), status
         if store.exists() and (status == 0 or not (store.parent / f".{store.name}.partial").exists()):
