@@ -55,7 +55,7 @@ class Throughput(pl.Callback):
         self._tokens += batch.n_tokens
         self._squares += (batch.lengths**2).sum() if batch.ids.is_cuda else 0
         self._cells += batch.n_cells
-        if (batch_idx + 1) % trainer.log_every_n_steps == 0:
+        if (batch_idx + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             elapsed = max(time.perf_counter() - self._since, 1e-9)
             rates = {
                 "tokens_per_s": self._tokens * trainer.world_size / elapsed,

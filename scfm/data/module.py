@@ -101,8 +101,8 @@ class CellData(pl.LightningDataModule):
 
     def loader(self, rows: np.ndarray, *, held_out: bool = True, alone: bool = False) -> CellLoader:
         """A loader over some rows: this process's share among those of the trainer, or, ``alone``, all of them."""
-        shared = self.trainer is not None and not alone
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if shared else (0, 1)
+        trainer = None if alone else self.trainer
+        rank, world = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
         pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         multiple = world if held_out else self.micro_batches(world)
         return CellLoader(

@@ -1,10 +1,10 @@
 """All cells as the pretrained backbone sees them, for heads that want to look before they learn."""
 
 import logging
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from scfm.data.module import CellData
 from scfm.head.pool import embed
@@ -14,7 +14,7 @@ from scfm.model.backbone import Backbone
 log = logging.getLogger(__name__)
 
 
-def prepare(head: nn.Module, backbone: Backbone, data: CellData) -> None:
+def prepare(head: Any, backbone: Backbone, data: CellData) -> None:
     """Let a head look at the cells, where it has ``prepare(survey)``, and choose its micro-batches by ``sampling``."""
     if hasattr(head, "prepare"):
         head.prepare(survey(backbone, data))
