@@ -6,13 +6,13 @@ import math
 import pandas as pd
 import pytest
 import torch
+from strategy.two_ranks import COMMON, STRATEGIES
 from transformers import AutoModelForMaskedLM
 
 import stoppable
 from ranks import finish, start_ranks
 from scfm import checkpoint
 from scfm.run.restore import restore_backbone
-from strategy.two_ranks import COMMON, STRATEGIES
 from support import SMALL, command
 
 pytestmark = pytest.mark.distributed
