@@ -10,7 +10,7 @@ demo: $(INSTALLED)
 
 # One thread a process: two cores serve two test processes, and waiting threads would take their time.
 test: lint
-	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --nbmake tests notebooks
+	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile --nbmake tests notebooks
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
