@@ -158,7 +158,7 @@ def _report_errors(command: Callable[[], Any]) -> Any:
     """Users' errors end in one sentence on the screen and exit status 1; others keep their traceback."""
     try:
         return command()
-    except (ValueError, FileNotFoundError, FileExistsError, PermissionError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         if log.isEnabledFor(logging.DEBUG):
             raise
         log.error("%s", error)

@@ -22,6 +22,7 @@ from scfm.data.read import CellFile, open_cells
 from scfm.genes import GeneMap, GeneReport
 from scfm.module import CellModule
 from scfm.run.fit import cluster
+from scfm.run.quiet import quiet_lightning
 from scfm.run.restore import checkpoint_vocab, restore_predictor
 from scfm.run.write import write_annotated
 from scfm.tokenizer import Tokenizer, from_dict
@@ -96,6 +97,7 @@ def run(cfg: DictConfig) -> None:
         log.info("%s", report)
         writer = PartWriter(folder, cfg.part_size)
         strategy = build(cfg.strategy) if cfg.strategy is not None else "auto"
+        quiet_lightning()
         trainer: pl.Trainer = build(cfg.trainer, callbacks=[writer], strategy=strategy, plugins=cluster())
         claim_parts(folder, _depends_on(cfg, source, checkpoint), first=trainer.is_global_zero)
         batches = FileBatches(

@@ -6,7 +6,6 @@ import os
 import platform
 import shutil
 import subprocess
-import warnings
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from scfm.model.backbone import Backbone
 from scfm.module import CellModule
 from scfm.run.budget import choose_budget, fits_memory
 from scfm.run.consolidate import consolidate
+from scfm.run.quiet import quiet_lightning
 from scfm.run.resume import require_same_run, resume_path
 from scfm.run.source import prepared_source
 from scfm.strategy.deepspeed import DeepSpeed
@@ -88,20 +88,6 @@ def make_spec(data: CellData, width: int) -> Spec:
         token_counts=data.token_counts(),
         class_counts=data.class_counts(),
     )
-
-
-def quiet_lightning() -> None:
-    """Leave the screen to what a user should read: no advertisements, no advice on what is so on purpose."""
-    for chatty in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
-        logging.getLogger(f"pytorch_lightning.{chatty}").setLevel(logging.WARNING)
-    for message in (
-        ".*smaller than the logging interval.*",
-        ".*does not have many workers.*",
-        ".*Experiment logs directory.*",
-        ".*LeafSpec.*",
-        ".*checkpoint directory .* exists and is not empty.*",
-    ):
-        warnings.filterwarnings("ignore", message=message)
 
 
 def make_trainer(cfg: DictConfig, data: CellData) -> pl.Trainer:

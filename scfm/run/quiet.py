@@ -1,0 +1,19 @@
+"""A screen with what a user should read."""
+
+import logging
+import warnings
+
+
+def quiet_lightning() -> None:
+    """Leave the screen to what a user should read: no advertisements, no advice on what is so on purpose."""
+    for chatty in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
+        logging.getLogger(f"pytorch_lightning.{chatty}").setLevel(logging.WARNING)
+    for message in (
+        ".*smaller than the logging interval.*",
+        ".*does not have many workers.*",
+        ".*Experiment logs directory.*",
+        ".*LeafSpec.*",
+        ".*checkpoint directory .* exists and is not empty.*",
+        ".*infer the batch indices.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
