@@ -53,11 +53,15 @@ def test_training_curves_show_train_and_validation_together(tmp_path):
             "train/loss": [3.0, 2.0, None],
             "val/loss": [None, None, 2.5],
             "val/macro_f1": [None, None, 0.5],
+            "val/unigram_loss": [None, None, 2.8],
+            "lr-AdamW/pg1": [0.1, 0.1, None],
         }
     ).to_csv(path)
     figure = plot.training_curves(path)
     assert [axes.get_title(loc="left") for axes in figure.axes[:2]] == ["loss", "macro f1"]
-    assert [len(line.get_xdata()) for line in figure.axes[0].lines] == [2, 1]
+    assert [len(line.get_xdata()) for line in figure.axes[0].lines] == [2, 1, 2]
+    assert figure.axes[0].lines[2].get_label() == "unigram table"
+    assert len(figure.axes) == 2
 
 
 @pytest.mark.parametrize(

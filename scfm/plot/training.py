@@ -12,7 +12,7 @@ from scfm.plot.figure import COLORS, INK, bare, make_figure
 
 
 def training_curves(metrics: str | Path) -> Figure:
-    """Every logged quantity over optimizer steps, training and held-out in one panel.
+    """Every logged quantity over optimizer steps: training, held-out and the unigram table's in one panel.
 
     Args:
         metrics: Lightning's ``metrics.csv`` (columns ``step``, ``train/loss``, ``val/loss``, ...).
@@ -26,10 +26,9 @@ def training_curves(metrics: str | Path) -> Figure:
     table = pd.read_csv(metrics)
     if "step" not in table:
         raise ValueError(f"{metrics} has no column step; expected the metrics.csv of a training run")
-    numbers = [
-        name for name in table.columns if "/" in name and table[name].notna().any() and not name.startswith("test/")
-    ]
-    panels = sorted({name.split("/", 1)[1] for name in numbers}, key=lambda name: (name != "loss", name))
+    logged = [name for name in table.columns if name.startswith(("train/", "val/")) and table[name].notna().any()]
+    quantities = {name.split("/", 1)[1] for name in logged if "/unigram_" not in name}
+    panels = sorted(quantities, key=lambda name: (name != "loss", name))
     if not panels:
         raise ValueError(f"{metrics} holds no numbers yet; train for at least one logging interval")
     n_columns = min(3, len(panels))
@@ -51,6 +50,9 @@ def _curve(axes: Axes, table: pd.DataFrame, panel: str) -> None:
         part = table[["step", name]].dropna()
         marker = "o" if len(part) <= 30 else None
         axes.plot(part["step"], part[name], color=COLORS[place], lw=1.6, marker=marker, ms=3.5, label=label)
+    unigram = f"val/unigram_{panel}"
+    if unigram in table and table[unigram].notna().any():
+        axes.axhline(table[unigram].dropna().iloc[-1], color=INK, ls="--", lw=1.2, label="unigram table")
     axes.set_title(panel.replace("_", " "), fontsize=11, loc="left", color=INK)
     axes.set_xlabel("optimizer step", fontsize=9)
     axes.grid(color="#EEEEEE")
