@@ -110,7 +110,13 @@ def write_demo_report(evaluation: Mapping[str, Any], lines: list[list[str]], sec
     scores = pd.DataFrame(evaluation["annotation"]).T
     sections = [
         Section("", [paragraph(sentence) for sentence in evaluation["summary"]], kind="summary"),
-        Section("Naming cell types", [paragraph(" ".join(evaluation["notes"])), table(scores)]),
+        Section(
+            "Naming cell types",
+            [
+                paragraph(" ".join(evaluation["notes"])),
+                table(scores, smaller_is_better=["ece"], unranked=["low", "high", "coverage", "n_cells", "seconds"]),
+            ],
+        ),
         *(Section(title, [picture_file(path, text)]) for title, (path, text) in pictures.items()),
         Section("Commands", [paragraph("scfm-" + " ".join(line)) for line in lines]),
         Section("Versions", [settings({**versions(), "seconds": round(seconds)})]),
