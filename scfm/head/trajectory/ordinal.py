@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -51,7 +53,7 @@ class Ordinal(Trajectory):
         self.register_buffer("rank", torch.tensor(rank), persistent=False)
         n = len(self.stages) - 1
         self.first = nn.Parameter(torch.tensor(-(n - 1) / 2.0))
-        self.steps = nn.Parameter(torch.full((n - 1,), float(np.log(np.e - 1))))  # softplus of it is 1
+        self.steps = nn.Parameter(torch.full((n - 1,), math.log(math.e - 1)))  # softplus of it is 1
 
     @property
     def thresholds(self) -> Tensor:
