@@ -190,28 +190,11 @@ def test_mudata(cells, tmp_path):
         open_cells(tmp_path / "cells.h5mu", mod="RNA")
 
 
-def test_soma(cells, tmp_path):
-    pytest.importorskip("tiledbsoma")
-    import tiledbsoma.io
-
-    tiledbsoma.io.from_anndata(str(tmp_path / "census"), cells, measurement_name="RNA")
-    require_same(tmp_path / "census", cells, tmp_path, obs=OBS)
-    with pytest.raises(ValueError, match=r"no measurement 'RNB'.*did you mean 'RNA'"):
-        open_cells(tmp_path / "census", mod="RNB")
-
-
 def test_a_missing_library_names_its_extra(tmp_path, monkeypatch):
     (tmp_path / "census" / "__group").mkdir(parents=True)
     monkeypatch.setitem(sys.modules, "tiledbsoma", None)
     with pytest.raises(ImportError, match=r'needs tiledbsoma; pip install "scfm-framework\[soma\]"'):
         open_cells(tmp_path / "census")
-
-
-def test_a_tiledb_folder_that_is_no_experiment(cells, tmp_path):
-    tiledbsoma = pytest.importorskip("tiledbsoma")
-    tiledbsoma.Collection.create(str(tmp_path / "other")).close()
-    with pytest.raises(ValueError, match="other.*not a SOMA experiment"):
-        open_cells(tmp_path / "other")
 
 
 def test_two_genomes_in_one_file_are_refused(cells, tmp_path):
