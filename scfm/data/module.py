@@ -2,14 +2,18 @@
 
 import logging
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import pytorch_lightning as pl
 
+from scfm.data.blend import BlendedOrder
 from scfm.data.loader import CellLoader, PackedCells
+from scfm.data.mix import MixedStore
 from scfm.data.order import Order
 from scfm.data.sampler import ComposedOrder
-from scfm.data.split import Split, split_rows
+from scfm.data.shuffle import Shuffle
+from scfm.data.split import Split, set_aside, split_rows
 from scfm.data.store import TokenStore
 from scfm.types import Sampling
 
@@ -20,7 +24,7 @@ class CellData(pl.LightningDataModule):
     """Packed micro-batches of a token store.
 
     Args:
-        store: the cells.
+        store: the cells, of one store or of a mix.
         tokens_per_batch: the budget of one micro-batch on one device, in tokens: the knob against out-of-memory.
         tokens_per_step: tokens of one optimiser step over all devices, reached by accumulation; null means one
             micro-batch per device. Fixed, it makes training independent of the number of devices.
@@ -32,6 +36,10 @@ class CellData(pl.LightningDataModule):
         split_seed: seed of the split, apart from the training seed so that seeds can vary on one split.
         workers: processes that read ahead.
         seed: seed of the shuffling.
+        shuffle: ``cells``, ``blocks`` (for a corpus much larger than the memory) or ``stored`` (for a store that was
+            written shuffled); see :class:`scfm.data.shuffle.Shuffle`.
+        shuffle_block: neighbouring cells that stay together on the way into the pool.
+        shuffle_pool: cells that are mixed together.
         unseen: what to do when a label occurs in validation or test but not in training.
     """
 
@@ -49,6 +57,9 @@ class CellData(pl.LightningDataModule):
         split_seed: int = 0,
         workers: int = 0,
         seed: int = 0,
+        shuffle: Literal["cells", "blocks", "stored"] = "cells",
+        shuffle_block: int = 64,
+        shuffle_pool: int = 65_536,
         unseen: str = "refuse",
     ) -> None:
         super().__init__()
@@ -60,6 +71,9 @@ class CellData(pl.LightningDataModule):
             )
         self.store, self.max_length, self.workers, self.seed = store, max_length, workers, seed
         self.tokens_per_batch, self.tokens_per_step = tokens_per_batch, tokens_per_step
+        self.how = Shuffle(shuffle, shuffle_block, shuffle_pool)
+        if shuffle == "stored" and not store.shuffled:
+            raise ValueError(f"data.shuffle=stored: {store.path} was not written with scfm-prepare shuffle=true")
         self.auto_budget = auto_budget
         self.unseen = unseen
         self.labels: tuple[str, ...] = ()
@@ -89,15 +103,27 @@ class CellData(pl.LightningDataModule):
         return wanted
 
     def order(self, rows: np.ndarray, *, multiple: int, shuffle: bool) -> Order:
-        """The micro-batches of some rows of the store, composed as the head wants them."""
-        lengths, budget = self.lengths[rows], self.tokens_per_batch
-        if self.sampling is None:
-            return Order(rows, lengths, tokens=budget, multiple=multiple, seed=self.seed, shuffle=shuffle)
-        by = self.sampling.by
-        groups = np.zeros(len(rows), dtype=np.int64) if by is None else self.store.obs(by)[rows]
-        return ComposedOrder(
-            rows, lengths, groups, self.sampling, tokens=budget, multiple=multiple, seed=self.seed, shuffle=shuffle
-        )
+        """The micro-batches of some rows of the store, composed as the head wants them.
+
+        Raises:
+            ValueError: they are to be weighted, or read in blocks, and composed by the head as well.
+        """
+        if self.sampling is not None:
+            return self._composed(rows, self.sampling, multiple=multiple, shuffle=shuffle)
+        store, lengths = self.store, self.lengths[rows]
+        cutting = {"tokens": self.tokens_per_batch, "multiple": multiple, "seed": self.seed}
+        if shuffle and isinstance(store, MixedStore) and store.weights is not None:
+            return BlendedOrder(rows, lengths, store.sources[rows], store.weights, how=self.how, **cutting)
+        return Order(rows, lengths, shuffle=shuffle, how=self.how, **cutting)
+
+    def _composed(self, rows: np.ndarray, sampling: Sampling, *, multiple: int, shuffle: bool) -> ComposedOrder:
+        if self.how.by != "cells" or (isinstance(self.store, MixedStore) and self.store.weights is not None):
+            raise ValueError(
+                "this head chooses the cells of its micro-batches itself: data.shuffle=cells and store.weights=null"
+            )
+        groups = np.zeros(len(rows), dtype=np.int64) if sampling.by is None else self.store.obs(sampling.by)[rows]
+        cutting = {"tokens": self.tokens_per_batch, "multiple": multiple, "seed": self.seed}
+        return ComposedOrder(rows, self.lengths[rows], groups, sampling, shuffle=shuffle, **cutting)
 
     def loader(self, rows: np.ndarray, *, held_out: bool = True, alone: bool = False) -> CellLoader:
         """A loader over some rows: this process's share among those of the trainer, or, ``alone``, all of them."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scfm.data.shuffle import Shuffle
+
 TRAIN, HELD_OUT = 0, 1
 
 
@@ -50,6 +52,7 @@ class Order:
         multiple: the number of micro-batches is a multiple of this (those of one optimiser step, over all ranks).
         seed: seed of the shuffling.
         shuffle: a new permutation every epoch; otherwise the rows' own order.
+        how: what kind of permutation; None draws every cell by itself.
 
     Raises:
         ValueError: no cells, a cell longer than the budget, or fewer cells than ``multiple``.
@@ -64,6 +67,7 @@ class Order:
         multiple: int = 1,
         seed: int = 0,
         shuffle: bool = True,
+        how: Shuffle | None = None,
     ) -> None:
         if len(rows) == 0:
             raise ValueError("this split has no cells; give it a larger share (data.val, data.test) or more cells")
@@ -74,7 +78,7 @@ class Order:
                 f"raise it to at least {longest} or cut the cells with data.max_length"
             )
         self.rows, self.lengths = rows, lengths
-        self.seed, self.shuffle = seed, shuffle
+        self.seed, self.shuffle, self.how = seed, shuffle, how or Shuffle()
         wanted = min(len(rows), -(-int(lengths.sum()) // max(tokens - longest, 1)))
         self.n_batches = -(-wanted // multiple) * multiple
         if self.n_batches > len(rows):
@@ -89,7 +93,7 @@ class Order:
     def epoch(self, epoch: int) -> Plan:
         """The plan of an epoch."""
         if self.shuffle:
-            shuffled = np.random.default_rng([self.seed, epoch]).permutation(len(self.rows))
+            shuffled = self.how(len(self.rows), np.random.default_rng([self.seed, epoch]))
             rows, lengths = self.rows[shuffled], self.lengths[shuffled]
         else:
             rows, lengths = self.rows, self.lengths

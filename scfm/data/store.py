@@ -134,6 +134,15 @@ class TokenStore:
                 "tokens; the dataset was written with another tokenizer, or is damaged"
             ) from None
 
+    @property
+    def shuffled(self) -> bool:
+        """Whether its cells were written in an order shuffled over the whole corpus."""
+        return self._meta.get("shuffled") is not None
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """A column as it lies in the files."""
+        return self._table[name]
+
     def obs(self, column: str) -> np.ndarray:
         """(n,) one obs column: int64 category codes (-1 = missing) or float32 values (NaN = missing).
 

@@ -35,7 +35,9 @@ log = logging.getLogger(__name__)
 
 
 def open_store(cfg: DictConfig) -> TokenStore:
-    """The store that the config names, or the one made of the demo or synthetic cells."""
+    """The store that the config names, the mix it describes, or the one made of the demo or synthetic cells."""
+    if OmegaConf.is_config(cfg.store):
+        return build(cfg.store)
     return TokenStore.open(cfg.store if cfg.store is not None else prepared_source(cfg))
 
 
@@ -167,7 +169,7 @@ def total_steps(trainer: pl.Trainer, data: CellData) -> int:
         ValueError: the run has no end.
     """
     multiple = data.micro_batches(trainer.world_size)
-    per_epoch = len(data.order(data.split.train, multiple=multiple, shuffle=False)) // multiple
+    per_epoch = len(data.order(data.split.train, multiple=multiple, shuffle=True)) // multiple
     ends = [trainer.max_steps] if trainer.max_steps > 0 else []
     if trainer.max_epochs is not None and trainer.max_epochs > 0:
         ends.append(trainer.max_epochs * per_epoch)
