@@ -64,7 +64,7 @@ def doctor() -> Any:
 
 def _main(command: str) -> Any:
     """Run ``scfm.run.COMMAND.run(cfg)`` under Hydra with ``configs/COMMAND.yaml``."""
-    sys.argv[1:] = lenient(sys.argv[1:])
+    sys.argv[1:] = lenient([word for word in sys.argv[1:] if not word.startswith("--local_rank=")])  # DeepSpeed's
 
     @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=command)
     def main(cfg: "DictConfig") -> Any:

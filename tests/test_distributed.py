@@ -1,16 +1,13 @@
-"""Runs started as a user starts them: torchrun over two "nodes", one signalled rank, a rank that dies or stalls."""
+"""Runs of two ranks in trouble: one signalled rank, a rank that dies or stalls. Launchers are in test_launch.py."""
 
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from ranks import environment, free_port, start_ranks
+from ranks import start_ranks
 from scfm.callback.save import RESUME_ME
-from support import SMALL
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(200)]
 TESTS = Path(__file__).resolve().parent
@@ -76,24 +73,3 @@ def test_a_stalled_rank_is_named_in_bounded_time(begin):
     assert first.returncode == 70
     assert "Nothing has moved for" in said
     assert "rank 1 is silent" in said
-
-
-def test_torchrun_over_two_nodes(made_store, tmp_path):
-    """The command of docs/launch.md, with two nodes on loopback."""
-    port = free_port()
-    nodes = [
-        subprocess.Popen(
-            [
-                sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1",
-                f"--node-rank={node}", "--master-addr=127.0.0.1", f"--master-port={port}", "train.py",
-                f"store={made_store}", f"output={tmp_path}", *SMALL, "strategy=ddp", "trainer.num_nodes=2",
-                "trainer.max_steps=3", "data.tokens_per_step=512",
-            ],
-            cwd=TESTS.parent, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for node in range(2)
-    ]  # fmt: skip
-    said = [node.communicate(timeout=150)[0] for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], said
-    assert (tmp_path / "checkpoints" / "last.ckpt").exists()
-    assert sorted(path.name for path in tmp_path.glob("*.log")) == ["train-rank0.log", "train-rank1.log"]

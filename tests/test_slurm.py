@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from documented import documented, smaller
 from ranks import environment, free_port
+from support import SMALL
 
 pytestmark = [pytest.mark.slurm, pytest.mark.distributed, pytest.mark.timeout(240)]
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -54,21 +56,25 @@ def state_of(job: str) -> str:
 
 
 def test_usr1_saves_requeues_and_resumes(slurm, made_store, tmp_path):
+    """docs/train.sbatch itself, on fewer devices."""
     said, output = tmp_path / "said.txt", tmp_path / "run"
-    script = tmp_path / "job.sh"
-    worker = REPOSITORY / "tests" / "stoppable.py"
-    script.write_text(
-        "#!/usr/bin/env bash\n"
-        "#SBATCH --nodes=2 --ntasks-per-node=1 --requeue --open-mode=append\n"
-        f"#SBATCH --output={said}\n"
-        f"export MASTER_ADDR=127.0.0.1 MASTER_PORT={free_port()}\n"
-        f"srun --kill-on-bad-exit=1 {sys.executable} {worker} {made_store} {output} data.tokens_per_step=512 "
-        "trainer.max_steps=120 strategy=ddp trainer.num_nodes=2 trainer.devices=1 ckpt_path=auto "
-        "callbacks.checkpoint.every_n_train_steps=1000\n"
-    )
+    output.mkdir()
+    words = smaller(
+        documented("sbatch"), ("store=", f"store={made_store}"), ("data.tokens_per_step=", "data.tokens_per_step=512"),
+        ("name=", f"output={output}"),
+    )  # fmt: skip
+    fewer = ["--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=0", "--cpus-per-task=1", f"--output={said}"]
+    options = [
+        *SMALL, "trainer.precision=32-true", "trainer.max_steps=120", "callbacks.checkpoint.every_n_train_steps=1000",
+        "extensions=[stoppable]", "+callbacks.recorder._target_=stoppable.Recorder",
+        f"+callbacks.recorder.folder={output}",
+    ]  # fmt: skip
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        ["sbatch", "--parsable", str(script)], env=environment(), capture_output=True, text=True, check=True
-    )
+        [words[0], "--parsable", *fewer, *words[1:], *options], cwd=REPOSITORY, capture_output=True, text=True,
+        env=environment(PATH=path, MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port()), check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
     job = done.stdout.strip()
     seen = output / "cells-0.jsonl"
     wait_for(lambda: seen.exists() and len(seen.read_text().splitlines()) > 10, 90, "the job does not train")
@@ -87,15 +93,19 @@ def test_usr1_saves_requeues_and_resumes(slurm, made_store, tmp_path):
 
 def test_a_sweep_as_a_slurm_array(slurm, made_store, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    from support import SMALL
-
-    done = subprocess.run(
-        [
-            sys.executable, "train.py", "-m", "hydra/launcher=slurm", f"store={made_store}", f"output={tmp_path}/sweep",
-            *SMALL, "trainer.max_steps=2", "optim.lr=1e-3,1e-4", "hydra.launcher.cpus_per_task=1",
-            "hydra.launcher.timeout_min=5",
-        ],
-        cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=150, check=False,
+    words = smaller(
+        documented("python train.py -m"), ("python", sys.executable), ("store=", f"store={made_store}"),
+        ("optim.lr=", "optim.lr=1e-3,1e-4"),
     )  # fmt: skip
+    options = [
+        f"output={tmp_path}/sweep", *SMALL, "trainer.max_steps=2", "hydra.launcher.cpus_per_task=1",
+        "hydra.launcher.timeout_min=5",
+    ]  # fmt: skip
+    done = subprocess.run(
+        [*words, *options], cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=150, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(list(tmp_path.rglob("last.ckpt"))) == 2
+    folders = {path.parent.name for path in tmp_path.rglob("*_submitted.pkl")}
+    assert len({name.partition("_")[0] for name in folders}) == 1, f"one array, not jobs of their own: {folders}"
+    assert {name.partition("_")[2] for name in folders} == {"0", "1"}

@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import CSVLogger
-from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from torch import nn
 
 from scfm import __version__
@@ -151,8 +151,13 @@ def require_devices(cfg: DictConfig) -> None:
         )
 
 
-def cluster() -> list[SLURMEnvironment]:
-    """Under ``srun``: Slurm's own ranks. Lightning's handling of its signals saves in the middle of a step."""
+def cluster() -> list[ClusterEnvironment]:
+    """Who tells this process its rank: torchrun or DeepSpeed's launcher, also inside a Slurm job, or else ``srun``.
+
+    Lightning does not know DeepSpeed's launcher, and its handling of Slurm's signals saves in the middle of a step.
+    """
+    if TorchElasticEnvironment.detect() or "CROSS_RANK" in os.environ:
+        return [TorchElasticEnvironment()]
     return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
 
