@@ -54,3 +54,24 @@ def finish(processes: list[subprocess.Popen[str]], seconds: float = 200) -> list
     for rank, (process, text) in enumerate(zip(processes, said, strict=True)):
         assert process.returncode == 0, f"rank {rank} ended with {process.returncode}:\n{text[-6000:]}"
     return said
+
+
+def as_typed(words: list[str], **extra: object) -> subprocess.Popen[str]:
+    """A command as a user types it, with this environment's programs."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.Popen(
+        words, cwd=TESTS.parent, env=environment(PATH=path, **extra), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def ended(*processes: subprocess.Popen[str]) -> list[str]:
+    """What each printed; each must have ended well."""
+    try:
+        said = [process.communicate(timeout=150)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, text in zip(processes, said, strict=True):
+        assert process.returncode == 0, text[-6000:]
+    return said

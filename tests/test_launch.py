@@ -1,15 +1,13 @@
 """Every command of docs/launch.md and docs/performance.md, at a small size and on the CPU, as a user types it."""
 
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from documented import REPOSITORY, commands, documented, smaller
-from ranks import environment, free_port
+from documented import commands, documented, smaller
+from ranks import as_typed, ended, free_port
 from scfm.run.fit import cluster
 from support import SMALL, command
 
@@ -21,6 +19,7 @@ RUN = {
     "torchrun --nproc-per-node=8": "test_one_node",
     "torchrun --nnodes=4": "test_two_nodes",
     "deepspeed --num_gpus 8": "test_deepspeeds_launcher",
+    "scfm-embed trainer=gpu": "tests/run/test_embed_scale.py",
     "scfm-consolidate": "test_deepspeeds_launcher",
     "sbatch docs/train.sbatch": "tests/test_slurm.py",
     "python train.py -m hydra/launcher=slurm": "tests/test_slurm.py",
@@ -43,25 +42,6 @@ def test_no_command_escapes():
     assert missing in ([], ["finetune.py init_from="]), f"run by a test, but no longer documented: {missing}"
 
 
-def start(words: list[str], **extra: object) -> subprocess.Popen[str]:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.Popen(
-        words, cwd=REPOSITORY, env=environment(PATH=path, **extra), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-
-
-def finish(*processes: subprocess.Popen[str]) -> list[str]:
-    try:
-        said = [process.communicate(timeout=150)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for process, text in zip(processes, said, strict=True):
-        assert process.returncode == 0, text[-6000:]
-    return said
-
-
 def small_run(store: Path, output: Path) -> list[str]:
     return [*SMALL, f"store={store}", f"output={output}", "trainer.max_steps=2"]
 
@@ -78,7 +58,7 @@ def test_one_node(made_store, tmp_path):
         documented("torchrun --nproc-per-node"), CPU, STEP, ("--nproc-per-node=", "--nproc-per-node=2"),
         ("trainer.devices=", "trainer.devices=2"),
     )  # fmt: skip
-    (said,) = finish(start([words[0], f"--master-port={free_port()}", *words[1:], *small_run(made_store, tmp_path)]))
+    (said,) = ended(as_typed([words[0], f"--master-port={free_port()}", *words[1:], *small_run(made_store, tmp_path)]))
     assert "Initializing distributed: GLOBAL_RANK: 1, MEMBER: 2/2" in said
     assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
 
@@ -96,7 +76,7 @@ def test_two_nodes(made_store, tmp_path):
         )
         for node in range(2)
     ]  # fmt: skip
-    finish(*(start([*words, *small_run(made_store, tmp_path)]) for words in nodes))
+    ended(*(as_typed([*words, *small_run(made_store, tmp_path)]) for words in nodes))
     assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
     assert sorted(path.name for path in tmp_path.glob("*.log")) == ["train-rank0.log", "train-rank1.log"]
 
@@ -107,7 +87,7 @@ def test_deepspeeds_launcher(made_store, tmp_path):
     """It tells ranks by variables of its own, and hands every process ``--local_rank=N``."""
     words = smaller(documented("deepspeed"), CPU, ("8", "2"), ("trainer.devices=", "trainer.devices=2"))
     options = [*small_run(made_store, tmp_path), "callbacks.checkpoint.every_n_train_steps=1"]
-    (said,) = finish(start([words[0], "--master_port", str(free_port()), *words[1:], *options]))
+    (said,) = ended(as_typed([words[0], "--master_port", str(free_port()), *words[1:], *options]))
     assert "GLOBAL_RANK: 1, MEMBER: 2/2" in said
     assert sorted(path.name for path in tmp_path.glob("*.log")) == ["train-rank0.log", "train-rank1.log"]
     folder = tmp_path / "checkpoints" / "step-1.ckpt"
@@ -121,10 +101,10 @@ def test_a_benchmark(line):
     """Its figures mean nothing at this size; that it ends well, and knows its options, does."""
     _, script, *options = line.split()
     if Path(script).name not in BENCHMARKS:
-        (usage,) = finish(start([sys.executable, script, "--help"]))
+        (usage,) = ended(as_typed([sys.executable, script, "--help"]))
         assert all(option in usage for option in options if option.startswith("--"))
         return
-    (said,) = finish(start([sys.executable, script, *options, *BENCHMARKS[Path(script).name]]))
+    (said,) = ended(as_typed([sys.executable, script, *options, *BENCHMARKS[Path(script).name]]))
     assert "CPU" in said
 
 

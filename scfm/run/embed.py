@@ -79,7 +79,12 @@ def _batches_of(order: Order) -> Iterator[np.ndarray]:
 
 
 def run(cfg: DictConfig) -> None:
-    """Embed every cell of ``cfg.input``, in its order."""
+    """Embed every cell of ``cfg.input``, in its order; ranks divide its parts among them.
+
+    Raises:
+        FileExistsError: the output is there.
+        ValueError: the output is the input, the file and the checkpoint do not fit, or the strategy divides the model.
+    """
     source, output = Path(cfg.input), Path(cfg.output)
     if output.exists() and not cfg.overwrite:
         raise FileExistsError(f"{output} exists; choose another output=... or set overwrite=true")
@@ -98,6 +103,8 @@ def run(cfg: DictConfig) -> None:
         writer = PartWriter(folder, cfg.part_size)
         strategy = build(cfg.strategy) if cfg.strategy is not None else "auto"
         quiet_lightning()
+        if hasattr(strategy, "shard"):  # whose ranks would have to do the same number of batches
+            raise ValueError("scfm-embed divides the cells over the devices, not the model: take strategy=ddp")
         trainer: pl.Trainer = build(cfg.trainer, callbacks=[writer], strategy=strategy, plugins=cluster())
         claim_parts(folder, _depends_on(cfg, source, checkpoint), first=trainer.is_global_zero)
         batches = FileBatches(

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import torch
 
+from documented import documented, smaller
+from ranks import as_typed, ended
 from scfm.callback.embed import PartWriter, parts_of
 from scfm.data.demo import demo_file
 from scfm.module import CellModule
@@ -73,3 +75,25 @@ def test_memory_that_runs_out_halves_the_batch(embed, monkeypatch, caplog):
     monkeypatch.setattr(CellModule, "_predict", limited)
     np.testing.assert_allclose(embed(name="halved"), embed.expected, atol=1e-5)
     assert "this batch is halved" in caplog.text
+
+
+@pytest.mark.distributed
+def test_two_ranks_make_the_same_file(embed):
+    """The documented command: the parts are divided over the ranks, and the rows keep the input's order."""
+    output = embed.folder / "two.h5ad"
+    words = smaller(
+        documented("scfm-embed"), ("trainer=gpu", "trainer=cpu"), ("trainer.devices=", "trainer.devices=2"),
+        ("init_from=", f"init_from={embed.folder}/run/train/checkpoints/last.ckpt"), ("input=", f"input={demo_file()}"),
+        ("output=", f"output={output}"),
+    )  # fmt: skip
+    (said,) = ended(as_typed([*words, "part_size=100", "trainer.enable_progress_bar=false"]))
+    assert "GLOBAL_RANK: 1, MEMBER: 2/2" in said
+    one, two = anndata.read_h5ad(embed.folder / "out.h5ad"), anndata.read_h5ad(output)
+    np.testing.assert_allclose(two.obsm["X_scfm"], embed.expected, atol=1e-5)
+    assert two.obs_names.equals(one.obs_names)
+    assert not list(embed.folder.glob(".two*"))
+
+
+def test_a_strategy_that_divides_the_model(embed):
+    with pytest.raises(ValueError, match="take strategy=ddp"):
+        embed("strategy=fsdp2", name="divided")

@@ -1,0 +1,53 @@
+"""When checkpoints are written, by steps and by a clock, and which are kept."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from scfm.objective.mlm import MLM
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock by which every training step takes half a minute."""
+    now, forward = [1000.0], MLM.forward
+
+    def timed(self, backbone, batch):
+        now[0] += 30.0 * self.training
+        return forward(self, backbone, batch)
+
+    monkeypatch.setattr(MLM, "forward", timed)
+    monkeypatch.setattr("scfm.callback.save.time", SimpleNamespace(monotonic=lambda: now[0]))
+
+
+def saved(folder) -> set[str]:
+    return {path.name for path in (folder / "checkpoints").iterdir()}
+
+
+@pytest.mark.parametrize("keep_last", [1, 2, 5])
+def test_every_two_minutes_and_the_last_ones_are_kept(train, clock, keep_last):
+    folder = train(
+        "trainer.max_steps=14", "callbacks.checkpoint.every_n_train_steps=null",
+        "callbacks.checkpoint.every_n_minutes=2", f"callbacks.checkpoint.keep_last={keep_last}",
+    )  # fmt: skip
+    due = ["step-4.ckpt", "step-8.ckpt", "step-12.ckpt"]
+    assert saved(folder) == {*due[-keep_last:], "last.ckpt"}
+
+
+def test_steps_and_minutes_together(train, clock):
+    """A save by steps sets the clock back: the next by minutes is two minutes after it."""
+    folder = train(
+        "trainer.max_steps=9", "callbacks.checkpoint.every_n_train_steps=3",
+        "callbacks.checkpoint.every_n_minutes=2", "callbacks.checkpoint.keep_last=9",
+    )  # fmt: skip
+    assert saved(folder) == {"step-3.ckpt", "step-6.ckpt", "last.ckpt"}
+
+
+def test_neither(train):
+    folder = train("trainer.max_steps=5", "callbacks.checkpoint.every_n_train_steps=null")
+    assert saved(folder) == {"last.ckpt"}
+
+
+def test_none_to_keep(train):
+    with pytest.raises(Exception, match="keep_last=0; at least 1 is needed to resume from"):
+        train("trainer.max_steps=2", "callbacks.checkpoint.keep_last=0")
