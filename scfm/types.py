@@ -189,9 +189,11 @@ class Task(Protocol):
 
     A head may also have ``predict(backbone, batch) -> dict[str, Tensor (B, ...)]``, used when embedding new cells; what
     it gave for all cells becomes obs columns by ``annotate(outputs)``, obsm entries by ``project(outputs)``, and
-    ``artifacts()`` says in plain values what the projection needs. ``prepare(survey)`` looks at the cells before
-    training (:class:`scfm.head.survey.Survey`), and ``sampling`` (:class:`Sampling`, or None) says how micro-batches
-    are chosen.
+    ``artifacts()`` says in plain values what the projection needs. ``metric`` names what to watch in validation, and
+    ``learnt`` those of the ``labels`` whose classes are learnt and not just read. ``prepare(survey)`` looks at the
+    cells before training (:class:`scfm.head.survey.Survey`), and ``sampling`` (:class:`Sampling`, or None) says how
+    micro-batches are chosen. After training, ``consolidate(outputs, targets)`` is given all training cells, and
+    ``calibrate(outputs, targets)`` cells that nothing else looked at.
     """
 
     causal: ClassVar[bool | None]

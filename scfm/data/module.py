@@ -79,7 +79,13 @@ class CellData(pl.LightningDataModule):
         self.labels: tuple[str, ...] = ()
         self.sampling: Sampling | None = None
         self.lengths = store.lengths if max_length is None else np.minimum(store.lengths, max_length)
-        self.split = _split(store, val=val, test=test, group=group, seed=split_seed)
+        self.group, self.split_seed = store.group if group == "auto" else group, split_seed
+        self.split = _split(store, val=val, test=test, column=self.group, seed=split_seed)
+
+    def set_aside(self, share: float) -> None:
+        """Keep a share of the cells for calibration, out of training and validation (:func:`split.set_aside`)."""
+        groups = None if self.group is None else self.store.obs(self.group)
+        self.split = set_aside(self.split, share, seed=self.split_seed, groups=groups)
 
     @property
     def longest(self) -> int:
@@ -173,8 +179,12 @@ class CellData(pl.LightningDataModule):
         codes = self.store.obs(column)[rows]
         return np.bincount(codes[codes >= 0], minlength=len(self.store.categories(column) or ()))
 
-    def read_labels(self, labels: Sequence[str]) -> None:
+    def read_labels(self, labels: Sequence[str], learnt: Sequence[str] | None = None) -> None:
         """Have batches carry these obs columns.
+
+        Args:
+            labels: all of them.
+            learnt: those whose classes are learnt, not just read (a batch column is read); None for all.
 
         Raises:
             ValueError: a column that the store does not have, or a class that only held-out cells have.
@@ -186,7 +196,8 @@ class CellData(pl.LightningDataModule):
                     f"the store {self.store.path} has no obs column {label!r}; it has {have}. "
                     f"Prepare it with obs='[{label}]'"
                 )
-            self._check_unseen(label)
+            if learnt is None or label in learnt:
+                self._check_unseen(label)
         self.labels = tuple(labels)
 
     def _check_unseen(self, label: str) -> None:
@@ -207,8 +218,7 @@ class CellData(pl.LightningDataModule):
         log.warning("%s; they will be counted as errors.", message)
 
 
-def _split(store: TokenStore, *, val: float, test: float, group: str | None, seed: int) -> Split:
-    column = store.group if group == "auto" else group
+def _split(store: TokenStore, *, val: float, test: float, column: str | None, seed: int) -> Split:
     if column is None:
         return split_rows(len(store), val=val, test=test, seed=seed)
     if store.categories(column) is None:

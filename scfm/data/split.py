@@ -1,7 +1,7 @@
 """Splits into train, validation and test that do not leak: whole donors (or any group) go to one side."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -10,12 +10,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of each part (int64, ascending) and what they were split by, for the reader of a report."""
+    """Rows of each part (int64, ascending) and what they were split by, for the reader of a report.
+
+    ``calibration`` cells, where :func:`set_aside` took some, serve thresholds and nothing else.
+    """
 
     train: np.ndarray
     val: np.ndarray
     test: np.ndarray
     by: str
+    calibration: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
 def split_rows(
@@ -50,6 +54,46 @@ def split_rows(
     train, held_val, held_test = (np.flatnonzero(part == i) for i in range(3))
     log.info("Split by %s: %d train, %d validation, %d test cells.", by, len(train), len(held_val), len(held_test))
     return Split(train, held_val, held_test, by)
+
+
+#: With fewer groups to learn from than this, none is given up for calibration.
+ENOUGH_GROUPS = 6
+
+
+def set_aside(split: Split, share: float, *, seed: int, groups: np.ndarray | None = None) -> Split:
+    """The split with calibration cells taken out of it; the test cells stay as they are.
+
+    Whole training groups are taken where there are enough of them. Where there are few, cells are drawn from the
+    validation part, at most half of it: they are of groups that training did not see, as the cells will be that the
+    thresholds are for. Without groups, cells are drawn from the training part.
+
+    Args:
+        split: training, validation and test cells.
+        share: of all cells.
+        seed: seed of the draw.
+        groups: (n_cells,) integer codes of what was split by; None where single cells were split.
+
+    Raises:
+        ValueError: a share outside [0, 0.5).
+    """
+    if not 0 <= share < 0.5:
+        raise ValueError(f"calibration={share}; expected a share of the cells, 0 <= calibration < 0.5")
+    if share == 0:
+        return split
+    wanted = round(share * (len(split.train) + len(split.val) + len(split.test)))
+    rng = np.random.default_rng([seed, len(split.train), 3])
+    source, taken = split.train, np.zeros(len(split.train), dtype=bool)
+    n_groups = 0 if groups is None else len(np.unique(groups[split.train]))
+    if groups is not None and n_groups >= ENOUGH_GROUPS:
+        taken = _group_parts(groups[split.train], wanted / len(split.train), 0.0, rng, "group") == 1
+    else:
+        if n_groups and len(split.val):
+            source, wanted = split.val, min(wanted, len(split.val) // 2)
+        taken = np.isin(np.arange(len(source)), rng.permutation(len(source))[:wanted])
+    log.info("%d cells are set aside for calibration.", taken.sum())
+    if source is split.val:
+        return replace(split, val=source[~taken], calibration=source[taken])
+    return replace(split, train=source[~taken], calibration=source[taken])
 
 
 def _random_parts(n_cells: int, val: float, test: float, rng: np.random.Generator) -> np.ndarray:

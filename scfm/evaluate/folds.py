@@ -50,10 +50,10 @@ def make_folds(codes: np.ndarray, groups: np.ndarray | None, n_folds: int, seed:
 
 
 def read_split(path: Path, cells: Sequence[str], codes: np.ndarray) -> list[Fold]:
-    """The one fold of a fine-tune: learn from its training and validation cells, judge its test cells.
+    """The one fold of a fine-tune: learn from all but its test cells, judge its test cells.
 
     Args:
-        path: ``split.csv`` with the columns ``cell`` and ``part`` (train, val, test).
+        path: ``split.csv`` with the columns ``cell`` and ``part`` (train, val, calibration, test).
         cells: names of the cells.
         codes: (B,) class codes, -1 where missing.
 
@@ -76,7 +76,8 @@ def read_split(path: Path, cells: Sequence[str], codes: np.ndarray) -> list[Fold
             "%d of %d cells are not in %s and take no part in the annotation scores", absent, len(part), path
         )
     known = codes >= 0
-    train, test = (np.flatnonzero(known & np.isin(part, names)) for names in (("train", "val"), ("test",)))
+    train = np.flatnonzero(known & np.isin(part, ("train", "val", "calibration")))
+    test = np.flatnonzero(known & (part == "test"))
     if len(train) == 0 or len(test) == 0:
         raise ValueError(
             f"{path} leaves {len(train)} labelled training cells and {len(test)} labelled test cells of this file; "

@@ -1,17 +1,20 @@
 """``scfm-finetune``: train a head on a pretrained backbone."""
 
+import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import pytorch_lightning as pl
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from scfm.checkpoint import Checkpoint, describe, read
+from scfm.checkpoint import WEIGHTS, Checkpoint, describe, read
 from scfm.config import build, plain, target
 from scfm.data.module import CellData
 from scfm.module import CellModule
+from scfm.run.consolidate import consolidate
+from scfm.run.finish import Finished, finish
 from scfm.run.fit import (
     auto_budget,
     claim_output,
@@ -28,9 +31,13 @@ from scfm.run.survey import prepare
 
 log = logging.getLogger(__name__)
 
+#: Metrics that are better the smaller they are.
+FALLING = ("loss", "error", "reconstruction", "kl", "ece")
+
 
 def run(cfg: DictConfig) -> float | None:
     """Fine-tune; the value of ``cfg.metric`` of the best checkpoint, for a sweep."""
+    cfg = _watched(cfg)
     output = claim_output(cfg)
     pl.seed_everything(cfg.seed, verbose=False)
     checkpoint = read(cfg.init_from)
@@ -40,11 +47,13 @@ def run(cfg: DictConfig) -> float | None:
     )
     _require_causality(cfg, checkpoint)
     data = build(cfg.data, store)
+    if hasattr(target(cfg.head), "calibrate"):
+        data.set_aside(cfg.calibration)
     backbone = restore_backbone(checkpoint)
     require_positions(data, backbone)
     spec = make_spec(data, backbone.width)
     head = build(cfg.head, spec)
-    data.read_labels(head.labels)
+    data.read_labels(head.labels, getattr(head, "learnt", None))
     backbone = build(cfg.adapt, backbone)
     prepare(head, backbone, data)
     trainer = make_trainer(cfg, data)
@@ -61,15 +70,42 @@ def run(cfg: DictConfig) -> float | None:
     found = fit(cfg, trainer, module, data)
     if trainer.is_global_zero:
         write_split(output / "split.csv", data)
+        done = finish(_best(trainer, output), data, trainer.strategy.root_device)
+        found |= done.metrics
+        write_metrics(output / "metrics.json", found, done)
         draw_curves(output)
-        draw_confusion(output, module, data)
-        log.info("Checkpoint: %s", output / "checkpoints" / "best.ckpt")
+        draw_confusion(output, done, data)
+        log.info("Checkpoint: %s", done.path)
     return found.get(cfg.metric)
+
+
+def write_metrics(path: Path, found: dict[str, float], done: Finished) -> None:
+    """Metrics of the head as its checkpoint holds it, and in the log what has changed since training."""
+    path.write_text(json.dumps(found, indent=1))
+    for name, value in done.metrics.items():
+        log.info("%-24s %.4f", name, value)
+
+
+def _best(trainer: pl.Trainer, output: Path) -> Path:
+    """The checkpoint of the best validation, or the last where none was monitored."""
+    best = [getattr(callback, "best_model_path", "") for callback in trainer.checkpoint_callbacks]
+    path = next((Path(name) for name in best if name), output / "checkpoints" / "last.ckpt")
+    if path.is_dir() and not (path / WEIGHTS).is_file():
+        consolidate(path)
+    return path
+
+
+def _watched(cfg: DictConfig) -> DictConfig:
+    """The config with the metric that the head says is worth watching, where the user does not name one."""
+    metric = f"val/{getattr(target(cfg.head), 'metric', 'loss')}" if cfg.metric == "auto" else cfg.metric
+    falls = metric.rsplit("/", 1)[-1] in FALLING
+    mode = ("min" if falls else "max") if cfg.mode == "auto" else cfg.mode
+    return cast("DictConfig", OmegaConf.merge(cfg, {"metric": metric, "mode": mode}))
 
 
 def write_split(path: Path, data: CellData) -> None:
     """Which cell was in which part, so that an evaluation can keep to it (``scfm-evaluate split=...``)."""
-    parts = {"train": data.split.train, "val": data.split.val, "test": data.split.test}
+    parts = {name: getattr(data.split, name) for name in ("train", "val", "calibration", "test")}
     rows = [(cell, part) for part, members in parts.items() for cell in data.store.names(members)]
     pd.DataFrame(rows, columns=["cell", "part"]).to_csv(path, index=False)
 

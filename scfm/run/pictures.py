@@ -4,11 +4,10 @@ import logging
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from scfm import plot
 from scfm.data.module import CellData
-from scfm.module import CellModule
+from scfm.run.finish import Finished
 
 log = logging.getLogger(__name__)
 
@@ -20,24 +19,17 @@ def draw_curves(output: Path) -> None:
         plot.save(plot.training_curves(metrics), output / "curves.png")
 
 
-def draw_confusion(output: Path, module: CellModule, data: CellData) -> None:
+def draw_confusion(output: Path, done: Finished, data: CellData) -> None:
     """``confusion_LABEL.png`` of the test cells (validation cells where there is no test) for a classifying head."""
-    if not hasattr(module.task, "annotate"):
+    task = done.module.task
+    if not hasattr(task, "annotate") or len(done.judged) == 0:
         return
-    rows, part = (data.split.test, "test") if len(data.split.test) else (data.split.val, "validation")
-    if len(rows) == 0:
-        return
-    module.eval()
-    with torch.inference_mode():
-        batches = [module.predict_step(batch.to(module.device), 0) for batch in data.loader(rows, alone=True)]
-    outputs = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-    predicted = module.task.annotate(outputs)
-    for label in (
-        label for label in module.task.labels if data.store.categories(label) and f"scfm_{label}" in predicted
-    ):
+    predicted = task.annotate(done.outputs)
+    for label in (label for label in task.labels if data.store.categories(label) and f"scfm_{label}" in predicted):
         names = np.array([*(data.store.categories(label) or ()), "(missing)"])
-        true = names[data.store.obs(label)[outputs["index"].astype(np.int64)]]
+        true = names[data.store.obs(label)[done.judged]]
         known = true != "(missing)"
-        figure = plot.confusion_matrix(true[known], predicted[f"scfm_{label}"][known], title=f"{label}, {part} cells")
+        title = f"{label}, {done.part} cells"
+        figure = plot.confusion_matrix(true[known], predicted[f"scfm_{label}"][known], title=title)
         plot.save(figure, output / f"confusion_{label}.png")
-        log.info("Confusion matrix of the %s cells: %s", part, output / f"confusion_{label}.png")
+        log.info("Confusion matrix of the %s cells: %s", done.part, output / f"confusion_{label}.png")

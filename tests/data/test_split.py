@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scfm.data.split import split_rows
+from scfm.data.split import set_aside, split_rows
 
 
 @given(st.lists(st.integers(0, 8), min_size=30, max_size=200), st.integers(0, 10))
@@ -38,3 +38,39 @@ def test_refusals():
         split_rows(10, val=0.1, test=0.1, seed=0, group="donor", groups=np.arange(10) % 2)
     with pytest.raises(ValueError, match="shares of the cells"):
         split_rows(10, val=0.6, test=0.5, seed=0)
+    with pytest.raises(ValueError, match=r"calibration=0.5; expected"):
+        set_aside(split_rows(10, val=0.1, test=0.1, seed=0), 0.5, seed=0)
+
+
+class TestCalibrationCells:
+    @staticmethod
+    def made(n_groups, share=0.1):
+        groups = None if n_groups is None else np.arange(1000) % n_groups
+        name = None if groups is None else "donor"
+        before = split_rows(1000, val=0.2, test=0.2, seed=0, group=name, groups=groups)
+        after = set_aside(before, share, seed=0, groups=groups)
+        parts = [after.train, after.val, after.test, after.calibration]
+        assert sorted(np.concatenate(parts)) == list(range(1000))
+        np.testing.assert_array_equal(before.test, after.test)
+        return before, after, groups
+
+    def test_whole_training_groups_where_there_are_enough(self):
+        before, after, groups = self.made(20)
+        assert len(after.calibration) == 100
+        assert not set(groups[after.calibration]) & set(groups[after.train])
+        np.testing.assert_array_equal(before.val, after.val)
+
+    def test_half_the_validation_where_groups_are_few(self):
+        before, after, _ = self.made(5, share=0.3)
+        assert set(after.calibration) < set(before.val)
+        assert len(after.calibration) == len(before.val) // 2
+        np.testing.assert_array_equal(before.train, after.train)
+
+    def test_training_cells_without_groups(self):
+        before, after, _ = self.made(None)
+        assert set(after.calibration) < set(before.train)
+        assert len(after.calibration) == 100
+
+    def test_none_when_none_are_wanted(self):
+        before, after, _ = self.made(20, share=0.0)
+        assert after is before

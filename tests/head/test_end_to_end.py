@@ -11,17 +11,17 @@ from support import SMALL, command
 FAST = ("trainer.accelerator=cpu", "trainer.enable_progress_bar=false")
 TRAIN = tuple(part for part in SMALL if "tokens_per_batch" not in part and "positions" not in part)
 HEADS = {
-    "integration/contrastive_sampler": ("head.mode=knn", "head.neighbours=5", "metric=val/accuracy"),
-    "integration/batch_token": ("metric=val/accuracy",),
-    "integration/triplet": ("head.neighbours=10", "metric=val/accuracy"),
-    "integration/distill": ("metric=val/accuracy", "adapt=frozen"),
-    "integration/adversarial": ("metric=val/accuracy", "head.label=cell_type", "head.condition=cell_type"),
-    "trajectory/time": ("head.label=pseudotime", "metric=val/spearman"),
-    "trajectory/ordinal": ("head.label=cell_type", "head.stages=['type 1','type 2','type 3']", "metric=val/spearman"),
+    "integration/contrastive_sampler": ("head.mode=knn", "head.neighbours=5"),
+    "integration/batch_token": (),
+    "integration/triplet": ("head.neighbours=10",),
+    "integration/distill": ("adapt=frozen",),
+    "integration/adversarial": ("head.label=cell_type", "head.condition=cell_type"),
+    "trajectory/time": ("head.label=pseudotime",),
+    "trajectory/ordinal": ("head.label=cell_type", "head.stages=['type 1','type 2','type 3']"),
     "trajectory/pseudotime": (
-        "head.root_type='type 1'", "head.root_label=cell_type", "head.fate=end", "metric=val/spearman"
+        "head.root_type='type 1'", "head.root_label=cell_type", "head.fate=end"
     ),
-    "visualization/parametric_umap": ("adapt=frozen", "metric=val/trustworthiness", "head.share=0.5"),
+    "visualization/parametric_umap": ("adapt=frozen", "head.share=0.5"),
 }  # fmt: skip
 WRITES = {
     "integration": ("X_scfm_integrated", None),

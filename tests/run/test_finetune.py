@@ -2,11 +2,17 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from scfm import checkpoint
+from scfm.data.batch import pack
+from scfm.data.store import TokenStore
+from scfm.run.amend import amend
+from scfm.run.restore import restore_predictor
 from support import command, write_made_store
 
 FAST = (
@@ -45,8 +51,9 @@ def test_it_learns_the_labels(finetune):
     assert found["test/macro_f1"] > 0.8
     assert (folder / "confusion_cell_type.png").stat().st_size > 1000
     split = pd.read_csv(folder / "split.csv")
-    assert set(split["part"]) == {"train", "val", "test"}
+    assert set(split["part"]) == {"train", "val", "calibration", "test"}
     assert len(split) == 240
+    assert split["cell"].is_unique
     assert (folder / "checkpoints" / "best.ckpt").exists()
 
 
@@ -59,8 +66,56 @@ def test_it_starts_from_the_checkpoint(finetune, pretrained):
 
 
 def test_several_label_columns(finetune):
-    _, folder = finetune("head.label=[cell_type,donor]", "trainer.max_steps=2", "data.unseen=ignore", "metric=val/loss")
+    _, folder = finetune("head.label=[cell_type,donor]", "trainer.max_steps=2", "data.unseen=ignore")
     assert "test/macro_f1/donor" in json.loads((folder / "metrics.json").read_text())
+
+
+def test_thresholds_come_from_cells_kept_apart_and_are_shipped(finetune):
+    _, folder = finetune("trainer.max_steps=60", "validate_every=20", "optim.lr=3e-3", "head.reject=0.3")
+    found = json.loads((folder / "metrics.json").read_text())
+    assert 0.5 <= found["calibration/coverage"] < 1
+    assert found["test/coverage"] < 1
+    assert found["test/ece"] != found["test/ece_uncalibrated"]
+    task = restore_predictor(checkpoint.read(folder / "checkpoints/best.ckpt")).task
+    assert task.columns[0].temperature.item() == pytest.approx(found["calibration/temperature"])
+    called = task.annotate({"logits": np.array([[0.01, 0.0, 0.0], [9.0, 0.0, 0.0]])})["scfm_cell_type"]
+    assert list(called) == ["unknown", "B"]
+
+
+def test_without_calibration_every_cell_is_named(finetune):
+    _, folder = finetune("trainer.max_steps=2", "calibration=0")
+    assert "calibration" not in set(pd.read_csv(folder / "split.csv")["part"])
+    assert "test/coverage" not in json.loads((folder / "metrics.json").read_text())
+
+
+def test_prototypes_are_means_of_all_training_cells_and_take_new_classes(finetune, made_store):
+    _, folder = finetune("head=annotation/prototype", "trainer.max_steps=30", "validate_every=10", "optim.lr=3e-3")
+    best = folder / "checkpoints/best.ckpt"
+    module, store = restore_predictor(checkpoint.read(best)), TokenStore.open(made_store)
+    split = pd.read_csv(folder / "split.csv").set_index("cell")["part"]
+    rows = np.flatnonzero(split[store.names(np.arange(len(store)))].to_numpy() == "train")
+    batch = pack(store.gather(rows), rows)
+    found = module.task.predict(module.backbone, batch)["position"].numpy()
+    truth = store.obs("cell_type")[rows]
+    for code in range(3):
+        np.testing.assert_allclose(module.task.means[code], found[truth == code].mean(axis=0), atol=1e-5)
+    assert np.isfinite(module.task.radius.numpy()).all()
+
+    module.task.add_class("new", found[:5] + 50)
+    amend(best, module.task)
+    again = restore_predictor(checkpoint.read(best)).task
+    logits = np.zeros((1, 4))
+    assert (
+        again.annotate({"position": found[:5].mean(0, keepdims=True) + 50, "logits": logits})["scfm_cell_type"] == "new"
+    )
+
+
+def test_the_head_says_what_to_watch(finetune):
+    finetune("head=annotation/prototype", "trainer.max_steps=1", output="a")
+    score, folder = finetune("trainer.max_steps=1", "metric=val/loss", output="b")
+    config = OmegaConf.load(folder / "config.yaml")
+    assert config.callbacks.best.mode == "min"
+    assert score == json.loads((folder / "metrics.json").read_text())["val/loss"]
 
 
 class TestRefusals:
@@ -71,6 +126,10 @@ class TestRefusals:
     def test_a_label_unseen_in_training(self, finetune):
         with pytest.raises(ValueError, match=r"no training cell has: d\d.*data.unseen=ignore"):
             finetune("head.label=donor")
+
+    def test_too_many_calibration_cells(self, finetune):
+        with pytest.raises(ValueError, match=r"calibration=0.7; expected a share"):
+            finetune("calibration=0.7")
 
     def test_one_class_only(self, finetune, tmp_path):
         store = write_made_store(tmp_path / "one", types=["T"])

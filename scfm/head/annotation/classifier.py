@@ -39,6 +39,7 @@ class Classifier(nn.Module):
     """
 
     causal: ClassVar[bool | None] = None
+    metric: ClassVar[str] = "macro_f1"
     columns: Sequence[Column]
 
     def __init__(

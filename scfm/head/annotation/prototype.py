@@ -47,6 +47,7 @@ class Prototype(nn.Module):
     """
 
     causal: ClassVar[bool | None] = None
+    metric: ClassVar[str] = "macro_f1"
     means: Tensor
     radius: Tensor
     sharpness: Tensor
@@ -99,6 +100,11 @@ class Prototype(nn.Module):
         logits, own = -distance * self.sharpness, truth[known]
         loss = F.cross_entropy(logits, own, weight=self.weight) + self.pull * self._pull(distance, own)
         return {"loss": loss, "accuracy": (logits.argmax(1) == own).float().mean(), "n_targets": known.sum()}
+
+    @property
+    def classes(self) -> dict[str, list[str]]:
+        """The names that a checkpoint must know, those of added classes included."""
+        return {self.labels[0]: self.names}
 
     @torch.no_grad()
     def predict(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:

@@ -30,6 +30,8 @@ class Integration(nn.Module):
         hidden: width of the projector's hidden layer; 0 for a linear one.
 
     Attributes:
+        labels: obs columns that batches carry.
+        learnt: those of them whose classes are learnt; batches that only held-out cells have are no fault.
         needs: what projecting new cells takes, in a sentence.
         sampling: how micro-batches are chosen, or None.
 
@@ -38,6 +40,7 @@ class Integration(nn.Module):
     """
 
     causal: ClassVar[bool | None] = None
+    metric: ClassVar[str] = "accuracy"
     needs: ClassVar[str] = "genes alone: cells of unseen batches pass the backbone and the projector, without training"
 
     def __init__(
@@ -49,6 +52,7 @@ class Integration(nn.Module):
         self.names = check_batches(spec, batch_key)
         self.vocab, self.batch_key, self.condition = spec.vocab, batch_key, condition
         self.labels: tuple[str, ...] = (batch_key,) if condition is None else (batch_key, condition)
+        self.learnt: tuple[str, ...] = ()
         self.conditions = () if condition is None else spec.classes.get(condition, ())
         if condition is not None and not self.conditions:
             raise ValueError(f"head.condition={condition!r} is not a categorical obs column of the store")

@@ -43,6 +43,7 @@ class CondDecoder(Integration):
         ValueError: a single batch, an unknown column, a number out of its range; in training, a store without counts.
     """
 
+    metric: ClassVar[str] = "elbo"
     needs: ClassVar[str] = "genes alone: cells of unseen batches pass the encoder; the decoder knows seen batches only"
     step: Tensor
     genes: Tensor

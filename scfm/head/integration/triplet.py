@@ -62,7 +62,7 @@ class Triplet(Integration):
         if label is not None:
             if label not in spec.classes:
                 raise ValueError(f"head.label={label!r} is not a categorical obs column of the store")
-            self.labels = (*self.labels, label)
+            self.labels, self.learnt = (*self.labels, label), (label,)
             self.classifier = nn.Linear(size, len(spec.classes[label]))
         for name in ("positives", "near"):
             self.register_buffer(name, torch.zeros((0, 1), dtype=torch.int64), persistent=False)

@@ -36,6 +36,7 @@ class Trajectory(nn.Module):
     """
 
     causal: ClassVar[bool | None] = None
+    metric: ClassVar[str] = "spearman"
     needs: ClassVar[str] = "genes alone: new cells pass the backbone and the head, whatever else is embedded"
 
     def __init__(self, spec: Spec, *, label: str | None, fate: str | None, hidden: int, dropout: float) -> None:
@@ -45,6 +46,7 @@ class Trajectory(nn.Module):
         self.vocab, self.label, self.fate = spec.vocab, label, fate
         self.fates = check_fate(spec, fate)
         self.labels = tuple(name for name in (label, fate) if name is not None)
+        self.learnt = self.labels
         sizes = [spec.width, *([hidden] if hidden else [])]
         self.line = perceptron([*sizes, 1], dropout=dropout)
         self.branches = perceptron([*sizes, len(self.fates)], dropout=dropout) if self.fates else None

@@ -72,6 +72,7 @@ class Pseudotime(Trajectory):
                 "expected at least 2 neighbours, a softness above 0, weights of 0 or more"
             )
         self.root_cell, self.root_type = root_cell, root_type
+        self.learnt = () if fate is None else (fate,)
         self.root_code = _check_root(spec, root_cell, root_type, root_label)
         self.neighbours, self.order, self.softness, self.fate_weight = neighbours, order, softness, fate_weight
         self.register_buffer("times", torch.zeros(0), persistent=False)

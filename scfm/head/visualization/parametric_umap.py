@@ -45,6 +45,7 @@ class ParametricUMAP(nn.Module):
     """
 
     causal: ClassVar[bool | None] = None
+    metric: ClassVar[str] = "trustworthiness"
     labels: tuple[str, ...] = ()
     centre: Tensor
     scale: Tensor

@@ -1,0 +1,42 @@
+"""Prototypes from the whole labelled set, at the start of every epoch."""
+
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+
+
+class Consolidate(pl.Callback):
+    """Calls ``task.consolidate(outputs, targets)`` on all training cells, for a head that has it.
+
+    Each rank predicts its share of the cells and all ranks put the shares together, so that no mean of means arises.
+    An epoch that is resumed in its middle goes on with the prototypes it had.
+    """
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Look at all training cells once, without learning from them."""
+        task: Any = module.task
+        if not hasattr(task, "consolidate") or _in_the_middle(trainer):
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        modes = {part: part.training for part in module.modules()}
+        module.eval()
+        parts = []
+        with torch.inference_mode():
+            for batch in data.loader(data.split.train):
+                batch = batch.to(module.device)
+                found = task.predict(module.backbone, batch) | {f"/{name}": batch.obs[name] for name in task.labels}
+                parts.append({name: value.cpu().numpy() for name, value in found.items()})
+        for part, training in modes.items():
+            part.training = training
+        whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        if trainer.world_size > 1:
+            whole = {name: module._gather(value) for name, value in whole.items()}  # type: ignore[operator]
+        targets = {name[1:]: whole.pop(name) for name in list(whole) if name.startswith("/")}
+        task.consolidate(whole, targets)
+
+
+def _in_the_middle(trainer: pl.Trainer) -> bool:
+    place = getattr(trainer.train_dataloader, "place", None)
+    return place is not None and 0 < place.step < len(place.order)
