@@ -14,7 +14,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from scfm.tokenizer.gather import BAD_TOTAL, EMPTY, FINE, INFINITE, NAN, NEGATIVE, add_up, check, collect, take
-from scfm.tokenizer.order import AT, BUCKETS, compiled, order, repair, span
+from scfm.tokenizer.order import BUCKETS, compiled, order, place, repair, span
 from scfm.types import Ragged
 
 _FAULTS = {
@@ -55,16 +55,14 @@ class _Work(NamedTuple):
 
 
 def _work(size: int) -> _Work:
-    other = np.empty(size, dtype=np.uint64)
     return _Work(
         dense=np.zeros(size),
         words=np.zeros(size // 64 + 1, dtype=np.uint64),
         values=np.empty(size),
-        # Medians are done with when the keys are sorted: in one place, they leave more of the cache to the rest.
-        medians=other.view(np.float64),
+        medians=np.empty(size),
         tokens=np.empty(size, dtype=np.uint16),
-        keys=np.empty(size, dtype=np.uint64),
-        other=other,
+        keys=np.empty(size, dtype=np.uint32),
+        other=np.empty(size, dtype=np.uint32),
         low=np.zeros(BUCKETS, dtype=np.int32),
         high=np.zeros(BUCKETS, dtype=np.int32),
     )
@@ -100,11 +98,12 @@ def _rank_cell(n: int, total: float, scaled: bool, limit: int, work: _Work, out:
         highest, lowest = span(bits, n)
     if n == 0:
         return 0
+    at = (np.uint32(1) << place(n)) - np.uint32(1)
     kept = order(bits, n, highest, lowest, limit, work.keys, work.other, work.low, work.high)
-    repair(work.keys, kept, bits, work.tokens)
+    repair(work.keys, kept, at, bits, work.tokens)
     kept = min(kept, limit)
-    for i in range(kept):
-        out[i] = work.tokens[work.keys[i] & AT]
+    for i in range(np.uint64(kept)):
+        out[i] = work.tokens[work.keys[i] & at]
     return kept
 
 

@@ -1,8 +1,9 @@
 """Exact descending order of positive float64 values, compiled.
 
-Positive float64 bits order like integers: the highest 20 bits of their range within the cell are sorted by two stable
-counting passes of 10 bits, and the few runs of equal keys are then put in order by all 64 bits and the token id. Where
-a cell is longer than the limit, the first histogram tells which keys cannot reach it, and they are not sorted.
+Positive float64 bits order like integers. A key of 32 bits holds a value's distance from the highest, coarsened to at
+most 20 bits, above the value's position. Keys are sorted by two stable counting passes of 10 bits, and the few runs of
+equal distances are then put in order by all 64 bits and the token id. Where a cell is longer than the limit, the first
+histogram tells which keys cannot reach it, and they are not sorted.
 """
 
 from __future__ import annotations
@@ -16,15 +17,13 @@ from numba import njit
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_DIGIT = 10
-BUCKETS = 1 << _DIGIT
-_LOW = np.uint64(BUCKETS - 1)
-_POSITION = np.uint64(16)
-_HIGH = np.uint64(16 + _DIGIT)
+_DIGIT = np.uint32(10)
+BUCKETS = 1 << 10
+_LOW = np.uint32(BUCKETS - 1)
 _GAPS = np.array([701, 301, 132, 57, 23, 10, 4, 1])
 
-#: The position of a value in a key: its lowest 16 bits.
-AT = np.uint64(0xFFFF)
+#: Keys looked at together for equal neighbours: without a branch, so that the comparison is vectorised.
+_STRETCH = 64
 
 
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
@@ -33,18 +32,27 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
 
 
 @compiled
-def _before(a: np.uint64, b: np.uint64, bits: np.ndarray, tokens: np.ndarray) -> bool:
+def place(n: int) -> np.uint32:
+    """Bits of a key that hold the position among ``n`` values."""
+    bits = np.uint32(1)
+    while (n - 1) >> bits:
+        bits += np.uint32(1)
+    return bits
+
+
+@compiled
+def _before(a: np.uint32, b: np.uint32, at: np.uint32, bits: np.ndarray, tokens: np.ndarray) -> bool:
     """Whether key a comes before key b: value descending, then token id ascending."""
-    i, j = a & AT, b & AT
+    i, j = a & at, b & at
     return bits[i] > bits[j] or (bits[i] == bits[j] and tokens[i] < tokens[j])
 
 
 @compiled
-def _repair_run(keys: np.ndarray, start: int, stop: int, bits: np.ndarray, tokens: np.ndarray) -> None:
+def _repair_run(keys: np.ndarray, start: int, stop: int, at: np.uint32, bits: np.ndarray, tokens: np.ndarray) -> None:
     """Shell sort of a run of equal keys by value and token, unless it is in order; short runs: an insertion sort."""
     ordered = True
     for i in range(start + 1, stop):
-        ordered &= not _before(keys[i], keys[i - 1], bits, tokens)
+        ordered &= not _before(keys[i], keys[i - 1], at, bits, tokens)
     if ordered:
         return
     for gap in _GAPS:
@@ -53,27 +61,39 @@ def _repair_run(keys: np.ndarray, start: int, stop: int, bits: np.ndarray, token
         for i in range(start + gap, stop):
             key = keys[i]
             j = i
-            while j >= start + gap and _before(key, keys[j - gap], bits, tokens):
+            while j >= start + gap and _before(key, keys[j - gap], at, bits, tokens):
                 keys[j] = keys[j - gap]
                 j -= gap
             keys[j] = key
 
 
 @compiled
-def repair(keys: np.ndarray, n: int, bits: np.ndarray, tokens: np.ndarray) -> None:
-    """Put every run of equal sorting keys in order."""
-    before = keys[0] >> _POSITION
-    start = 0
-    for i in range(1, n):
-        digits = keys[np.uint64(i)] >> _POSITION
-        if digits == before:
-            continue
-        if i - start > 1:
-            _repair_run(keys, start, i, bits, tokens)
-        before = digits
-        start = i
-    if n - start > 1:
-        _repair_run(keys, start, n, bits, tokens)
+def repair(keys: np.ndarray, n: int, at: np.uint32, bits: np.ndarray, tokens: np.ndarray) -> None:
+    """Put every run of equal sorting keys in order; ``at`` masks the position in a key."""
+    i = 1
+    while i < n:
+        stop = min(n, i + _STRETCH)
+        equal = 0
+        for k in range(np.uint64(i), np.uint64(stop)):
+            equal += (keys[k] ^ keys[k - np.uint64(1)]) <= at
+        i = _repair_runs(keys, i - 1, stop, n, at, bits, tokens) if equal else stop
+
+
+@compiled
+def _repair_runs(
+    keys: np.ndarray, start: int, stop: int, n: int, at: np.uint32, bits: np.ndarray, tokens: np.ndarray
+) -> int:
+    """Repair the runs that begin from ``start`` to ``stop``; the position after the last key looked at."""
+    while start > 0 and (keys[start] ^ keys[start - 1]) <= at:
+        start -= 1
+    while start < stop:
+        end = start + 1
+        while end < n and (keys[end] ^ keys[start]) <= at:
+            end += 1
+        if end - start > 1:
+            _repair_run(keys, start, end, at, bits, tokens)
+        start = end
+    return start
 
 
 @compiled
@@ -98,57 +118,59 @@ def order(
     low: np.ndarray,
     high: np.ndarray,
 ) -> int:
-    """Sort positions by value; the first ``min(n, limit)`` of ``keys`` hold them in their lowest 16 bits."""
+    """Sort positions by value; the lowest :func:`place` bits of the first ``min(n, limit)`` keys hold them."""
+    position = place(n)
+    assert position < 32
+    width = np.uint64(min(2 * _DIGIT, np.uint32(32) - position))
     shift = np.uint64(0)
-    while np.uint64(highest - lowest) >> shift >= np.uint64(1 << (2 * _DIGIT)):
+    while np.uint64(highest - lowest) >> shift >> width:
         shift += np.uint64(1)
     low[:] = 0
     high[:] = 0
-    for i in range(n):
-        keys[i] = ((np.uint64(highest - bits[i]) >> shift) << _POSITION) | np.uint64(i)
-    for i in range(n):
-        high[keys[i] >> _HIGH] += np.int32(1)
+    for i in range(np.uint64(n)):
+        keys[i] = np.uint32((np.uint64(highest - bits[i]) >> shift) << np.uint64(position)) | np.uint32(i)
+    for i in range(np.uint64(n)):
+        high[keys[i] >> (position + _DIGIT)] += np.int32(1)
     if n > limit:
-        n = _cut(keys, n, limit, high)
-    for i in range(n):
-        low[(keys[i] >> _POSITION) & _LOW] += np.int32(1)
-    _sort(keys, other, n, low, high)
+        n = _cut(keys, n, limit, position, high)
+    for i in range(np.uint64(n)):
+        low[(keys[i] >> position) & _LOW] += np.int32(1)
+    _sort(keys, other, n, position, low, high)
     return n
 
 
 @compiled
-def _cut(keys: np.ndarray, n: int, limit: int, high: np.ndarray) -> int:
+def _cut(keys: np.ndarray, n: int, limit: int, position: np.uint32, high: np.ndarray) -> int:
     """Keep the keys whose high digit can still be among the first ``limit``."""
     last, before = 0, 0
     while before + high[last] < limit:
         before += high[last]
         last += 1
     high[last + 1 :] = 0
-    beyond = np.uint64(last + 1) << _HIGH
     kept = np.uint64(0)
-    for i in range(n):
+    for i in range(np.uint64(n)):
         key = keys[i]
         keys[kept] = key
-        kept += np.uint64(key < beyond)
+        kept += np.uint64(key >> (position + _DIGIT) <= last)
     return np.int64(kept)  # type: ignore[return-value]
 
 
 @compiled
-def _sort(keys: np.ndarray, other: np.ndarray, n: int, low: np.ndarray, high: np.ndarray) -> None:
+def _sort(keys: np.ndarray, other: np.ndarray, n: int, position: np.uint32, low: np.ndarray, high: np.ndarray) -> None:
     """Two stable counting passes; the result is in ``keys``."""
     a, b = np.int32(0), np.int32(0)
     for d in range(BUCKETS):
         low[d], a = a, a + low[d]
         high[d], b = b, b + high[d]
-    for i in range(n):
+    for i in range(np.uint64(n)):
         key = keys[i]
-        d = (key >> _POSITION) & _LOW
-        place = low[d]
-        other[np.uint64(place)] = key
-        low[d] = place + np.int32(1)
-    for i in range(n):
+        d = (key >> position) & _LOW
+        to = low[d]
+        other[np.uint32(to)] = key
+        low[d] = to + np.int32(1)
+    for i in range(np.uint64(n)):
         key = other[i]
-        d = key >> _HIGH
-        place = high[d]
-        keys[np.uint64(place)] = key
-        high[d] = place + np.int32(1)
+        d = key >> (position + _DIGIT)
+        to = high[d]
+        keys[np.uint32(to)] = key
+        high[d] = to + np.int32(1)
