@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from scfm.data.arrow import read_json
+from scfm.data.fingerprint import gene_weights
 from scfm.data.labels import Coder
 from scfm.data.quality import Quality, mitochondrial
 from scfm.data.read import CellFile, open_cells
 from scfm.data.work import Work
+from scfm.genes import GeneMap
 from scfm.tokenizer import Tokenizer, from_dict
 
 
@@ -113,6 +116,18 @@ class Context:
         if self.quality.max_mito is None:
             return np.zeros(len(cells.genes), dtype=bool)
         return mitochondrial(cells.genes, self.options["species"])
+
+    @cached_property
+    def harmonised(self) -> Callable[[tuple[str, ...]], tuple[GeneMap, np.ndarray]]:
+        """The token of each of these genes, and its weight in the hash of a cell; most files of a corpus share them."""
+        matching = {name: self.options[name] for name in ("policy", "species", "alias")}
+
+        @lru_cache(maxsize=OPEN)
+        def harmonise(names: tuple[str, ...]) -> tuple[GeneMap, np.ndarray]:
+            found = self.tokenizer.harmonise(names, **matching)
+            return found, gene_weights(found.columns, self.tokenizer.require_vocab().tokens)
+
+        return harmonise
 
     def genes(self, file: int) -> FileGenes:
         """What the gene check found."""

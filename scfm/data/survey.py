@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from scfm.data.context import Context, context
-from scfm.data.fingerprint import gene_weights
 from scfm.data.labels import require_columns, survey_column
 from scfm.data.layout import write_json
 from scfm.data.read import CellFile
@@ -57,10 +56,9 @@ def check_genes(folder: str, mark: str, key: str) -> dict[str, Any]:
         ValueError: too much would be dropped, or the gene policy refuses the file.
     """
     run, file = context(folder, mark), int(key)
-    cells, tokenizer = run.open(file), run.tokenizer
+    cells = run.open(file)
     try:
-        matching = {name: run.options[name] for name in ("policy", "species", "alias")}
-        found = tokenizer.harmonise(cells.genes, **matching)
+        found, weights = run.harmonised(tuple(cells.genes))
     except ValueError as error:
         raise ValueError(f"{run.where(file)}: {error}") from error
     report = found.report(_sample_sums(run, cells))
@@ -72,7 +70,7 @@ def check_genes(folder: str, mark: str, key: str) -> dict[str, Any]:
         names=np.array(found.names, dtype=np.str_),
         columns=found.columns,
         excluded=found.excluded,
-        weights=gene_weights(found.columns, tokenizer.require_vocab().tokens),
+        weights=weights,
         mito=run.mitochondrial(cells),
         n_merged=found.n_merged,
     )

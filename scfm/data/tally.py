@@ -7,6 +7,8 @@ import numba
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from scfm.data.format.counts import fine
+
 
 @dataclass(frozen=True)
 class Tally:
@@ -35,8 +37,8 @@ def _mix(x):  # type: ignore[no-untyped-def]
 def _tally(indptr, indices, data, weights, scale, totals, n_genes, hashes, sums):  # type: ignore[no-untyped-def]
     for row in range(indptr.size - 1):
         total, genes, mixed = 0.0, 0, np.uint64(0)
-        for k in range(indptr[row], indptr[row + 1]):
-            gene, x = indices[k], np.float64(data[k])
+        for k in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
+            gene, x = np.uint64(indices[k]), np.float64(data[k])
             total += x
             sums[gene] += x
             mixed += weights[gene] * np.uint64(np.int64(x * scale))
@@ -64,11 +66,12 @@ def tally(counts: csr_matrix, weights: np.ndarray, sums: np.ndarray | None = Non
             does not depend on how the cells are cut into blocks.
     """
     n, genes = counts.shape
-    whole = counts.dtype.kind in "iu" or bool((counts.data == np.floor(counts.data)).all())
+    values = counts.data
+    whole = counts.dtype.kind in "iu" or fine(values, True) or bool((values == np.floor(values)).all())
     scale = 1.0 if whole else 65536.0
     result = Tally(np.zeros(n), np.zeros(n, np.int64), np.zeros(n, np.uint64))
     added = np.zeros(genes) if sums is None else sums
-    matrix = (counts.indptr, counts.indices, counts.data)
+    matrix = (counts.indptr, counts.indices, values)
     _tally(*matrix, weights, scale, result.totals, result.n_genes, result.hashes, added)
     return result
 

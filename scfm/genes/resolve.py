@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
 from scfm.genes.table import orthologs, table
@@ -20,6 +21,7 @@ ENSEMBL = re.compile(r"(?:.+[_|])?(ENS[A-Z]{0,6}GR?\d{10,11})(\.\d+)?([_|].+)?",
 MADE_UNIQUE = re.compile(r"(.+)[-.]\d+")
 
 
+@lru_cache(maxsize=1 << 17)  # the files of a corpus share most names, and each is asked for several times
 def ensembl_id(name: str) -> str | None:
     """The name as an Ensembl gene id in upper case without version, None where it is not one."""
     found = ENSEMBL.fullmatch(name)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numba import njit
 
 from scfm.data.format.base import Matrix, Place, Source, did_you_mean
 
@@ -129,7 +130,9 @@ def first_bad(values: np.ndarray, whole: bool) -> int:
         return int(np.argmax(values < 0)) if values.min() < 0 else -1
     for start in range(0, len(values), STRIDE):
         part = values[start : start + STRIDE]
-        if _fine(part, whole):
+        if part.dtype not in (np.float32, np.float64):
+            part = part.astype(np.float64)  # half precision, or bytes in the other order
+        if fine(part, whole):
             continue
         good = (part >= 0) & np.isfinite(part)
         if whole:
@@ -139,8 +142,19 @@ def first_bad(values: np.ndarray, whole: bool) -> int:
     return -1
 
 
-def _fine(part: np.ndarray, whole: bool) -> bool:
-    """Quickly true for good values; false may also mean very large ones. NaN fails every comparison."""
-    if not (part.min() >= 0 and part.max() < 1 << 24):
+@njit(nogil=True, cache=True)
+def fine(values: np.ndarray, whole: bool) -> bool:
+    """Whether all values are non-negative, and integers if ``whole``; false also for very large ones.
+
+    One pass without a branch, which is vectorised. NaN fails every comparison.
+    """
+    wrong = 0
+    for i in range(values.size):
+        value = values[i]
+        wrong += not (value >= 0) or not (value < 1 << 24)
+    if wrong:
         return False
-    return not whole or bool((part.astype(np.int32).astype(part.dtype) == part).all())
+    if whole:
+        for i in range(values.size):
+            wrong += np.float64(np.int32(values[i])) != np.float64(values[i])
+    return wrong == 0

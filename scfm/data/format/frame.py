@@ -57,8 +57,7 @@ class Frame:
             index = pd.Index([_text(name) for name in part[self.index]], dtype=object)
             values = {name: self._compound(part[name], name) for name in wanted}
         else:
-            names = _slice(self.group[self.index], start, stop)
-            index = pd.Index([_text(name) for name in names], dtype=object)
+            index = pd.Index(_names(self.group[self.index], start, stop), dtype=object)
             values = {name: self._column(name, start, stop) for name in wanted}
         return pd.DataFrame(values, index=index, columns=list(wanted))
 
@@ -77,6 +76,16 @@ class Frame:
         return [_text(v) for v in values] if values.dtype.kind in "SO" else values
 
 
+def _names(element: Any, start: int, stop: int) -> Any:
+    """Entries of an index as strings."""
+    names = _slice(element, start, stop)
+    return names if _is_text(element) else [_text(name) for name in names]
+
+
+def _is_text(element: Any) -> bool:
+    return isinstance(element, h5py.Dataset) and h5py.check_string_dtype(element.dtype) is not None
+
+
 def _length(element: Any) -> int:
     if hasattr(element, "shape"):
         return int(element.shape[0])
@@ -89,7 +98,7 @@ def _length(element: Any) -> int:
 def _slice(element: Any, start: int, stop: int) -> Any:
     """Entries of one column: an array, a categorical or a nullable array of pandas."""
     if hasattr(element, "shape"):
-        if isinstance(element, h5py.Dataset) and h5py.check_string_dtype(element.dtype):
+        if _is_text(element):
             return element.asstr()[start:stop]
         return element[start:stop]
     encoding = element.attrs.get("encoding-type")
