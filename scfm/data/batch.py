@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from scfm.data.gather import ranks
 from scfm.types import Batch, Ragged
 
 
@@ -17,15 +18,14 @@ def pack(cells: Ragged, rows: np.ndarray, *, obs: Mapping[str, np.ndarray] | Non
         obs: labels by name, each (B,).
         seed: see :class:`~scfm.types.Batch`.
     """
-    lengths = cells.lengths
     assert len(rows) == len(cells), f"{len(cells)} cells but {len(rows)} rows"
-    assert lengths.all(), "a cell without tokens cannot be packed"
-    starts = np.repeat(cells.offsets[:-1], lengths)
+    positions, shortest, longest = ranks(cells.offsets)
+    assert shortest, "a cell without tokens cannot be packed"
     return Batch(
-        ids=torch.from_numpy(cells.values.astype(np.int64)),
-        positions=torch.from_numpy(np.arange(len(cells.values)) - starts),
+        ids=torch.from_numpy(cells.values.astype(np.int64, copy=False)),
+        positions=torch.from_numpy(positions),
         boundaries=torch.from_numpy(cells.offsets.astype(np.int32)),
-        longest=int(lengths.max()),
+        longest=longest,
         index=torch.from_numpy(np.asarray(rows, dtype=np.int64)),
         obs={name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in (obs or {}).items()},
         seed=seed,

@@ -15,6 +15,8 @@ from numba.extending import intrinsic
 from scfm.data.arrow import Chunk
 from scfm.types import Ragged
 
+_UNLIMITED = int(np.iinfo(np.int64).max)
+
 
 @intrinsic
 def _pointer(typing: Any, address: Any) -> Any:
@@ -27,16 +29,20 @@ def _pointer(typing: Any, address: Any) -> Any:
 
 
 @numba.njit(cache=True, nogil=True)
-def _locate(rows, first, offset_addresses, offset_type, longest, chunks, starts, lengths, sizes):  # type: ignore[no-untyped-def]
-    """Chunk, first value and length (also after cropping) of every row."""
+def _locate(rows, first, offset_addresses, offset_type, longest, chunks, starts, lengths, where):  # type: ignore[no-untyped-def]
+    """Chunk, first value and length of every row, and where it goes; the first row that does not exist, or -1."""
+    where[0] = 0
     for i in range(rows.size):
+        if not 0 <= rows[i] < first[-1]:
+            return i
         chunk = np.searchsorted(first, rows[i], side="right") - 1
         cells = first[chunk + 1] - first[chunk]
         offsets = numba.carray(_pointer(offset_addresses[chunk]), (cells + 1,), offset_type.dtype)
         local = rows[i] - first[chunk]
         chunks[i], starts[i] = chunk, offsets[local]
         lengths[i] = offsets[local + 1] - offsets[local]
-        sizes[i] = min(lengths[i], longest)
+        where[i + 1] = where[i] + min(lengths[i], longest)
+    return -1
 
 
 @numba.njit(cache=True, nogil=True)
@@ -57,6 +63,30 @@ def _copy(value_addresses, value_type, chunks, starts, lengths, where, limit, ta
     return -1
 
 
+@numba.njit(cache=True, nogil=True)
+def _count(offsets, out):  # type: ignore[no-untyped-def]
+    shortest, longest = out.size, 0
+    for i in range(offsets.size - 1):
+        row = out[offsets[i] : offsets[i + 1]]
+        shortest, longest = min(shortest, row.size), max(longest, row.size)
+        for k in range(row.size):
+            row[k] = k
+    return shortest, longest
+
+
+def ranks(offsets: np.ndarray) -> tuple[np.ndarray, int, int]:
+    """The place of every token in its cell, and the extent of the cells.
+
+    Args:
+        offsets: (B+1,) int64, where each cell begins, and T.
+
+    Returns:
+        (T,) int64, 0, 1, 2, ... anew in each cell; the length of the shortest and of the longest cell.
+    """
+    out = np.empty(offsets[-1], dtype=np.int64)
+    return out, *_count(offsets, out)
+
+
 class Gatherer:
     """Copies chosen cells out of the chunks of a store.
 
@@ -74,7 +104,15 @@ class Gatherer:
         self._offset_type = np.zeros(1, chunks[0].offsets.dtype if chunks else np.int32)
         self.n_cells = int(self._first[-1])
 
-    def __call__(self, rows: np.ndarray, *, limit: int, longest: int | None = None, tail: int = -1) -> Ragged:
+    def __call__(
+        self,
+        rows: np.ndarray,
+        *,
+        limit: int,
+        longest: int | None = None,
+        tail: int = -1,
+        dtype: type[np.integer] = np.uint16,
+    ) -> Ragged:
         """The cells of ``rows``, in that order.
 
         Args:
@@ -82,20 +120,20 @@ class Gatherer:
             limit: ids must be below it.
             longest: tokens kept of each cell; None keeps all.
             tail: where a cropped cell ended in this token, it still does (the closing special token).
+            dtype: of the copy.
 
         Raises:
             IndexError: a row that does not exist.
             TokenOutside: an id outside [0, limit).
         """
         rows = np.ascontiguousarray(rows, dtype=np.int64)
-        if rows.size and not 0 <= rows.min() <= rows.max() < self.n_cells:
-            raise IndexError(f"rows {rows.min()} to {rows.max()} were asked for; there are {self.n_cells} cells")
-        chunks, starts, lengths, sizes = np.empty((4, rows.size), dtype=np.int64)
-        most = np.iinfo(np.int64).max if longest is None else longest
-        _locate(rows, self._first, self._offsets, self._offset_type, most, chunks, starts, lengths, sizes)
-        where = np.zeros(rows.size + 1, dtype=np.int64)
-        np.cumsum(sizes, out=where[1:])
-        out = np.empty(where[-1], dtype=np.uint16)
+        chunks, starts, lengths = np.empty((3, rows.size), dtype=np.int64)
+        where = np.empty(rows.size + 1, dtype=np.int64)
+        most = _UNLIMITED if longest is None else longest
+        wrong = _locate(rows, self._first, self._offsets, self._offset_type, most, chunks, starts, lengths, where)
+        if wrong >= 0:
+            raise IndexError(f"row {rows[wrong]} was asked for; there are {self.n_cells} cells")
+        out = np.empty(where[-1], dtype=dtype)
         bad = _copy(self._values, self._value_type, chunks, starts, lengths, where, limit, tail, out)
         if bad >= 0:
             raise TokenOutside(int(rows[bad]))

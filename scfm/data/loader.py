@@ -16,12 +16,13 @@ class PackedCells(Dataset[Batch]):
     """Turns (store rows, seed) into a packed batch; in a worker process or in this one."""
 
     def __init__(self, store: TokenStore, labels: Sequence[str] = (), max_length: int | None = None) -> None:
-        self.store, self.labels, self.max_length = store, tuple(labels), max_length
+        self.store, self.max_length = store, max_length
+        self._obs = {label: store.obs(label) for label in labels}
 
     def __getitem__(self, item: tuple[np.ndarray, int]) -> Batch:
         rows, seed = item
-        obs = {label: self.store.obs(label)[rows] for label in self.labels}
-        return pack(self.store.gather(rows, self.max_length), rows, obs=obs, seed=seed)
+        obs = {label: values[rows] for label, values in self._obs.items()}
+        return pack(self.store.gather(rows, self.max_length, np.int64), rows, obs=obs, seed=seed)
 
 
 class MicroBatches(Sampler[tuple[np.ndarray, int]]):
@@ -90,7 +91,9 @@ class CellLoader(DataLoader[Batch]):
             place.step = 0
         elif place.step >= len(place.order):
             place.epoch, place.step = place.epoch + 1, 0
-        for batch in super().__iter__():
+        # torch's iterator costs as much as a small batch: it is for what goes on elsewhere
+        elsewhere = self.num_workers > 0 or self.pin_memory
+        for batch in super().__iter__() if elsewhere else map(self.dataset.__getitem__, place):
             place.step += place.world
             yield batch
 

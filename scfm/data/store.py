@@ -110,16 +110,17 @@ class TokenStore:
                 )
         return lengths
 
-    def gather(self, rows: np.ndarray, max_length: int | None = None) -> Ragged:
+    def gather(self, rows: np.ndarray, max_length: int | None = None, dtype: type[np.integer] = np.uint16) -> Ragged:
         """The tokens of some cells, in the order of ``rows``.
 
         Args:
             rows: (B,) integers.
             max_length: keep only so many tokens of each cell, the most expressed; the closing special token (eos)
                 stays last, as if the tokenizer had cut there.
+            dtype: of the values; batches take int64 at once.
 
         Returns:
-            uint16 values and int64 offsets, freshly allocated.
+            values and int64 offsets, freshly allocated.
 
         Raises:
             IndexError: a row outside the store.
@@ -127,7 +128,7 @@ class TokenStore:
         """
         try:
             tail = self.vocab.specials.get("eos", -1)
-            return self._gather(np.asarray(rows), limit=len(self.vocab), longest=max_length, tail=tail)
+            return self._gather(np.asarray(rows), limit=len(self.vocab), longest=max_length, tail=tail, dtype=dtype)
         except TokenOutside as error:
             raise ValueError(
                 f"{self.path}: cell {self._where(error.row)} holds an id outside its vocabulary of {len(self.vocab)} "

@@ -15,8 +15,8 @@ class MadeUpStore:
         self.lengths = np.random.default_rng(0).integers(3, 12, n_cells)
         self.labels = np.arange(n_cells) % 4
 
-    def gather(self, rows, max_length=None):
-        parts = [np.full(self.lengths[row], row, dtype=np.uint16)[:max_length] for row in rows]
+    def gather(self, rows, max_length=None, dtype=np.uint16):
+        parts = [np.full(self.lengths[row], row, dtype=dtype)[:max_length] for row in rows]
         return Ragged(np.concatenate(parts), np.concatenate([[0], np.cumsum([len(part) for part in parts])]))
 
     def obs(self, name):

@@ -161,7 +161,7 @@ def test_ids_outside_the_vocabulary_name_the_cell(tmp_path, bad):
 
 def test_refusals(written, tmp_path):
     store = written[0]
-    with pytest.raises(IndexError, match="rows -1"):
+    with pytest.raises(IndexError, match="row -1"):
         store.gather(np.array([-1]))
     with pytest.raises(IndexError, match="cells"):
         store.gather(np.array([len(store)]))
@@ -225,3 +225,12 @@ def test_nulls_are_refused():
         token_chunks(pa.chunked_array([pa.array([[1], None], pa.list_(pa.uint16()))]), "here")
     with pytest.raises(ValueError, match="a list of integers"):
         token_chunks(pa.chunked_array([pa.array(["x"])]), "here")
+
+
+def test_tokens_of_another_width(written):
+    store, lists, _ = written
+    rows = np.array([3, 0, len(store) - 1])
+    got = store.gather(rows, 5, np.int64)
+    assert got.values.dtype == np.int64
+    np.testing.assert_array_equal(got.values, store.gather(rows, 5).values)
+    assert got[1].tolist() == lists[0] if len(lists[0]) <= 5 else [*lists[0][:4], 3]
