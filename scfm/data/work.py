@@ -88,6 +88,8 @@ class Work:
                 self.clear()
         shutil.rmtree(self.scratch, ignore_errors=True)
         self.store.mkdir(exist_ok=True)
+        for torn in self.store.glob(".*.tmp"):  # a kill while a small file was written aside
+            torn.unlink()
         if not path.exists():
             write_json(path, dict(plan))
         return hashlib.sha256(json.dumps(plan).encode()).hexdigest()
