@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from scfm.data.synthetic import synthetic_cells
+from scfm.data.work import Work
 
 KILLS = 22
 
@@ -31,3 +32,12 @@ def test_killed_at_random_moments(tmp_path):
     assert len(told["finished"]) >= 2
     assert all(store == told["finished"][0] for store in told["finished"])
     assert told["left"] == ["store"]
+
+
+def test_what_a_kill_left_half_written_does_not_stay(tmp_path):
+    work = Work(tmp_path / "store")
+    with work.locked():
+        work.begin({"inputs": []}, overwrite=False)
+        (work.store / ".scfm.json.123.tmp").write_text("{")
+        work.begin({"inputs": []}, overwrite=False)
+        assert not list(work.store.iterdir())
