@@ -62,6 +62,11 @@ class BlendedOrder(Order):
                 "raise data.tokens_per_batch, lower data.tokens_per_step, or use fewer devices"
             )
 
+    @property
+    def name(self) -> str:
+        """With the tokens of each source in an epoch."""
+        return f"{super().name}, tokens by store {self.shares}"
+
     def epoch(self, epoch: int) -> Plan:
         """The plan of an epoch."""
         stretches = [self._stretch(source, epoch) for source in range(len(self.members))]

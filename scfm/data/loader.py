@@ -99,19 +99,26 @@ class CellLoader(DataLoader[Batch]):
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch and micro-batches taken from it by all ranks; and what they are counted in."""
-        place = self.place
-        return {"epoch": place.epoch, "step": place.step, "n_batches": len(place.order), "world": place.world}
+        place, order = self.place, self.place.order
+        counted = {"n_batches": len(order), "world": place.world, "order": order.name}
+        return {"epoch": place.epoch, "step": place.step, **counted}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue with the very next cell.
 
         Raises:
-            ValueError: the cells are cut into other micro-batches than when the state was taken.
+            ValueError: the cells come in another order, or cut into other micro-batches, than when the state was taken.
         """
         if state["n_batches"] != len(self.place.order):
             raise ValueError(
                 f"the checkpoint was written when an epoch had {state['n_batches']} micro-batches, now it has "
                 f"{len(self.place.order)}: resume on the same store with the same data.tokens_per_batch, "
                 "data.max_length and split, and give data.tokens_per_step where the number of devices changes"
+            )
+        before, now = state.get("order", self.place.order.name), self.place.order.name
+        if before != now:
+            raise ValueError(
+                f"the checkpoint was written in another order of the cells ({before}; now {now}): resume with the same "
+                "seed, data.shuffle and store.weights"
             )
         self.place.epoch, self.place.step = state["epoch"], state["step"]

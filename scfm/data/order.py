@@ -90,6 +90,11 @@ class Order:
     def __len__(self) -> int:
         return self.n_batches
 
+    @property
+    def name(self) -> str:
+        """What an epoch depends on besides the cells: a run goes on only in an order of the same name."""
+        return f"seed {self.seed}, {self.how.name}"
+
     def epoch(self, epoch: int) -> Plan:
         """The plan of an epoch."""
         if self.shuffle:

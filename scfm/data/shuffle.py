@@ -34,6 +34,11 @@ class Shuffle:
                 "a pool at least one block"
             )
 
+    @property
+    def name(self) -> str:
+        """In words."""
+        return f"blocks of {self.block} in pools of {self.pool}" if self.by == "blocks" else self.by
+
     def __call__(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """(n,) int64, the numbers 0 to n-1 in the order in which they are read."""
         if self.by == "stored":

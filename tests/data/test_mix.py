@@ -114,6 +114,14 @@ def test_resume_continues_with_the_very_next_cell(mix, workers, stop):
     assert whole[: len(uninterrupted)] == uninterrupted
 
 
+def test_another_order_is_no_resume(mix, paths):
+    state = loader(mix).state_dict()
+    for other in (loader(open_mix(paths=paths, weights=[1.1, 3])), loader(mix, shuffle="blocks")):
+        other.place.order.n_batches = state["n_batches"]
+        with pytest.raises(ValueError, match=r"another order of the cells .*resume with the same"):
+            other.load_state_dict(state)
+
+
 def test_without_weights_every_cell_is_read_once(paths):
     cells = data(open_mix(paths=paths), val=0, test=0)
     assert sorted(cells.order(cells.split.train, multiple=4, shuffle=True).epoch(1).rows) == list(range(320))
