@@ -89,7 +89,9 @@ class CellModule(pl.LightningModule):
         try:
             loss.backward()
         except torch.OutOfMemoryError as error:
-            self._more_parts(error, alone=self.trainer.world_size == 1)
+            strategy: Any = self.trainer.strategy
+            alone = self.trainer.world_size == 1 or getattr(strategy, "alone_in_backward", False)
+            self._more_parts(error, alone=alone)
             self._redo_step()
 
     def _redo_step(self) -> None:
@@ -117,7 +119,7 @@ class CellModule(pl.LightningModule):
         if not alone or self.parts >= cells:
             raise ValueError(
                 f"rank {self.trainer.global_rank} ran out of memory with {tokens} tokens in a micro-batch: lower "
-                "data.tokens_per_batch, or let data.auto_budget=true find it"
+                "data.tokens_per_batch, let data.auto_budget=true find it, or with strategy=ddp strategy.overlap=false"
             ) from error
         self.parts *= 2
         log.warning("Out of memory with %d tokens: micro-batches are now worked off in %d parts.", tokens, self.parts)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from multiprocessing import forkserver
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -15,7 +16,7 @@ import torch
 from omegaconf import OmegaConf
 
 import stoppable
-from ranks import environment
+from ranks import environment, finish, start_ranks
 from scfm import checkpoint
 from scfm.callback.save import RESUME_ME
 from scfm.run.resume import newest_whole, resume_path, torn
@@ -181,6 +182,26 @@ def test_saving_in_the_background_writes_the_same(made_store, tmp_path, whole):
     )
     first, second = weights(tmp_path), weights(tmp_path / "at_once")
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("strategy", [(), ("strategy=fsdp2", "strategy.sharded_checkpoint=true")])
+def test_killed_while_it_saves_in_the_background(made_store, tmp_path, strategy):
+    """The checkpoint before stays the last good one, and resuming from it gives the run that was left alone."""
+    options = (
+        *COMMON, *strategy, "trainer.max_steps=12", "schedule=constant", "files.asynchronous=true", "validate_every=12",
+    )  # fmt: skip
+    script = Path(stoppable.__file__)
+    (process,) = start_ranks(script, "--die", made_store, tmp_path, *options, world=1)
+    said = process.communicate(timeout=100)[0]
+    assert process.returncode == -signal.SIGKILL, said
+    folder = tmp_path / "checkpoints"
+    assert {path.name for path in folder.iterdir()} == {"step-5.ckpt", ".step-10.ckpt.part"}
+    assert newest_whole(folder) == folder / "step-5.ckpt"
+    finish(start_ranks(script, made_store, tmp_path, *options, "ckpt_path=last", world=1))
+    stoppable.run(str(made_store), str(tmp_path / "alone"), *COMMON, "trainer.max_steps=12", "schedule=constant")
+    first, second = weights(tmp_path), weights(tmp_path / "alone")
+    assert max((first[name] - second[name]).abs().max().item() for name in first) < 2e-6
 
 
 def test_a_finished_run_goes_on_where_it_ended(made_store, tmp_path):

@@ -28,6 +28,7 @@ from scfm.run.consolidate import consolidate
 from scfm.run.quiet import quiet_lightning
 from scfm.run.resume import require_same_run, resume_path
 from scfm.run.source import prepared_source
+from scfm.strategy.ddp import DDP
 from scfm.strategy.deepspeed import DeepSpeed
 from scfm.types import Spec
 
@@ -93,7 +94,11 @@ def make_spec(data: CellData, width: int) -> Spec:
 
 
 def make_trainer(cfg: DictConfig, data: CellData) -> pl.Trainer:
-    """The Trainer of the config, with accumulation and validation counted in optimizer steps."""
+    """The Trainer of the config, with accumulation and validation counted in optimizer steps.
+
+    Raises:
+        ValueError: devices, precision or a way of saving that are not there.
+    """
     quiet_lightning()
     require_devices(cfg)
     trainer: pl.Trainer = build(
@@ -103,6 +108,8 @@ def make_trainer(cfg: DictConfig, data: CellData) -> pl.Trainer:
         callbacks=[build(node) for node in cfg.callbacks.values() if node is not None],
         logger=[build(node) for node in cfg.logger.values() if node is not None],
     )
+    if cfg.files.asynchronous and isinstance(trainer.strategy, DeepSpeed):
+        raise ValueError("files.asynchronous=true works with single, ddp and fsdp2; DeepSpeed has training wait")
     plugin: Any = trainer.precision_plugin
     plugin.convert_input = lambda batch: batch  # token ids: there is nothing to make half
     count_in_steps(cfg, trainer, data)
@@ -125,6 +132,8 @@ def auto_budget(cfg: DictConfig, trainer: pl.Trainer, data: CellData, backbone: 
         return
     if hasattr(trainer.strategy, "shard"):
         raise ValueError("data.auto_budget=true works with strategy=single and ddp; give data.tokens_per_batch here")
+    if isinstance(trainer.strategy, DDP):
+        trainer.strategy.overlap = False  # so that a step that does not fit after all is not lost
     fits = fits_memory(backbone, task, trainer.strategy.root_device, str(trainer.precision))
     choose_budget(data, Path(cfg.output), trainer.world_size, fits, first=trainer.is_global_zero)
     count_in_steps(cfg, trainer, data)
@@ -193,8 +202,7 @@ def fit(cfg: DictConfig, trainer: pl.Trainer, module: CellModule, data: CellData
             logger.log_hyperparams(plain(cfg) | {"run": surroundings(data)})
     begin_from = resume_path(cfg)
     if begin_from is not None:
-        shards = isinstance(trainer.strategy, DeepSpeed) or getattr(trainer.strategy, "sharded_checkpoint", False)
-        require_same_run(begin_from, cfg, data.store.vocab.hash, folder=shards)
+        require_same_run(Path(begin_from), cfg, data.store.vocab.hash, trainer.strategy)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=begin_from, weights_only=True)
         save_last(trainer, output / "checkpoints" / "last.ckpt")

@@ -1,14 +1,18 @@
 """Which checkpoint a run continues from."""
 
+import json
 import logging
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
 from scfm.config import plain
-from scfm.strategy.folder import missing
+from scfm.strategy.deepspeed import DeepSpeed
+from scfm.strategy.folder import ABOUT, missing
 
 log = logging.getLogger(__name__)
 
@@ -60,27 +64,23 @@ def torn(path: Path) -> str | None:
     return None if wrong is None else f"wrong checksum in {wrong}"
 
 
-def require_same_run(path: str, cfg: DictConfig, vocab_hash: str, *, folder: bool) -> None:
+def require_same_run(path: Path, cfg: DictConfig, vocab_hash: str, strategy: Any) -> None:
     """Refuse to resume from the checkpoint of another strategy, model or vocabulary.
 
     Args:
         path: the checkpoint.
         cfg: the config of this run.
         vocab_hash: of the store's vocabulary.
-        folder: whether this run's strategy reads folders of shards.
+        strategy: of this run's trainer.
 
     Raises:
         ValueError: naming what differs.
     """
-    if Path(path).is_dir() != folder:
-        kind = "a folder of shards" if Path(path).is_dir() else "a single file"
-        raise ValueError(
-            f"{path} is {kind}, which the strategy of this run does not resume from: take the strategy it was written "
-            "by, or begin from its weights with finetune.py init_from=..."
-        )
-    if folder:
-        return
-    about = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("scfm", {})
+    if path.is_dir():
+        about = json.loads((path / ABOUT).read_text()) if (path / ABOUT).is_file() else {}
+    else:
+        about = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("scfm", {})
+    _require_layout(path, about, strategy)
     if about.get("vocab_hash", vocab_hash) != vocab_hash:
         raise ValueError(
             f"{path} has the vocabulary {about['vocab_hash'][:12]}, the store {vocab_hash[:12]}: resume on the store "
@@ -94,3 +94,26 @@ def require_same_run(path: str, cfg: DictConfig, vocab_hash: str, *, folder: boo
         changed = [text for text in changed if not text.startswith(tuple(f"model.{key}=" for key in harmless))]
         if changed:
             raise ValueError(f"{path} is of another model: {', '.join(changed)}")
+
+
+def _require_layout(path: Path, about: Mapping[str, Any], strategy: Any) -> None:
+    """The strategy reads what lies there: a file, or a folder of its own kind and, by ZeRO, of as many ranks."""
+    deepspeed = isinstance(strategy, DeepSpeed)
+    reads = strategy.kind if deepspeed or getattr(strategy, "sharded_checkpoint", False) else None
+    instead = (
+        f"or begin from its weights: scfm-consolidate checkpoint={path}, then finetune.py init_from={path}"
+        if path.is_dir()
+        else f"or begin from its weights: finetune.py init_from={path}"
+    )
+    if path.is_dir() != (reads is not None) or about.get("kind", reads) != reads:
+        kind = f"a folder of shards ({about.get('kind', 'of an unknown strategy')})" if path.is_dir() else "a file"
+        raise ValueError(
+            f"{path} is {kind}, which the strategy of this run does not resume from: take the strategy it was written "
+            f"by, {instead}"
+        )
+    world = about.get("world", strategy.world_size)
+    if deepspeed and world != strategy.world_size:
+        raise ValueError(
+            f"{path} was written by {world} processes, and ZeRO resumes on as many alone; this run has "
+            f"{strategy.world_size}: take {world} again, {instead}"
+        )

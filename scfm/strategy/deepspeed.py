@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning.strategies import DeepSpeedStrategy
 from torch import nn
 
-from scfm.strategy.folder import swap_in
+from scfm.strategy.folder import about_of, swap_in
 from scfm.strategy.whole import allocate, built_on_first_rank, send_buffers
 
 
@@ -61,6 +61,7 @@ class DeepSpeed(DeepSpeedStrategy):
             timeout=timedelta(minutes=timeout_minutes),
         )
         self._engine: Any = None
+        self.kind = f"deepspeed_zero{stage}"
         assert isinstance(self.config, dict)
         self.config["zero_force_ds_cpu_optimizer"] = False
         if stage == 3:
@@ -141,7 +142,8 @@ class DeepSpeed(DeepSpeedStrategy):
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         """Write the folder aside, and rename it when every rank's part is on disk."""
         final = Path(self.broadcast(filepath))
-        with swap_in(final, first=self.is_global_zero, barrier=self.barrier) as aside:
+        about = about_of(checkpoint, self.kind, self.world_size)
+        with swap_in(final, first=self.is_global_zero, barrier=self.barrier, about=about) as aside:
             super().save_checkpoint(checkpoint, aside, storage_options)
 
     def skip_step(self) -> None:

@@ -34,8 +34,12 @@ class SafeFiles(TorchCheckpointIO):
             return
         self.wait()
         copy = apply_to_collection(checkpoint, Tensor, _on_host)
+        self.later(lambda: write(copy, Path(path)))
+
+    def later(self, work: Callable[[], None]) -> None:
+        """Do something in the background; after :meth:`wait`, so that there is one such thing at a time."""
         self._thread = self._thread or ThreadPoolExecutor(max_workers=1, thread_name_prefix="save")
-        self._pending = self._thread.submit(write, copy, Path(path))
+        self._pending = self._thread.submit(work)
 
     def wait(self) -> None:
         """Wait for the save in the background, and raise what went wrong in it."""

@@ -7,13 +7,16 @@ from typing import Any
 
 import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
-from torch import nn
+from torch import distributed, nn
+from torch.distributed.checkpoint import async_save
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
-from scfm.strategy.folder import swap_in
+from scfm.strategy.folder import about_of, open_aside, settle, swap_in
 from scfm.strategy.whole import built_on_first_rank, send_buffers
 
+#: Lightning's name for what a folder of shards holds beside them.
+METADATA = "meta.pt"
 _STEPS = ("training_step", "validation_step", "test_step", "predict_step")
 
 
@@ -32,6 +35,9 @@ class FSDP2(ModelParallelStrategy):
         timeout_minutes: how long a collective may take.
     """
 
+    #: Of its checkpoint folders; they are read by any number of ranks.
+    kind = "fsdp2"
+
     def __init__(
         self, *, sharded_checkpoint: bool = False, reshard_after_forward: bool = True, timeout_minutes: float = 30.0
     ) -> None:
@@ -43,6 +49,7 @@ class FSDP2(ModelParallelStrategy):
         )
         self.reshard_after_forward = reshard_after_forward
         self.sharded_checkpoint = sharded_checkpoint
+        self._writers: Any = None  # a process group of their own: training uses the other at the same time
 
     def setup_environment(self) -> None:
         """All devices shard together: one data-parallel dimension over nodes and devices."""
@@ -80,13 +87,42 @@ class FSDP2(ModelParallelStrategy):
         )
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        """A file as always; a folder is written aside and renamed when every rank's part is on disk."""
-        if not self._save_distributed_checkpoint:
+        """A file as always; a folder is written aside and renamed when every rank's part is on disk.
+
+        With ``files.asynchronous`` torch's distributed checkpoint copies the shards to host memory, and writes them
+        while training goes on.
+        """
+        if not self.sharded_checkpoint:
             super().save_checkpoint(checkpoint, filepath, storage_options)
             return
         final = Path(self.broadcast(filepath))
-        with swap_in(final, first=self.is_global_zero, barrier=self.barrier) as aside:
+        about = about_of(checkpoint, self.kind, self.world_size)
+        if getattr(self.checkpoint_io, "asynchronous", False):
+            self._save_in_background(checkpoint, final, about)
+            return
+        with swap_in(final, first=self.is_global_zero, barrier=self.barrier, about=about) as aside:
             super().save_checkpoint(checkpoint, aside, storage_options)
+
+    def _save_in_background(self, checkpoint: dict[str, Any], final: Path, about: dict[str, Any]) -> None:
+        """Each rank waits for its own part, and the first, whose write ends when all have, renames the folder."""
+        files: Any = self.checkpoint_io
+        files.wait()
+        self._writers = self._writers or distributed.new_group(backend="gloo")
+        self.barrier()  # the folder of a save before this one is settled
+        aside = open_aside(final, first=self.is_global_zero)
+        self.barrier()
+        state = {"state_dict": checkpoint.pop("state_dict")}
+        state |= {f"optimizer_{i}": part for i, part in enumerate(checkpoint.pop("optimizer_states", []))}
+        if self.is_global_zero:
+            torch.save(checkpoint, aside / METADATA)
+        written: Any = async_save(state, checkpoint_id=aside, process_group=self._writers)
+
+        def finish() -> None:
+            written.result()
+            if self.is_global_zero:
+                settle(aside, final, about)
+
+        files.later(finish)
 
 
 def _layers(module: nn.Module) -> list[nn.Module]:

@@ -39,6 +39,11 @@ def test_a_strategy_whose_package_is_missing(train, monkeypatch):
         train("strategy=deepspeed_zero2")
 
 
+def test_deepspeed_does_not_save_in_the_background(train):
+    with pytest.raises(ValueError, match="files.asynchronous=true works with single, ddp and fsdp2"):
+        train("strategy=deepspeed_zero2", "files.asynchronous=true")
+
+
 def test_a_step_of_fewer_micro_batches_than_devices(train):
     with pytest.raises(ValueError, match=r"do not divide over 4 processes; change data.tokens_per_batch"):
         train("strategy=deepspeed_zero3", "trainer.devices=4", "data.tokens_per_step=512")
@@ -52,7 +57,10 @@ class TestResumingFromAnother:
 
     def test_strategy(self, train, tmp_path):
         (tmp_path / "shards.ckpt").mkdir()
-        with pytest.raises(ValueError, match="a folder of shards, which the strategy of this run does not resume from"):
+        with pytest.raises(
+            ValueError,
+            match=r"a folder of shards \(of an unknown strategy\), which the strategy of this run does not resume from",
+        ):
             train("trainer.max_steps=2", f"ckpt_path={tmp_path}/shards.ckpt")
 
 

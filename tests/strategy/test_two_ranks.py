@@ -1,5 +1,6 @@
 """Two ranks by every strategy are the run of one process; its checkpoints are read by everything."""
 
+import itertools
 import json
 import math
 
@@ -12,8 +13,9 @@ from transformers import AutoModelForMaskedLM
 import stoppable
 from ranks import finish, start_ranks
 from scfm import checkpoint
+from scfm.module import CellModule
 from scfm.run.restore import restore_backbone
-from support import SMALL, command
+from support import SMALL, command, write_made_store
 
 pytestmark = pytest.mark.distributed
 
@@ -34,8 +36,29 @@ def folder(made_store, tmp_path_factory):
     stoppable.run(store, f"{folder}/unchanged", *stoppable.CHANGING, "trainer.max_steps=12")
     stoppable.run(store, changing, *stoppable.CHANGING, "trainer.max_steps=5")
     finish(start_ranks(two_ranks_script(), made_store, folder), seconds=180)
+    finish(start_ranks(two_ranks_script(), made_store, folder, world=1), seconds=60)
     stoppable.run(store, changing, *stoppable.CHANGING, "trainer.max_steps=12", "ckpt_path=last")
     return folder
+
+
+@pytest.fixture(scope="module")
+def second_rank_in_parts(made_store, tmp_path_factory):
+    """One process that does what a second rank short of memory does: every other micro-batch in two parts."""
+    folder, fitting, turn = tmp_path_factory.mktemp("parts"), CellModule._fitting, itertools.cycle((1, 2))
+
+    def alternating(self, batch):
+        self.parts = next(turn)
+        return fitting(self, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CellModule, "_fitting", alternating)
+        command("train", f"store={made_store}", f"output={folder}", *SMALL, *COMMON)
+    return folder
+
+
+def test_a_rank_whose_memory_runs_out_in_the_backward_pass_loses_no_step(folder, second_rank_in_parts):
+    assert differ(weights(folder / "out_of_memory"), weights(second_rank_in_parts)) < TOLERANCE
+    assert differ(weights(folder / "out_of_memory"), weights(folder / "ddp")) > TOLERANCE, "it was done in parts"
 
 
 def two_ranks_script():
@@ -63,8 +86,9 @@ def test_next_gene_prediction_too(folder, name):
     assert differ(weights(folder / "ar_single"), weights(folder / f"ar_{name}")) < TOLERANCE
 
 
-def test_ddp_is_bit_by_bit_one_process(folder):
-    assert differ(weights(folder / "single"), weights(folder / "ddp")) == 0
+@pytest.mark.parametrize("name", ["ddp", "ddp_apart"])
+def test_ddp_is_bit_by_bit_one_process(folder, name):
+    assert differ(weights(folder / "single"), weights(folder / name)) == 0
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -74,12 +98,12 @@ def test_the_first_loss_is_that_of_a_uniform_guess(folder, name):
     assert first == pytest.approx(math.log(44), abs=0.15)
 
 
-@pytest.mark.parametrize("name", ["fsdp2", "fsdp2_sharded", "deepspeed_zero2", "deepspeed_zero3"])
+@pytest.mark.parametrize("name", ["fsdp2", "fsdp2_sharded", "fsdp2_async", "deepspeed_zero2", "deepspeed_zero3"])
 def test_stopped_and_resumed(folder, name):
     assert differ(weights(folder / name), weights(folder / f"stopped_{name}")) < TOLERANCE
 
 
-@pytest.mark.parametrize("name", ["ddp", "fsdp2", "deepspeed_zero2", "deepspeed_zero3"])
+@pytest.mark.parametrize("name", ["ddp", "ddp_apart", "fsdp2", "deepspeed_zero2", "deepspeed_zero3"])
 def test_one_unhealthy_rank_skips_the_step_of_all(folder, name):
     assert differ(weights(folder / "one_step"), weights(folder / f"unhealthy_{name}")) < TOLERANCE
 
@@ -106,6 +130,36 @@ def test_finetune_reads_it(folder, made_store, tmp_path, name):
 def test_one_rank_then_two_then_one_sees_the_same_cells(folder):
     assert cells(folder / "changing") == cells(folder / "unchanged")
     assert differ(weights(folder / "changing"), weights(folder / "unchanged")) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["fsdp2", "fsdp2_sharded"])
+def test_a_divided_run_goes_on_with_fewer_ranks(folder, name):
+    assert differ(weights(folder / name), weights(folder / f"alone_{name}")) < TOLERANCE
+
+
+class TestAFolderOfAnotherRunIsRefusedBeforeTraining:
+    SHARDS = ("strategy=fsdp2", "strategy.sharded_checkpoint=true")
+
+    def refused(self, folder, store, tmp_path, name, *overrides):
+        begun = folder / f"stopped_{name}" / "checkpoints" / "last.ckpt"
+        command("train", f"store={store}", f"output={tmp_path}", *SMALL, *COMMON, f"ckpt_path={begun}", *overrides)
+
+    def test_zero_on_another_number_of_ranks(self, folder, made_store, tmp_path):
+        with pytest.raises(ValueError, match=r"by 2 processes, .* this run has 1: .*scfm-consolidate checkpoint="):
+            self.refused(folder, made_store, tmp_path, "deepspeed_zero2", "strategy=deepspeed_zero2")
+
+    def test_another_stage(self, folder, made_store, tmp_path):
+        with pytest.raises(ValueError, match=r"a folder of shards \(deepspeed_zero2\), which the strategy of this run"):
+            self.refused(folder, made_store, tmp_path, "deepspeed_zero2", "strategy=deepspeed_zero3")
+
+    def test_another_model(self, folder, made_store, tmp_path):
+        with pytest.raises(ValueError, match=r"another model: model.width=16 \(was 32\)"):
+            self.refused(folder, made_store, tmp_path, "fsdp2_sharded", *self.SHARDS, "model.width=16")
+
+    def test_another_vocabulary(self, folder, tmp_path):
+        other = write_made_store(tmp_path / "other", n_genes=30).path
+        with pytest.raises(ValueError, match="has the vocabulary .* the store .*: resume on the store"):
+            self.refused(folder, other, tmp_path, "fsdp2_sharded", *self.SHARDS)
 
 
 def cells(folder):

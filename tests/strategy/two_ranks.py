@@ -1,4 +1,7 @@
-"""Everything two ranks must do together, in one pair of processes: ``two_ranks.py STORE FOLDER``."""
+"""Everything two ranks must do together, in one pair of processes: ``two_ranks.py STORE FOLDER``.
+
+One process alone resumes what they did by a strategy that divides the model.
+"""
 
 import os
 import sys
@@ -20,13 +23,15 @@ COMMON = (
     "schedule=constant",
 )
 STRATEGIES = {
-    "ddp": (),
-    "fsdp2": (),
+    "ddp": ("strategy=ddp",),
+    "ddp_apart": ("strategy=ddp", "strategy.overlap=false"),
+    "fsdp2": ("strategy=fsdp2",),
     "fsdp2_sharded": ("strategy=fsdp2", "strategy.sharded_checkpoint=true"),
-    "deepspeed_zero1": (),
-    "deepspeed_zero2": (),
-    "deepspeed_zero3": ("strategy.persistence_threshold=0",),
-    "deepspeed_zero3_offload": ("strategy.persistence_threshold=0",),
+    "fsdp2_async": ("strategy=fsdp2", "strategy.sharded_checkpoint=true", "files.asynchronous=true"),
+    "deepspeed_zero1": ("strategy=deepspeed_zero1",),
+    "deepspeed_zero2": ("strategy=deepspeed_zero2",),
+    "deepspeed_zero3": ("strategy=deepspeed_zero3", "strategy.persistence_threshold=0"),
+    "deepspeed_zero3_offload": ("strategy=deepspeed_zero3_offload", "strategy.persistence_threshold=0"),
 }
 
 
@@ -34,20 +39,38 @@ def strategies(store: str, folder: str) -> None:
     """The run of one process, by every strategy; zero3, fsdp2 and ddp also for next-gene prediction."""
     for name, options in STRATEGIES.items():
         began = time.perf_counter()
-        chosen = () if name == "fsdp2_sharded" else (f"strategy={name}",)
-        train(store, f"{folder}/{name}", *COMMON, *chosen, *options)
+        train(store, f"{folder}/{name}", *COMMON, *options)
         print(f"{name} took {time.perf_counter() - began:.1f} s", flush=True)
     for name in ("ddp", "fsdp2", "deepspeed_zero3"):
-        train(store, f"{folder}/ar_{name}", *COMMON, f"strategy={name}", "objective=ar", *STRATEGIES[name])
+        train(store, f"{folder}/ar_{name}", *COMMON, "objective=ar", *STRATEGIES[name])
 
 
 def resume_by_strategy(store: str, folder: str) -> None:
     """Stopped after two steps and resumed to four."""
-    for name in ("fsdp2", "fsdp2_sharded", "deepspeed_zero2", "deepspeed_zero3"):
-        chosen = () if name == "fsdp2_sharded" else (f"strategy={name}",)
-        options = (*COMMON, *chosen, *STRATEGIES[name], "callbacks.checkpoint.every_n_train_steps=1")
+    for name in ("fsdp2", "fsdp2_sharded", "fsdp2_async", "deepspeed_zero2", "deepspeed_zero3"):
+        options = (*COMMON, *STRATEGIES[name], "callbacks.checkpoint.every_n_train_steps=1")
         train(store, f"{folder}/stopped_{name}", *options, "trainer.max_steps=2")
         train(store, f"{folder}/stopped_{name}", *options, "ckpt_path=last")
+
+
+def out_of_memory(store: str, folder: str) -> None:
+    """The memory of the second rank runs out in its first backward pass; a fake allocator says so."""
+    forward, calls = MLM.forward, [0]
+
+    def limited(self: MLM, backbone, batch):
+        found = forward(self, backbone, batch)
+        calls[0] += 1
+        if calls[0] == 1 and os.environ["RANK"] == "1":
+            found["loss"].register_hook(_no_memory)
+        return found
+
+    MLM.forward = limited
+    train(store, f"{folder}/out_of_memory", *COMMON, *STRATEGIES["ddp_apart"])
+    MLM.forward = forward
+
+
+def _no_memory(gradient: torch.Tensor) -> None:
+    raise torch.OutOfMemoryError("fake: out of memory")
 
 
 def other_world(store: str, folder: str) -> None:
@@ -58,10 +81,17 @@ def other_world(store: str, folder: str) -> None:
     )  # fmt: skip
 
 
+def alone(store: str, folder: str) -> None:
+    """One rank takes the last step of a run that two began."""
+    for name in ("fsdp2", "fsdp2_sharded"):
+        begun = f"{folder}/stopped_{name}/checkpoints/step-3.ckpt"
+        train(store, f"{folder}/alone_{name}", *COMMON, *STRATEGIES[name], f"ckpt_path={begun}", "trainer.devices=1")
+
+
 def unhealthy(store: str, folder: str) -> None:
     """The loss of the second rank is not finite in the second step, by every way of skipping."""
     forward = MLM.forward
-    for name in ("ddp", "fsdp2", "deepspeed_zero2", "deepspeed_zero3"):
+    for name in ("ddp", "ddp_apart", "fsdp2", "deepspeed_zero2", "deepspeed_zero3"):
         calls = [0]
 
         def spoilt(self: MLM, backbone, batch, calls=calls):
@@ -73,7 +103,7 @@ def unhealthy(store: str, folder: str) -> None:
             return found
 
         MLM.forward = spoilt
-        options = ("trainer.max_steps=2", f"strategy={name}", "model.dropout=0.1", *STRATEGIES[name])
+        options = ("trainer.max_steps=2", "model.dropout=0.1", *STRATEGIES[name])
         train(store, f"{folder}/unhealthy_{name}", *COMMON, *options)
     MLM.forward = forward
 
@@ -85,11 +115,15 @@ def train(store: str, output: str, *overrides: str) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     try:
+        if os.environ["WORLD_SIZE"] == "1":
+            alone(sys.argv[1], sys.argv[2])
+            sys.exit()
         strategies(sys.argv[1], sys.argv[2])
         resume_by_strategy(sys.argv[1], sys.argv[2])
         unhealthy(sys.argv[1], sys.argv[2])
+        out_of_memory(sys.argv[1], sys.argv[2])
         other_world(sys.argv[1], f"{sys.argv[2]}/changing")
-    except BaseException:
+    except Exception:
         traceback.print_exc()
         sys.stdout.flush()
         os._exit(1)  # at once, so that the other rank does not wait
