@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy.sparse import csr_matrix, issparse
 
+#: Columns of var that hold gene symbols.
+SYMBOLS = ("feature_name", "gene_symbols", "gene_symbol", "gene_name", "symbol")
 N_GENES, N_COMPONENTS, LARGEST = 2000, 50, 10.0
 
 
@@ -20,15 +22,17 @@ class Expression:
         values: (B, G) CSR float32, log(1 + 10 000 · count / total).
         counts: (B, G) CSR, as stored.
         counts_from: where the counts were found.
+        genes: (G,) names, symbols where the file has them.
     """
 
     values: csr_matrix
     counts: csr_matrix
     counts_from: str
+    genes: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=object))
 
     def of(self, rows: np.ndarray) -> Expression:
         """Only some of the cells."""
-        return Expression(self.values[rows], self.counts[rows], self.counts_from)
+        return replace(self, values=self.values[rows], counts=self.counts[rows])
 
     def scaled(self, rows: np.ndarray | None = None, n_genes: int = N_GENES) -> np.ndarray:
         """Highly variable genes at mean 0 and variance 1, cut at ±10 (Seurat's and scanpy's recipe).
@@ -71,10 +75,10 @@ def read_expression(adata: AnnData, layer: str | None = None) -> Expression:
         ValueError: no such layer, or no counts (non-negative whole numbers) anywhere.
     """
     seen = []
-    for name, matrix in _places(adata, layer):
+    for name, matrix, genes in _places(adata, layer):
         counts = csr_matrix(matrix) if issparse(matrix) else csr_matrix(np.asarray(matrix))
         if _are_counts(counts):
-            return Expression(_log_normalise(counts), counts, name)
+            return Expression(_log_normalise(counts), counts, name, _symbols(genes))
         seen.append(name)
     raise ValueError(
         f"no counts for the baselines: looked into {', '.join(seen)} and found values that are negative, not whole or "
@@ -109,22 +113,27 @@ def variable_genes(values: csr_matrix, n_genes: int) -> np.ndarray:
     return np.sort(order[: min(n_genes, int(np.isfinite(score).sum()))])
 
 
-def _places(adata: AnnData, layer: str | None) -> list[tuple[str, object]]:
+def _places(adata: AnnData, layer: str | None) -> list[tuple[str, object, pd.DataFrame]]:
     if layer is not None:
         if layer not in adata.layers:
             have = ", ".join(str(name) for name in adata.layers) or "none"
             raise ValueError(f"layer={layer!r} is not in the file; its layers are: {have}")
-        return [(f'layers["{layer}"]', adata.layers[layer])]
-    places: list[tuple[str, object]] = []
+        return [(f'layers["{layer}"]', adata.layers[layer], adata.var)]
+    places: list[tuple[str, object, pd.DataFrame]] = []
     if "counts" in adata.layers:
-        places.append(('layers["counts"]', adata.layers["counts"]))
+        places.append(('layers["counts"]', adata.layers["counts"], adata.var))
     if adata.raw is not None:
-        places.append(("raw.X", adata.raw.X))
+        places.append(("raw.X", adata.raw.X, adata.raw.var))
     if adata.X is not None:
-        places.append(("X", adata.X))
+        places.append(("X", adata.X, adata.var))
     if not places:
         raise ValueError("the file has no matrix at all: no X, no raw.X, no layers; the baselines need counts")
     return places
+
+
+def _symbols(genes: pd.DataFrame) -> np.ndarray:
+    column = next((name for name in SYMBOLS if name in genes), None)
+    return np.asarray(genes.index if column is None else genes[column].astype(str), dtype=object)
 
 
 def _are_counts(counts: csr_matrix) -> bool:

@@ -5,14 +5,20 @@ versions, of scIB itself and of Open Problems are not comparable with these.
 """
 
 import logging
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
+from scipy.sparse import triu
 from scipy.sparse.csgraph import connected_components
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from scfm.evaluate.kbet import kbet_per_label
 from scfm.evaluate.lisi import cilisi, clisi, ilisi
+from scfm.evaluate.need import need
 from scfm.evaluate.neighbors import Neighbors, find_neighbors
 from scfm.evaluate.silhouette import bras, codes_of, isolated_labels, silhouette_label, silhouette_samples
 
@@ -28,6 +34,33 @@ def nmi_ari(embedding: np.ndarray, labels: np.ndarray, seed: int = 0) -> tuple[f
     n_labels = int(labels.max()) + 1
     clusters = KMeans(n_labels, n_init=5, random_state=seed).fit_predict(embedding)
     return float(normalized_mutual_info_score(labels, clusters)), float(adjusted_rand_score(labels, clusters))
+
+
+def leiden_nmi(neighbors: Neighbors, labels: np.ndarray, seed: int = 0) -> float:
+    """NMI of labels with Leiden clusters of the 15-NN graph, of the resolution (0.2, 0.4, ... 2.0) that agrees best.
+
+    Raises:
+        ModuleNotFoundError: igraph is not installed.
+    """
+    igraph = need("igraph", '"scfm-framework[evaluate]"')
+    graph = triu(neighbors.nearest(15).connectivities(), k=1).tocoo()
+    network = igraph.Graph(n=len(labels), edges=np.column_stack([graph.row, graph.col]).tolist())
+    found = []
+    for resolution in np.arange(0.2, 2.01, 0.2):
+        with _seeded(igraph, seed):
+            parts = network.community_leiden("modularity", weights=graph.data, resolution=resolution, n_iterations=2)
+        found.append(normalized_mutual_info_score(labels, parts.membership))
+    return float(max(found))
+
+
+@contextmanager
+def _seeded(igraph: Any, seed: int) -> Iterator[None]:
+    """What igraph draws from is Python's random module, unless it is given another generator."""
+    igraph.set_random_number_generator(random.Random(seed))
+    try:
+        yield
+    finally:
+        igraph.set_random_number_generator(random)
 
 
 def graph_connectivity(neighbors: Neighbors, labels: np.ndarray) -> float:
@@ -73,6 +106,7 @@ def integration_scores(
     *,
     seed: int = 0,
     n_jobs: int = 1,
+    leiden: bool = False,
 ) -> dict[str, float]:
     """All metrics of one embedding.
 
@@ -83,6 +117,7 @@ def integration_scores(
         unintegrated: (B, D') what PCR compares with, PCA by custom.
         seed: of k-means.
         n_jobs: threads for neighbours.
+        leiden: also ``nmi_leiden``, in no mean.
 
     Returns:
         Each metric of ``BIO`` and ``BATCH``, ``cilisi`` (in no mean), ``bio`` and ``batch`` means and
@@ -99,6 +134,8 @@ def integration_scores(
     samples = silhouette_samples(embedding, labels)
     found |= {"silhouette_label": silhouette_label(samples), "clisi": clisi(near, labels)}
     found["nmi"], found["ari"] = nmi_ari(embedding, labels, seed)
+    if leiden:
+        found["nmi_leiden"] = leiden_nmi(near, labels, seed)
     if batch is not None:
         found |= {
             "isolated_labels": isolated_labels(samples, labels, batch),

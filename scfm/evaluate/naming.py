@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,16 @@ import numpy as np
 import pandas as pd
 
 from scfm.evaluate.annotation import annotation_scores, bootstrap, interval
+from scfm.evaluate.cost import Cost
 from scfm.evaluate.folds import Fold, make_folds, read_split
 from scfm.evaluate.probe import Calls, Features, Model, cross_predict, fixed, linear, majority, nearest
 from scfm.evaluate.table import Cells
 
 logger = logging.getLogger(__name__)
+
+PROBE = ", linear probe"
+#: Seeds of the few-shot draws.
+REPEATS = 5
 
 
 @dataclass(frozen=True)
@@ -24,20 +29,33 @@ class Naming:
 
     Attributes:
         calls: by method, each over all test cells.
-        scores: methods × metrics, with the interval of the macro-F1 and seconds.
+        scores: methods × metrics, with the interval of the macro-F1, seconds and megabytes.
         draws: bootstrapped macro-F1 by method.
         ours: the methods that use the embedding or the head.
+        beside: the methods that use embeddings it is compared with.
         split: in words, who was tested on what.
+        shots: macro-F1 by method, share of the labels and seed; empty where none was asked for.
     """
 
     calls: dict[str, Calls]
     scores: pd.DataFrame
     draws: dict[str, np.ndarray]
     ours: list[str]
+    beside: list[str]
     split: str
+    shots: pd.DataFrame
 
 
-def name_cells(cells: Cells, embedding: str, *, split: Path | None, n_folds: int, n_draws: int, seed: int) -> Naming:
+def name_cells(
+    cells: Cells,
+    embedding: str,
+    *,
+    split: Path | None,
+    n_folds: int,
+    n_draws: int,
+    seed: int,
+    shots: Sequence[float] = (),
+) -> Naming:
     """Probe the embedding and run the simple methods on the same cells.
 
     Args:
@@ -47,6 +65,7 @@ def name_cells(cells: Cells, embedding: str, *, split: Path | None, n_folds: int
         n_folds: of the cross-validation, by group where there are groups.
         n_draws: bootstrap resamples.
         seed: of folds and resamples.
+        shots: shares of the training labels for few-shot curves.
 
     Returns:
         Calls and scores of every method.
@@ -55,12 +74,14 @@ def name_cells(cells: Cells, embedding: str, *, split: Path | None, n_folds: int
         ValueError: see :func:`scfm.evaluate.folds.make_folds` and :func:`scfm.evaluate.folds.read_split`.
     """
     folds, text = _folds(cells, split, n_folds, seed)
-    calls, seconds = {}, {}
-    for name, (features, model) in _methods(cells, embedding, seed).items():
-        began = time.perf_counter()
-        calls[name] = cross_predict(features, model, cells.codes, folds)
-        seconds[name] = time.perf_counter() - began
-    ours = [name for name in calls if name.startswith(embedding)]
+    calls, costs = {}, {}
+    methods = _methods(cells, embedding, seed)
+    for name, (features, model) in methods.items():
+        with Cost() as cost:
+            calls[name] = cross_predict(features, model, cells.codes, folds)
+        costs[name] = (cost.seconds, cost.megabytes)
+    ours = [name for name in calls if name.startswith(f"{embedding},")]
+    beside = [name for name in calls if name.removesuffix(PROBE) in cells.others]
     if cells.called is not None and split is not None:
         calls["fine-tuned head"] = _head_calls(cells, folds[0][1])
         ours.insert(0, "fine-tuned head")
@@ -73,21 +94,62 @@ def name_cells(cells: Cells, embedding: str, *, split: Path | None, n_folds: int
         low, high = interval(draws[name])
         found = annotation_scores(cells.codes, own, len(cells.classes))
         rows[name] = {"macro_f1": found.pop("macro_f1"), "low": low, "high": high, **found}
-        rows[name]["seconds"] = seconds.get(name, float("nan"))
+        rows[name]["seconds"], rows[name]["megabytes"] = costs.get(name, (float("nan"), float("nan")))
     scores = pd.DataFrame.from_dict(rows, orient="index").sort_values("macro_f1", ascending=False)
-    return Naming(calls, scores, draws, ours, text)
+    return Naming(calls, scores, draws, ours, beside, text, few_shots(cells, methods, folds, shots, seed))
 
 
 def _methods(cells: Cells, embedding: str, seed: int) -> dict[str, tuple[Features, Model]]:
     expression = cells.expression
     ours = fixed(cells.embedding)
     return {
-        f"{embedding}, linear probe": (ours, linear),
+        f"{embedding}{PROBE}": (ours, linear),
         f"{embedding}, 15 nearest": (ours, nearest),
+        **{f"{name}{PROBE}": (fixed(values), linear) for name, values in cells.others.items()},
         "logistic regression on HVGs": (expression.scaled, linear),
         "15 nearest on PCA": (lambda train: expression.principal_components(train, seed), nearest),
         "majority class": (ours, majority),
     }
+
+
+def few_shots(
+    cells: Cells,
+    methods: Mapping[str, tuple[Features, Model]],
+    folds: Sequence[Fold],
+    shares: Sequence[float],
+    seed: int,
+) -> pd.DataFrame:
+    """How good each method is with part of the training labels.
+
+    Args:
+        cells: with labels.
+        methods: features and model of each; features may use all training cells, labelled or not.
+        folds: the first one is used.
+        shares: of its labelled training cells, drawn anew five times; at least one cell of each class stays.
+        seed: of the draws; all methods get the same ones.
+
+    Returns:
+        Columns ``method, share, seed, macro_f1``.
+    """
+    rows = []
+    train, test = folds[0]
+    for name, (features, model) in methods.items() if shares else ():
+        values = features(train)
+        for share in shares:
+            for repeat in range(REPEATS if share < 1 else 1):
+                drawn = few(train, cells.codes, share, seed + repeat)
+                own = cross_predict(fixed(values), model, cells.codes, [(drawn, test)])
+                score = annotation_scores(cells.codes, own, len(cells.classes))["macro_f1"]
+                rows.append((name, share, seed + repeat, score))
+    return pd.DataFrame(rows, columns=["method", "share", "seed", "macro_f1"])
+
+
+def few(rows: np.ndarray, codes: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """A share of some cells, at random, with at least one of each class."""
+    order = np.random.default_rng(seed).permutation(rows)
+    kept = order[: max(1, round(share * len(order)))]
+    _, first = np.unique(codes[order], return_index=True)
+    return np.sort(np.union1d(kept, order[first]))
 
 
 def _folds(cells: Cells, split: Path | None, n_folds: int, seed: int) -> tuple[list[Fold], str]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
 from scfm.evaluate.expression import Expression, read_expression
+from scfm.evaluate.times import read_times
+from scfm.head.trajectory.base import PSEUDOTIME
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +32,12 @@ class Cells:
         group: (B,) names; None where single cells are split.
         called: (B,) the head's own calls; None where there are none.
         confidence: (B,) how sure they are.
+        others: further embeddings to compare with, (B, D') each, by name.
+        condition: (B,) names, "" where missing; None without such a column.
+        finer: (B,) names of subtypes, "" where missing; None without such a column.
+        times: (B,) known times or ranks of stages, NaN where unknown; None without such a column.
+        stages: names of the stages by rank; empty where times are numbers.
+        pseudotime: (B,) the head's own, NaN where missing; None where there is none.
     """
 
     names: np.ndarray
@@ -41,13 +50,30 @@ class Cells:
     group: np.ndarray | None
     called: np.ndarray | None
     confidence: np.ndarray | None
+    others: Mapping[str, np.ndarray] = field(default_factory=dict)
+    condition: np.ndarray | None = None
+    finer: np.ndarray | None = None
+    times: np.ndarray | None = None
+    stages: tuple[str, ...] = ()
+    pseudotime: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
 
 def read_cells(
-    adata: AnnData, *, embedding: str, label: str | None, batch: str | None, group: str | None, layer: str | None
+    adata: AnnData,
+    *,
+    embedding: str,
+    label: str | None,
+    batch: str | None,
+    group: str | None,
+    layer: str | None,
+    beside: Sequence[str] = (),
+    condition: str | None = None,
+    finer: str | None = None,
+    time: str | None = None,
+    stages: list[str] | None = None,
 ) -> Cells:
     """Check an AnnData and take out what the evaluation reads.
 
@@ -58,6 +84,11 @@ def read_cells(
         batch: obs column of experimental batches.
         group: obs column that must not be on both sides of a split; None takes ``batch``.
         layer: where the counts are; None finds them.
+        beside: further keys of ``obsm``.
+        condition: obs column of a condition.
+        finer: obs column of subtypes.
+        time: obs column of known times or stages.
+        stages: its categories from first to last; None: numbers.
 
     Returns:
         The cells.
@@ -66,8 +97,8 @@ def read_cells(
         ValueError: no such embedding or column, an embedding with NaN, one batch or one class only, neither label nor
             batch, or no counts.
     """
-    if label is None and batch is None:
-        raise ValueError("nothing to judge by: give label=COLUMN (cell types), batch=COLUMN, or both")
+    if label is None and batch is None and time is None:
+        raise ValueError("nothing to judge by: give label=COLUMN (cell types), batch=COLUMN, time=COLUMN or several")
     names = _column(adata, label, "label") if label else None
     batches = _column(adata, batch, "batch") if batch else None
     groups = _column(adata, group, "group") if group else batches
@@ -76,6 +107,7 @@ def read_cells(
         _check_batches(batches, names, str(batch))
     values = _embedding(adata, embedding)
     own = f"scfm_{label}"
+    times, named = (None, ()) if time is None else read_times(_column(adata, time, "time"), time, stages)
     has_calls = own in adata.obs and f"{own}_confidence" in adata.obs
     return Cells(
         names=np.asarray(adata.obs_names, dtype=object),
@@ -88,6 +120,12 @@ def read_cells(
         group=groups,
         called=_text(adata.obs[own]) if has_calls else None,
         confidence=adata.obs[f"{own}_confidence"].to_numpy(dtype=np.float64) if has_calls else None,
+        others={name: _embedding(adata, name) for name in beside if name != embedding},
+        condition=_column(adata, condition, "condition") if condition else None,
+        finer=_column(adata, finer, "finer") if finer else None,
+        times=times,
+        stages=named,
+        pseudotime=adata.obs[PSEUDOTIME].to_numpy(dtype=np.float64) if PSEUDOTIME in adata.obs else None,
     )
 
 
@@ -108,6 +146,11 @@ def thin(cells: Cells, rows: np.ndarray) -> Cells:
         group=pick(cells.group),
         called=pick(cells.called),
         confidence=pick(cells.confidence),
+        others={name: values[rows] for name, values in cells.others.items()},
+        condition=pick(cells.condition),
+        finer=pick(cells.finer),
+        times=pick(cells.times),
+        pseudotime=pick(cells.pseudotime),
     )
 
 

@@ -63,3 +63,37 @@ def integration_verdict(scores: pd.DataFrame, ours: str, baselines: list[str], s
         plain = scores.loc["PCA", score]
         text += f", {'better' if own > plain else 'no better'} than unintegrated PCA ({plain:.3f})"
     return text + (", no better than PCA." if best == "PCA" else ".")
+
+
+def pretraining_verdict(scores: pd.DataFrame, ours: list[str], frozen: str, untrained: str) -> list[str]:
+    """What pretraining and fine-tuning were worth: the same probe on the frozen and on an untrained backbone.
+
+    Args:
+        scores: methods × metrics, with probes on some of the two.
+        ours: the methods that use the embedding or the head.
+        frozen: name of the backbone before fine-tuning.
+        untrained: name of the backbone of the same shape with random weights.
+
+    Returns:
+        A sentence, or none where neither was scored.
+    """
+    found = {
+        name: float(scores.loc[f"{name}, linear probe", "macro_f1"])
+        for name in (untrained, frozen)
+        if f"{name}, linear probe" in scores.index
+    }
+    if not found:
+        return []
+    best = scores.loc[ours, "macro_f1"].idxmax()
+    steps = [f"{value:.3f} with {name}" for name, value in found.items()]
+    text = f"A linear probe reaches {' and '.join(steps)}; {best} {scores.loc[best, 'macro_f1']:.3f}"
+    worth = scores.loc[best, "macro_f1"] > max(found.values())
+    return [text + ("." if worth else ": the training in between has brought nothing here.")]
+
+
+def ordering_verdict(scores: pd.DataFrame, ours: list[str]) -> str:
+    """Which ordering agrees best with the known times, and whether a simple one does as well."""
+    own, best = scores.loc[ours, "spearman"].idxmax(), scores["spearman"].drop(index=ours).idxmax()
+    mine, other = scores.loc[own, "spearman"], scores.loc[best, "spearman"]
+    how = "above" if mine > other else "no better than"
+    return f"Ordering: {own} has a Spearman correlation of {mine:.3f} with the known times, {how} {best} ({other:.3f})."

@@ -7,12 +7,14 @@ shapes, so that colour alone never has to carry a difference.
 from scfm.plot.cells import draw_cells, maps, umap
 from scfm.plot.classes import confusion_matrix, rejection_curve, reliability_diagram
 from scfm.plot.figure import make_figure, render, save, write
-from scfm.plot.scores import score_bars, stage_violins
+from scfm.plot.scores import score_bars, shot_curves, stage_violins
 from scfm.plot.training import training_curves
+from scfm.plot.trends import gene_trends, smoothed
 
 __all__ = [
     "confusion_matrix",
     "draw_cells",
+    "gene_trends",
     "make_figure",
     "maps",
     "rejection_curve",
@@ -20,6 +22,8 @@ __all__ = [
     "render",
     "save",
     "score_bars",
+    "shot_curves",
+    "smoothed",
     "stage_violins",
     "training_curves",
     "umap",

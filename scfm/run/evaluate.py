@@ -5,10 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import anndata
+from anndata import AnnData
 from omegaconf import DictConfig
 
+from scfm.checkpoint import Checkpoint, read
 from scfm.config import plain
+from scfm.data.read import open_cells
 from scfm.evaluate.compare import evaluate
+from scfm.run.backbones import backbones, corpora
 
 log = logging.getLogger(__name__)
 
@@ -17,15 +21,44 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     """Read the file, evaluate, say where the report lies."""
     options = plain(cfg)
     source, output = Path(options.pop("input")), Path(options.pop("output"))
-    split = options.pop("split")
+    split, checkpoint = options.pop("split"), options.pop("checkpoint")
     if not source.is_file():
         raise FileNotFoundError(f"input={source} does not exist; scfm-embed writes such a file")
     try:
         adata = anndata.read_h5ad(source)
     except OSError as error:
         raise ValueError(f"{source} is not a readable .h5ad file ({error}); write it again with scfm-embed") from error
-    result = evaluate(
-        adata, output=output, split=Path(split) if split else None, about={"input": str(source)}, **options
-    )
+    made_by = _checkpoint(adata, checkpoint)
+    if split is None and made_by is not None and made_by.command == "finetune" and options["label"] is not None:
+        log.warning(
+            "This embedding was fine-tuned by %s, perhaps on these very cells and labels: give "
+            "split=RUN/split.csv, so that only its test cells are judged.",
+            made_by.path,
+        )
+    extra = {} if made_by is None else _compared_with(made_by, source, options)
+    about = {"input": str(source), "checkpoint": None if made_by is None else str(made_by.path)}
+    result = evaluate(adata, output=output, split=Path(split) if split else None, about=about, **extra, **options)
     log.info("Report: %s", output / "report.html")
     return result
+
+
+def _checkpoint(adata: AnnData, wanted: str | None) -> Checkpoint | None:
+    """The checkpoint that made the embedding: the one the file names, for ``auto``, where it is still there."""
+    if wanted is None:
+        return None
+    if wanted != "auto":
+        return read(wanted)
+    path = adata.uns.get("scfm", {}).get("checkpoint")
+    if path is None or not Path(path).exists():
+        log.info("The checkpoint of this embedding is not known or gone: no comparison with untrained backbones.")
+        return None
+    return read(path)
+
+
+def _compared_with(checkpoint: Checkpoint, source: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Encoders and corpora of a checkpoint, where its tokenizer can read the counts of the file."""
+    with open_cells(source, layer=options["layer"], counts="lognorm_ok") as cells:
+        genes, fits = list(cells.genes), cells.is_counts
+    if not fits:
+        return {}
+    return {"encoders": backbones(checkpoint, genes, options["seed"]), "corpora": corpora(checkpoint, genes)}

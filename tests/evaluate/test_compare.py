@@ -34,6 +34,25 @@ def test_leaves_tables_pictures_and_a_report(make_adata, tmp_path):
     np.testing.assert_array_equal(adata.obsm["X_scfm"], before.obsm["X_scfm"])
 
 
+def test_conditions_subtypes_few_labels_and_other_embeddings(make_adata, tmp_path):
+    adata = make_adata()
+    adata.obs["treated"] = np.array(["no", "yes"])[np.arange(240) // 12 % 2]
+    adata.obs["subtype"] = adata.obs["type"].astype(str) + adata.obs["treated"]
+    adata.obsm["X_other"] = np.random.default_rng(0).normal(size=(240, 4))
+    result = evaluate(
+        adata, output=tmp_path, label="type", batch="donor", condition="treated", finer="subtype", beside=["X_other"],
+        shots=[0.25, 1.0], **QUICK,
+    )  # fmt: skip
+    table = result["correction"]
+    assert set(table) == {"X_scfm", "X_other", "PCA"}
+    assert table["PCA"]["kept_neighbors"] == 1.0
+    assert table["X_other"]["condition_auc"] < 0.65
+    assert result["annotation"]["X_other, linear probe"]["macro_f1"] < 0.6
+    assert 0.5 < result["scaled"]["X_scfm"]["bio"] <= 1.05
+    assert (tmp_path / "few_shot.png").stat().st_size > 1000
+    assert result["annotation"]["X_scfm, linear probe"]["seconds"] > 0
+
+
 def test_says_so_when_the_embedding_knows_nothing(make_adata, tmp_path):
     adata = make_adata()
     adata.obsm["X_scfm"] = np.random.default_rng(0).normal(size=(240, 8))

@@ -1,0 +1,101 @@
+"""Tables of scores: made, put on a scale, written."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scfm.evaluate.integration import integration_scores
+from scfm.evaluate.silhouette import codes_of
+from scfm.evaluate.structure import consensus_distances, ksim, neighbor_overlap, scgraph
+from scfm.evaluate.table import Cells, thin
+
+logger = logging.getLogger(__name__)
+
+
+def score_embeddings(
+    cells: Cells,
+    embeddings: Mapping[str, np.ndarray],
+    rows: np.ndarray,
+    *,
+    seed: int = 0,
+    n_jobs: int = 1,
+    leiden: bool = False,
+) -> pd.DataFrame:
+    """Embeddings × metrics, over the labelled ones of the given cells.
+
+    Besides :func:`scfm.evaluate.integration.integration_scores`: ``scgraph``, ``ksim`` and ``kept_neighbors``, the
+    share of each cell's 30 nearest cells of its own batch that PCA has too.
+    """
+    rows, labels, batch = judged_groups(cells, rows)
+    consensus = None
+    if labels is not None and batch is not None:
+        consensus = consensus_distances(thin(cells, rows).expression, codes_of(labels), batch)
+    plain = embeddings["PCA"][rows]
+    table = {}
+    for name, values in embeddings.items():
+        found = integration_scores(values[rows], labels, batch, plain, seed=seed, n_jobs=n_jobs, leiden=leiden)
+        found["kept_neighbors"] = neighbor_overlap(plain, values[rows], batch)
+        if labels is not None:
+            found["ksim"] = ksim(values[rows], labels)
+        if consensus is not None and labels is not None:
+            found["scgraph"] = scgraph(values[rows], codes_of(labels), consensus)["scgraph"]
+        table[name] = found
+    return pd.DataFrame.from_dict(table, orient="index")
+
+
+def judged_groups(cells: Cells, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """The labelled ones of some cells, their class codes and their batches; None where there are none, or one batch."""
+    if cells.labels is not None:
+        rows = rows[cells.codes[rows] >= 0]
+    labels = cells.codes[rows] if cells.labels is not None else None
+    batch = cells.batch[rows] if cells.batch is not None else None
+    if batch is not None and len(set(batch)) < 2:
+        logger.warning("the judged cells are all of one batch: no batch scores")
+        batch = None
+    return rows, labels, batch
+
+
+def control_scaled(scores: pd.DataFrame, controls: list[str]) -> pd.DataFrame:
+    """(x − worst control) / (best control − worst control), metric by metric, as Open Problems scales.
+
+    Args:
+        scores: embeddings × metrics, larger is better.
+        controls: rows that know nothing, or only the answer.
+
+    Returns:
+        The same without the controls: 0 is as bad as the worst control, 1 as good as the best. NaN where the controls
+        do not differ.
+    """
+    low, high = scores.loc[controls].min(), scores.loc[controls].max()
+    return (scores.drop(index=controls) - low) / (high - low).where(high > low, np.nan)
+
+
+def plain(table: pd.DataFrame) -> dict[str, dict[str, float | None]]:
+    """A table as what JSON can hold: {row: {column: number, or None}}."""
+    return {
+        str(name): {column: None if pd.isna(value) else float(value) for column, value in row.items()}
+        for name, row in table.iterrows()
+    }
+
+
+def write_scores(output: Path, result: Mapping[str, Any], tables: tuple[str, ...]) -> list[str]:
+    """``scores.json``, and ``scores.csv`` with a line for each (table, method, metric)."""
+    rows = [
+        (table, method, metric, value)
+        for table in tables
+        for method, found in result[table].items()
+        for metric, value in found.items()
+    ]
+    frame = pd.DataFrame(rows, columns=["table", "method", "metric", "value"])
+    for name, text in (("scores.csv", frame.to_csv(index=False)), ("scores.json", json.dumps(result, indent=1))):
+        part = output / f".{name}"
+        part.write_text(text, encoding="utf-8")
+        part.replace(output / name)
+    return [str(output / "scores.csv"), str(output / "scores.json")]
