@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from scfm.types import Ragged
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Survey:
         embedding: (n, D) float32, frozen: the pretrained backbone's.
         obs: (n,) each: the columns that the head names in ``labels``; class codes (-1 = missing) or numbers.
         names: (n,) names of the cells.
+        tokens: gives the token ids of some of the cells, by their place 0 to n - 1; None where there are none.
     """
 
     rows: np.ndarray
@@ -27,6 +30,7 @@ class Survey:
     embedding: np.ndarray
     obs: Mapping[str, np.ndarray] = field(default_factory=dict)
     names: Sequence[str] = ()
+    tokens: Callable[[np.ndarray], Ragged] | None = None
 
     def __post_init__(self) -> None:
         lost = np.isnan(self.embedding).any(axis=1)

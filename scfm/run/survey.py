@@ -46,4 +46,5 @@ def survey(backbone: Backbone, data: CellData) -> Survey:
         embedding=embedding,
         obs={label: data.store.obs(label)[rows] for label in data.labels},
         names=data.store.names(rows),
+        tokens=lambda places: data.store.gather(rows[places], data.max_length),
     )

@@ -29,9 +29,8 @@ class Cells:
 
     def batch(self, rows, seed=0, counts=False) -> Batch:
         rows = np.asarray(rows)
-        offsets = np.concatenate([[0], np.cumsum([len(self.tokens[row]) for row in rows])])
         packed = pack(
-            Ragged(np.concatenate([self.tokens[row] for row in rows]), offsets),
+            self.ragged(rows),
             rows,
             obs={name: values[rows] for name, values in self.obs.items()},
             seed=seed,
@@ -45,6 +44,10 @@ class Cells:
     def __len__(self):
         return len(self.tokens)
 
+    def ragged(self, rows) -> Ragged:
+        offsets = np.concatenate([[0], np.cumsum([len(self.tokens[row]) for row in rows])])
+        return Ragged(np.concatenate([self.tokens[row] for row in rows]), offsets)
+
     def survey(self, backbone, train=None) -> Survey:
         with torch.inference_mode():
             embedding = embed(backbone.eval(), self.batch(range(len(self))), VOCAB).numpy().copy()
@@ -54,6 +57,7 @@ class Cells:
             embedding=embedding,
             obs=dict(self.obs),
             names=[f"cell{i}" for i in range(len(self))],
+            tokens=self.ragged,
         )
 
 

@@ -12,20 +12,26 @@ from torch import Tensor, nn
 from scfm.head.annotation.column import Column
 from scfm.head.annotation.pseudo import pseudo_label_loss
 from scfm.head.annotation.score import scores
-from scfm.head.pool import embed
+from scfm.head.state import CellState
+from scfm.head.survey import Survey
 from scfm.types import Backbone, Batch, Metrics, Spec
 
 
 class Classifier(nn.Module):
     """Names the class of each cell, for one or several label columns at once.
 
-    The loss is the sum over the columns of the weighted cross-entropy of their labelled cells. Where labels are
-    missing, cells can take part through pseudo-labels (:mod:`scfm.head.annotation.pseudo`). Metrics and outputs of
-    the first column have plain names, those of the others end in ``/column``.
+    Where the backbone reads a cell in depth, ``genes`` components of its ranked genes stand beside (a wide and a deep
+    path, Cheng et al. 2016); a linear classifier begins at the logistic regression of both (a head that starts at
+    random first spoils the pretrained weights, Kumar et al. 2022). The loss is the sum over the columns of the weighted
+    cross-entropy of their labelled cells. Where labels are missing, cells can take part through pseudo-labels
+    (:mod:`scfm.head.annotation.pseudo`). Metrics and outputs of the first column have plain names, those of the others
+    end in ``/column``.
 
     Args:
         spec: classes, their counts, width, vocabulary.
         label: obs column, or several.
+        genes: linear components of the cell's genes beside the embedding; 0 leaves them out.
+        probe: begin at a logistic regression on the frozen backbone; without effect where there is a hidden layer.
         hidden: width of a hidden layer; 0 for a linear classifier.
         dropout: before each linear layer.
         class_weights: weigh the classes inversely to their frequency, within a factor of ten.
@@ -47,6 +53,8 @@ class Classifier(nn.Module):
         spec: Spec,
         *,
         label: str | list[str],
+        genes: int = 64,
+        probe: bool = True,
         hidden: int = 0,
         dropout: float = 0.1,
         class_weights: bool = True,
@@ -68,11 +76,21 @@ class Classifier(nn.Module):
         self.labels = (label,) if isinstance(label, str) else tuple(label)
         if not self.labels or len(set(self.labels)) != len(self.labels):
             raise ValueError(f"head.label={list(self.labels)}; expected one obs column or several different ones")
-        self.vocab, self.reject = spec.vocab, reject
+        self.state, self.probe, self.reject = CellState(spec, genes), probe, reject
         self.pseudo_weight, self.pseudo_confidence, self.token_drop = pseudo_weight, pseudo_confidence, token_drop
         self.columns = nn.ModuleList(  # type: ignore[assignment]
-            Column(spec, name, hidden=hidden, dropout=dropout, class_weights=class_weights) for name in self.labels
+            Column(spec, name, self.state.width, hidden=hidden, dropout=dropout, class_weights=class_weights)
+            for name in self.labels
         )
+
+    def prepare(self, survey: Survey) -> None:
+        """Fit the components of genes on the training cells, and begin where a logistic regression ends."""
+        self.state.prepare(survey)
+        if not self.probe:
+            return
+        states = self.state.of(survey)[survey.train]
+        for column in self.columns:
+            column.begin_at(states, survey.obs[column.label][survey.train])
 
     def __call__(self, backbone: Backbone, batch: Batch) -> Metrics:
         """``loss``, ``accuracy`` of the labelled cells of each column, and ``n_targets`` of the first."""
@@ -155,8 +173,8 @@ class Classifier(nn.Module):
         return found
 
     def _logits(self, backbone: Backbone, batch: Batch) -> list[Tensor]:
-        embedding = embed(backbone, batch, self.vocab)
-        return [column(embedding) for column in self.columns]
+        state = self.state(backbone, batch)
+        return [column(state) for column in self.columns]
 
     def _key(self, name: str, i: int) -> str:
         return name if i == 0 else f"{name}/{self.labels[i]}"

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scfm.head.annotation.calibrate import fit_temperature, fit_thresholds
+from scfm.head.annotation.logistic import logistic_regression
 from scfm.head.annotation.score import labelled, softmax
 from scfm.types import Spec
 
@@ -80,8 +81,9 @@ class Column(nn.Module):
     """Scores one label column from cell embeddings.
 
     Args:
-        spec: classes, counts and the embedding's width.
+        spec: classes and counts.
         label: obs column.
+        width: D of what :meth:`forward` is given.
         hidden: width of one hidden layer; 0 for a linear classifier.
         dropout: before each linear layer.
         class_weights: weigh the classes inversely to their frequency.
@@ -98,22 +100,37 @@ class Column(nn.Module):
     temperature: Tensor
     thresholds: Tensor
 
-    def __init__(self, spec: Spec, label: str, *, hidden: int, dropout: float, class_weights: bool) -> None:
+    def __init__(self, spec: Spec, label: str, width: int, *, hidden: int, dropout: float, class_weights: bool) -> None:
         super().__init__()
         counts = check_classes(spec, label)
         self.label, self.names = label, spec.classes[label]
-        width, n_classes = spec.width, len(self.names)
+        n_classes = len(self.names)
         inner = [nn.Dropout(dropout), nn.Linear(width, hidden), nn.GELU()] if hidden else []
-        self.norm = nn.LayerNorm(width)
         self.layers = nn.Sequential(*inner, nn.Dropout(dropout), nn.Linear(hidden or width, n_classes))
         weight = class_weight(counts) if class_weights else np.ones(n_classes)
         self.register_buffer("weight", torch.tensor(weight, dtype=torch.float32))
         self.register_buffer("temperature", torch.ones(()))
         self.register_buffer("thresholds", torch.zeros(n_classes))
 
-    def forward(self, embedding: Tensor) -> Tensor:
+    def forward(self, state: Tensor) -> Tensor:
         """Scores, (B, D) -> (B, C) float32."""
-        return self.layers(self.norm(embedding.to(self.norm.weight.dtype))).float()
+        return self.layers(state).float()
+
+    def begin_at(self, states: np.ndarray, truth: np.ndarray) -> None:
+        """Start from the logistic regression of the labelled cells, where the classifier is linear.
+
+        Args:
+            states: (n, D) of training cells.
+            truth: (n,) class codes, -1 where missing.
+        """
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        if len(self.layers) > 2 or len(np.unique(truth[truth >= 0])) < 2:
+            return
+        weight, bias = logistic_regression(states[truth >= 0], truth[truth >= 0], len(self.names))
+        with torch.no_grad():
+            last.weight.copy_(torch.from_numpy(weight))
+            last.bias.copy_(torch.from_numpy(bias))
 
     def loss(self, logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
         """Weighted cross-entropy over the labelled cells (-1 = missing), and how many of them there are.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
@@ -10,12 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scfm.head.perceptron import perceptron
-from scfm.head.pool import embed
+from scfm.head.state import CellState
+from scfm.head.survey import Survey
 from scfm.head.trajectory.label import check_fate
 from scfm.types import Backbone, Batch, Metrics, Spec
 
 #: What scfm-embed writes.
 PSEUDOTIME, STAGE, FATES = "scfm_pseudotime", "scfm_stage", "X_scfm_fates"
+
+#: The head's steps before fine-tuning: cells of one, learning rate, weight decay.
+WARM_UP_CELLS, WARM_UP_RATE, WARM_UP_DECAY = 128, 2e-3, 0.1
 
 
 class Trajectory(nn.Module):
@@ -25,6 +30,8 @@ class Trajectory(nn.Module):
         spec: what only the run knows.
         label: obs column that orders the cells; None where none does.
         fate: obs column that names the terminal state of terminal cells; None leaves fates out.
+        genes: linear components of the cell's genes beside the backbone's embedding; 0 leaves them out.
+        warm_up: steps that the head takes alone, on the frozen backbone, before fine-tuning begins.
         hidden: width of the hidden layer; 0 for a linear network.
         dropout: before each linear layer.
 
@@ -39,17 +46,54 @@ class Trajectory(nn.Module):
     metric: ClassVar[str] = "spearman"
     needs: ClassVar[str] = "genes alone: new cells pass the backbone and the head, whatever else is embedded"
 
-    def __init__(self, spec: Spec, *, label: str | None, fate: str | None, hidden: int, dropout: float) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        label: str | None,
+        fate: str | None,
+        genes: int,
+        warm_up: int,
+        hidden: int,
+        dropout: float,
+    ) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
             raise ValueError(f"head.dropout={dropout}; expected a share, 0 <= dropout < 1")
-        self.vocab, self.label, self.fate = spec.vocab, label, fate
+        if warm_up < 0:
+            raise ValueError(f"head.warm_up={warm_up}; expected a number of steps, 0 or more")
+        self.state, self.warm_up = CellState(spec, genes), warm_up
+        self.label, self.fate = label, fate
         self.fates = check_fate(spec, fate)
         self.labels = tuple(name for name in (label, fate) if name is not None)
         self.learnt = self.labels
-        sizes = [spec.width, *([hidden] if hidden else [])]
-        self.line = perceptron([*sizes, 1], dropout=dropout)
-        self.branches = perceptron([*sizes, len(self.fates)], dropout=dropout) if self.fates else None
+        sizes = [self.state.width, *([hidden] if hidden else [])]
+        self.line = perceptron([*sizes, 1], dropout=dropout, norm=False)
+        self.branches = perceptron([*sizes, len(self.fates)], dropout=dropout, norm=False) if self.fates else None
+
+    def prepare(self, survey: Survey) -> None:
+        """Fit the components of genes on the training cells."""
+        self.state.prepare(survey)
+
+    def begin(self, survey: Survey, known: np.ndarray, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Train the head alone on what the frozen backbone sees, lest it first spoil it (Kumar et al. 2022).
+
+        Args:
+            survey: all cells.
+            known: (n,) bool, training cells whose truth is known.
+            loss: of states (m, D) and of their places (m,) among the known.
+        """
+        states = torch.from_numpy(self.state.of(survey)[known])
+        own = [parameter for name, parameter in self.named_parameters() if not name.startswith("state.")]
+        optimizer = torch.optim.AdamW(own, lr=WARM_UP_RATE, weight_decay=WARM_UP_DECAY)
+        generator = torch.Generator().manual_seed(0)
+        self.train()
+        for _ in range(self.warm_up if len(states) else 0):
+            rows = torch.randperm(len(states), generator=generator)[:WARM_UP_CELLS]
+            optimizer.zero_grad()
+            loss(states[rows], rows).backward()
+            optimizer.step()
+        self.zero_grad(set_to_none=True)
 
     def place(self, state: Tensor) -> Tensor:
         """Where cell embeddings (B, D) are on the line, (B,) float32."""
@@ -65,7 +109,7 @@ class Trajectory(nn.Module):
     @torch.no_grad()
     def predict(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
         """``pseudotime`` (B,) and, with fates, ``fates`` (B, K) probabilities; needs no labels."""
-        state = embed(backbone, batch, self.vocab)
+        state = self.state(backbone, batch)
         found = self.outputs(state)
         if self.branches is not None:
             found["fates"] = self.branches(state).float().softmax(1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scfm.head.pool import embed
+from scfm.head.survey import Survey
 from scfm.head.trajectory.base import STAGE, Trajectory, with_fates
 from scfm.head.trajectory.label import ordered_stages, spearman
 from scfm.types import Backbone, Batch, Metrics, Spec
@@ -26,6 +26,8 @@ class Ordinal(Trajectory):
         label: obs column of the stages.
         stages: its categories from first to last; null takes the order of numbers.
         fate: obs column that names the terminal state of terminal cells; null leaves it out.
+        genes: see :class:`~scfm.head.trajectory.base.Trajectory`.
+        warm_up: likewise.
         hidden: width of the hidden layer; 0 for a linear network.
         dropout: before each linear layer.
         fate_weight: weight of the fates.
@@ -43,17 +45,27 @@ class Ordinal(Trajectory):
         label: str,
         stages: list[str] | None = None,
         fate: str | None = None,
+        genes: int = 64,
+        warm_up: int = 300,
         hidden: int = 128,
         dropout: float = 0.1,
         fate_weight: float = 1.0,
     ) -> None:
-        super().__init__(spec, label=label, fate=fate, hidden=hidden, dropout=dropout)
+        super().__init__(spec, label=label, fate=fate, genes=genes, warm_up=warm_up, hidden=hidden, dropout=dropout)
         self.stages, self.fate_weight = ordered_stages(spec, label, stages), fate_weight
         rank = [self.stages.index(name) for name in spec.classes[label]]
         self.register_buffer("rank", torch.tensor(rank), persistent=False)
         n = len(self.stages) - 1
         self.first = nn.Parameter(torch.tensor(-(n - 1) / 2.0))
         self.steps = nn.Parameter(torch.full((n - 1,), math.log(math.e - 1)))  # softplus of it is 1
+
+    def prepare(self, survey: Survey) -> None:
+        """Fit the components of genes on the training cells, and begin."""
+        super().prepare(survey)
+        codes = survey.obs[str(self.label)]
+        known = survey.train & (codes >= 0)
+        truth = self.rank.cpu()[torch.from_numpy(codes[known])]
+        self.begin(survey, known, lambda state, rows: self.loss(self.logits(state), truth[rows]))
 
     @property
     def thresholds(self) -> Tensor:
@@ -62,7 +74,7 @@ class Ordinal(Trajectory):
 
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
         """``loss``, ``accuracy``, ``error`` in stages, ``n_targets``: the cells with a stage."""
-        state = embed(backbone, batch, self.vocab)
+        state = self.state(backbone, batch)
         codes = batch.obs[str(self.label)]
         known = codes >= 0
         logits, truth = self.logits(state)[known], self.rank[codes[known]]

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scfm.head.pool import embed
 from scfm.head.survey import Survey, looked_up, nearest, scattered
 from scfm.head.trajectory.base import Trajectory, pair_accuracy, pairwise_order
 from scfm.head.trajectory.diffusion import absorption, diffusion_pseudotime, extreme_cell, neighbour_graph, rank_scaled
@@ -22,9 +21,10 @@ log = logging.getLogger(__name__)
 
 
 class Pseudotime(Trajectory):
-    """Diffusion pseudotime on the frozen embedding, regressed (DPT: Haghverdi et al. 2016, through scanpy).
+    """Diffusion pseudotime on the cells' gene components, regressed (DPT: Haghverdi et al. 2016, through scanpy).
 
-    Before training, DPT from the root is computed on the training cells' neighbour graph and scaled to ranks in
+    Before training, DPT from the root is computed on the training cells' neighbour graph, in the space of the gene
+    components (of the frozen embedding where ``genes`` is 0), and scaled to ranks in
     [0, 1]; the loss is Huber(t̂, t) + ``order`` · mean log(1 + e^{−sign(t_i−t_j)(t̂_i−t̂_j)/s}). Held-out cells are
     judged by the mean of their nearest training cells. Cells that the root does not reach are missing, not 0. With
     ``fate``, probabilities of ending in each terminal state are computed on the same graph and learned by
@@ -37,6 +37,9 @@ class Pseudotime(Trajectory):
         root_label: obs column of the root type.
         fate: obs column that names the terminal state of terminal cells; null leaves it out.
         neighbours: of the graph.
+        genes: components of the space of the graph, and beside the embedding; see
+            :class:`~scfm.head.trajectory.base.Trajectory`.
+        warm_up: likewise.
         hidden: width of the hidden layer; 0 for a linear network.
         dropout: before each linear layer.
         order: weight of the pairwise term.
@@ -59,13 +62,17 @@ class Pseudotime(Trajectory):
         root_label: str | None = None,
         fate: str | None = None,
         neighbours: int = 15,
+        genes: int = 32,
+        warm_up: int = 300,
         hidden: int = 128,
         dropout: float = 0.1,
         order: float = 0.1,
         softness: float = 0.1,
         fate_weight: float = 1.0,
     ) -> None:
-        super().__init__(spec, label=root_label, fate=fate, hidden=hidden, dropout=dropout)
+        super().__init__(
+            spec, label=root_label, fate=fate, genes=genes, warm_up=warm_up, hidden=hidden, dropout=dropout
+        )
         if neighbours < 2 or softness <= 0 or min(order, fate_weight) < 0:
             raise ValueError(
                 f"head.neighbours={neighbours}, softness={softness}, order={order}, fate_weight={fate_weight}; "
@@ -85,14 +92,12 @@ class Pseudotime(Trajectory):
             ValueError: the root cell does not exist, or no training cell is of the root type.
             ImportError: scanpy is not installed.
         """
+        super().prepare(survey)
         train = np.flatnonzero(survey.train)
-        cells = neighbour_graph(survey.embedding[train], self.neighbours)
+        space = self.state.of(survey)[:, self.state.deep :] if self.state.bag.size else survey.embedding
+        cells = neighbour_graph(space[train], self.neighbours)
         time = rank_scaled(diffusion_pseudotime(cells, self._root(survey, train, cells)))
-        near = (
-            nearest(survey.embedding[~survey.train], survey.embedding[train], 5)
-            if len(train) < len(survey.rows)
-            else None
-        )
+        near = nearest(space[~survey.train], space[train], 5) if len(train) < len(survey.rows) else None
         self.times = torch.from_numpy(
             scattered(survey.rows, _spread(time[:, None], survey.train, near)[:, 0], missing=np.nan)
         )
@@ -100,6 +105,15 @@ class Pseudotime(Trajectory):
             terminal = survey.obs[self.fate][train]
             ends = absorption(cells.obsp["connectivities"], time, terminal, len(self.fates))
             self.ends = torch.from_numpy(scattered(survey.rows, _spread(ends, survey.train, near), missing=np.nan))
+        known = survey.train.copy()
+        known[train] = np.isfinite(time)
+        truth = torch.from_numpy(time[np.isfinite(time)])
+        self.begin(survey, known, lambda state, rows: self.loss(self.place(state), truth[rows]))
+
+    def loss(self, predicted: Tensor, truth: Tensor) -> Tensor:
+        """Huber loss and order of pseudotimes, (B,) each."""
+        regression = F.huber_loss(predicted, truth, reduction="sum") / max(len(truth), 1)
+        return regression + self.order * pairwise_order(predicted / self.softness, truth)
 
     def _root(self, survey: Survey, train: np.ndarray, cells: object) -> int:
         """Its place among the training cells."""
@@ -117,14 +131,13 @@ class Pseudotime(Trajectory):
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
         """``loss``, ``error``, ``order_accuracy``, ``n_targets``: the cells that the root reaches."""
         assert len(self.times), "prepare(survey) computes the pseudotime before the first step"
-        state = embed(backbone, batch, self.vocab)
+        state = self.state(backbone, batch)
         truth = looked_up(self.times, batch.index, missing=np.nan)
         known = truth.isfinite()
         predicted, truth = self.place(state)[known], truth[known]
         n = known.sum()
-        regression = F.huber_loss(predicted, truth, reduction="sum") / n.clamp(min=1)
         metrics = {
-            "loss": regression + self.order * pairwise_order(predicted / self.softness, truth),
+            "loss": self.loss(predicted, truth),
             "error": (predicted - truth).abs().sum() / n.clamp(min=1),
             "order_accuracy": pair_accuracy(predicted, truth),
             "n_targets": n,

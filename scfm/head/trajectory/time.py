@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scfm.head.pool import embed
 from scfm.head.survey import Survey
 from scfm.head.trajectory.base import Trajectory, pair_accuracy, pairwise_order, with_fates
 from scfm.head.trajectory.label import numbers_of, spearman
@@ -29,6 +28,8 @@ class Time(Trajectory):
         label: obs column of the time: numbers, or categories that are numbers.
         fate: obs column of the lineage or terminal state, empty where unknown; null leaves it out.
         batch_key: obs column of experimental batches; warns where each has a single time.
+        genes: see :class:`~scfm.head.trajectory.base.Trajectory`.
+        warm_up: likewise.
         hidden: width of the hidden layer; 0 for a linear network.
         dropout: before each linear layer.
         order: weight of the pairwise term.
@@ -50,13 +51,15 @@ class Time(Trajectory):
         label: str,
         fate: str | None = None,
         batch_key: str | None = None,
+        genes: int = 64,
+        warm_up: int = 300,
         hidden: int = 128,
         dropout: float = 0.1,
         order: float = 0.1,
         softness: float = 0.1,
         fate_weight: float = 1.0,
     ) -> None:
-        super().__init__(spec, label=label, fate=fate, hidden=hidden, dropout=dropout)
+        super().__init__(spec, label=label, fate=fate, genes=genes, warm_up=warm_up, hidden=hidden, dropout=dropout)
         if softness <= 0 or min(order, fate_weight) < 0:
             raise ValueError(
                 f"head.softness={softness}, order={order}, fate_weight={fate_weight}; expected a number above 0 and "
@@ -72,11 +75,12 @@ class Time(Trajectory):
         self.register_buffer("span", torch.ones(()))
 
     def prepare(self, survey: Survey) -> None:
-        """Learn the range of the training cells' times; warn where batch and time cannot be told apart.
+        """Learn the range of the training cells' times, and begin; warn where batch and time cannot be told apart.
 
         Raises:
             ValueError: no time, or a single one.
         """
+        super().prepare(survey)
         times = self.times(torch.from_numpy(survey.obs[str(self.label)][survey.train])).numpy()
         known = np.isfinite(times)
         if len(np.unique(times[known])) < 2:
@@ -86,6 +90,10 @@ class Time(Trajectory):
         self.span.fill_(float(np.ptp(times[known])))
         if self.batch_key is not None:
             _warn_of_batches(times[known], survey.obs[self.batch_key][survey.train][known], self.batch_key)
+        chosen = survey.train.copy()
+        chosen[survey.train] = known
+        truth = torch.from_numpy((times[known] - self.low.item()) / self.span.item())
+        self.begin(survey, chosen, lambda state, rows: self.loss(self.place(state), truth[rows]))
 
     def times(self, values: Tensor) -> Tensor:
         """(B,) float32 times of the column's values, nan where missing."""
@@ -95,7 +103,7 @@ class Time(Trajectory):
 
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
         """``loss``, ``error`` in units of the range, ``order_accuracy``, ``n_targets``: the cells with a time."""
-        state = embed(backbone, batch, self.vocab)
+        state = self.state(backbone, batch)
         truth = (self.times(batch.obs[str(self.label)]) - self.low) / self.span
         known = truth.isfinite()
         predicted, truth = self.place(state)[known], truth[known]

@@ -14,7 +14,7 @@ from scfm.head.trajectory.ordinal import Ordinal
 from scfm.head.trajectory.pseudotime import Pseudotime
 from scfm.head.trajectory.time import Time
 
-SMALL = {"hidden": 16, "dropout": 0.0}
+SMALL = {"hidden": 16, "dropout": 0.0, "genes": 8, "warm_up": 0}
 STAGES = ["d0", "d1", "d2", "d3"]
 MAKERS = {
     "time": lambda spec: Time(spec, label="time", fate="fate", **SMALL),
@@ -110,7 +110,7 @@ def test_times_in_categories_are_numbers(spec, cells, tiny):
     torch.testing.assert_close(
         head.times(torch.tensor([1, -1, 0])), torch.tensor([2.5, torch.nan, 10.0]), equal_nan=True
     )
-    state = torch.randn(4, 32)
+    state = torch.randn(4, head.state.width)
     torch.testing.assert_close(head.eval().outputs(state)["time"], head.place(state) * 10)
     assert set(head.annotate({"pseudotime": np.zeros(1), "time": np.zeros(1)})) == {"scfm_pseudotime", "scfm_day"}
 
@@ -198,3 +198,35 @@ def test_held_out_cells_take_the_mean_of_their_training_neighbours(spec, cells, 
     head.prepare(cells.survey(tiny, train))
     assert torch.isfinite(head.times).all()
     assert sorted(head.times.numpy()[train]) == pytest.approx(np.linspace(0, 1, train.sum()), abs=0.02)
+
+
+@pytest.mark.parametrize("name", ["time", "ordinal", "pseudotime"])
+def test_warmed_up_the_head_knows_before_the_backbone_moves(name, spec, cells, tiny):
+    more = {"hidden": 16, "dropout": 0.0, "genes": 8, "warm_up": 100}
+    heads = {
+        "time": lambda: Time(spec, label="time", **more),
+        "ordinal": lambda: Ordinal(spec, label="stage", stages=STAGES, **more),
+        "pseudotime": lambda: Pseudotime(spec, root_type="d0", root_label="stage", **more),
+    }
+    head, train = heads[name](), np.arange(120) % 4 > 0
+    before = {key: value.clone() for key, value in tiny.state_dict().items()}
+    head.prepare(cells.survey(tiny, train))
+    held = cells.batch(np.flatnonzero(~train))
+    found = head.eval().predict(tiny, held)["pseudotime"].numpy()
+    assert spearmanr(found, cells.obs["time"][~train]).statistic > 0.85
+    assert all(torch.equal(before[key], value) for key, value in tiny.state_dict().items())
+
+
+def test_a_time_that_is_missing_takes_no_part_in_the_warm_up(spec, cells, tiny):
+    survey = cells.survey(tiny)
+    survey.obs["time"] = np.where(np.arange(120) < 60, np.nan, survey.obs["time"]).astype(np.float32)
+    head = Time(spec, label="time", hidden=0, dropout=0.0, genes=8, warm_up=20)
+    head.prepare(survey)
+    assert all(parameter.isfinite().all() for parameter in head.parameters())
+
+
+def test_refuses_a_negative_warm_up_and_components(spec):
+    with pytest.raises(ValueError, match="head.warm_up=-1"):
+        Time(spec, label="time", warm_up=-1)
+    with pytest.raises(ValueError, match="head.genes=-2"):
+        Time(spec, label="time", genes=-2)

@@ -1,0 +1,92 @@
+"""Gene components: two ways to compute them agree with each other and with a plain PCA; company does not matter."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+
+from scfm.head.bag import GeneBag, gene_scores, score_matrix
+from scfm.head.state import CellState
+from scfm.types import Ragged
+from scfm.vocab import Vocab
+
+VOCAB = Vocab(("<pad>", "<cls>", "<eos>", *(f"G{i}" for i in range(6))), {"pad": 0, "cls": 1, "eos": 2})
+
+
+def test_scores_by_hand():
+    cells = Ragged(np.array([1, 5, 3, 8, 2, 1, 4, 2]), np.array([0, 5, 8]))
+    gene = np.arange(9) > 2
+    expected = np.zeros((2, 9))
+    expected[0, [5, 3, 8]] = np.array([1, 1 - 1 / 6, 1 - 2 / 6]) / np.sqrt(3)
+    expected[1, 4] = 1
+    np.testing.assert_allclose(score_matrix(cells, gene).toarray(), expected, rtol=1e-6)
+
+
+def fitted(cells, tiny, spec, size=5):
+    bag = GeneBag(spec.vocab, size)
+    bag.prepare(cells.survey(tiny))
+    return bag
+
+
+def test_components_are_those_of_a_plain_pca(cells, tiny, spec):
+    bag = fitted(cells, tiny, spec)
+    scores = score_matrix(cells.ragged(range(120)), bag.gene.numpy() > 0).toarray()
+    oracle = PCA(5, svd_solver="full").fit_transform(scores)
+    ours = bag.of(cells.ragged(range(120)))
+    assert np.square(ours).mean() == pytest.approx(1, rel=1e-4)
+    for k in range(5):
+        assert abs(np.corrcoef(oracle[:, k], ours[:, k])[0, 1]) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_packed_batch_and_a_sparse_matrix_give_the_same(cells, tiny, spec):
+    bag, rows = fitted(cells, tiny, spec), [3, 77, 12]
+    packed = bag(cells.batch(rows))
+    np.testing.assert_allclose(packed.numpy(), bag.of(cells.ragged(rows)), atol=1e-5)
+    torch.testing.assert_close(bag(cells.batch([77])), packed[1:2], atol=1e-6, rtol=1e-5)
+
+
+def test_a_cell_without_genes_is_a_cell_of_zeros(cells, spec):
+    batch = cells.batch([0])
+    empty = replace(batch, ids=torch.tensor([2, 3]), boundaries=torch.tensor([0, 2], dtype=torch.int32))
+    assert not gene_scores(torch.zeros(2), empty).any()
+    assert GeneBag(spec.vocab, 4)(empty).isfinite().all()
+
+
+def test_only_training_cells_are_fitted_on(cells, tiny, spec):
+    train = np.arange(120) < 60
+    one, two = GeneBag(spec.vocab, 4), GeneBag(spec.vocab, 4)
+    survey = cells.survey(tiny, train)
+    one.prepare(survey)
+
+    def others_changed(places):
+        tokens = cells.ragged(places)
+        assert (np.asarray(places) < 60).all(), "a held-out cell was read"
+        return tokens
+
+    two.prepare(replace(survey, tokens=others_changed))
+    torch.testing.assert_close(one.rows, two.rows)
+
+
+def test_too_few_cells_leave_the_last_components_empty(cells, tiny, spec):
+    bag = GeneBag(spec.vocab, 10)
+    bag.prepare(cells.survey(tiny, np.arange(120) < 4))
+    assert bag.rows[:, :3].any(0).all()
+    assert not bag.rows[:, 3:].any()
+
+
+def test_refuses_a_survey_without_tokens(cells, tiny, spec):
+    with pytest.raises(ValueError, match="head.genes=4 needs the tokens of at least 3 training cells"):
+        GeneBag(spec.vocab, 4).prepare(replace(cells.survey(tiny), tokens=None))
+
+
+@pytest.mark.parametrize("genes", [0, 6])
+def test_surveyed_states_are_those_of_the_forward_pass(genes, cells, tiny, spec):
+    state = CellState(spec, genes)
+    survey = cells.survey(tiny)
+    state.prepare(survey)
+    with torch.inference_mode():
+        forward = state(tiny, cells.batch(range(120)))
+    assert forward.shape == (120, 32 + genes)
+    np.testing.assert_allclose(state.of(survey), forward.numpy(), atol=1e-5)
