@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from scfm.tokenizer.gather import BAD_TOTAL, EMPTY, FINE, INFINITE, NAN, NEGATIVE, add_up, check, collect, take
+from scfm.tokenizer.gather import BAD_TOTAL, EMPTY, FINE, INFINITE, NAN, NEGATIVE, add_up, check, collect, scale, take
 from scfm.tokenizer.order import BUCKETS, compiled, order, place, repair, span
 from scfm.types import Ragged
 
@@ -69,13 +69,6 @@ def _work(size: int) -> _Work:
 
 
 @compiled
-def _divide(values: np.ndarray, medians: np.ndarray, n: int, total: float) -> None:
-    """((x / total) * 10000) / median in exactly this order."""
-    for i in range(n):
-        values[i] = values[i] / total * 10000.0 / medians[i]
-
-
-@compiled
 def _drop_zeros(values: np.ndarray, tokens: np.ndarray, n: int) -> int:
     kept = 0
     for i in range(n):
@@ -87,10 +80,8 @@ def _drop_zeros(values: np.ndarray, tokens: np.ndarray, n: int) -> int:
 
 
 @compiled
-def _rank_cell(n: int, total: float, scaled: bool, limit: int, work: _Work, out: np.ndarray) -> int:
+def _rank_cell(n: int, limit: int, work: _Work, out: np.ndarray) -> int:
     """Tokens of the ``n`` collected values, most expressed first, into ``out``; how many."""
-    if scaled:
-        _divide(work.values, work.medians, n, total)
     bits = work.values.view(np.int64)
     highest, lowest = span(bits, n)
     if lowest <= 0:
@@ -137,11 +128,13 @@ def _rank_block(
             return row, fault
         n = -1
         if direct:
-            n = take(indices, data, start, stop, columns, scales, work.values, work.medians, work.tokens)
+            n = take(indices, data, start, stop, columns, scales, total, work.values, work.medians, work.tokens)
         if n < 0:
             add_up(indices, data, start, stop, columns, work.dense, work.words)
             n = collect(work.dense, work.words, medians, work.values, work.medians, work.tokens)
-        n = _rank_cell(n, total, len(medians) > 0, limit, work, out[end + len(prefix) :])
+            if len(medians):
+                scale(work.values[:n], work.medians, total)
+        n = _rank_cell(n, limit, work, out[end + len(prefix) :])
         if n:
             out[end : end + len(prefix)] = prefix
             end += len(prefix) + n
