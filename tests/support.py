@@ -47,6 +47,13 @@ def write_made_store(
     )
 
 
+def checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of a folder."""
+    import hashlib
+
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(Path(folder).iterdir())}
+
+
 #: A model and a trainer small enough for a test.
 SMALL = (
     "model.layers=2",

@@ -11,7 +11,7 @@ from scfm.cli import CONFIGS, lenient
 from scfm.config import check, shipped
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-PAGES = ["README.md", "docs/launch.md", "docs/performance.md", "docs/store.md"]
+PAGES = ["README.md", "docs/launch.md", "docs/performance.md", "docs/scale.md", "docs/store.md"]
 COMMAND = re.compile(r"(?:scfm-(\w+)|(train|finetune)\.py)\s+([^`\n]*=[^`\n]*)")
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,16 +16,19 @@ from scfm.data import arrange
 from scfm.data.context import Context, context, release
 from scfm.data.encode import encode_part
 from scfm.data.finish import finish
-from scfm.data.fit import fit
+from scfm.data.fit import count, fit
 from scfm.data.labels import merge_columns
 from scfm.data.layout import VERSION
 from scfm.data.options import Options
 from scfm.data.pool import Dask, Local
+from scfm.data.share import Share, all_done, own_parts
 from scfm.data.steps import Steps
 from scfm.data.store import TokenStore
 from scfm.data.survey import check_genes, survey_file
 from scfm.data.work import Work
 from scfm.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
 
 #: Inputs below this are prepared by one process where ``workers`` is not given: starting others would take longer.
 SMALL = 200_000_000
@@ -42,6 +47,7 @@ class Job:
         on_error: what a bad file does.
         overwrite: replace an existing output, start over where an unfinished one differs.
         after: the store to which the inputs are added; None makes a new one.
+        share: which of several jobs this is; None does everything that is not done yet.
 
     Raises:
         ValueError: a value that is not among those expected.
@@ -55,8 +61,14 @@ class Job:
     on_error: Literal["stop", "skip"] = "stop"
     overwrite: bool = False
     after: TokenStore | None = None
+    share: Share | None = None
 
     def __post_init__(self) -> None:
+        if self.share is not None and self.on_error == "skip":
+            raise ValueError(
+                f"share={self.share} with on_error=skip: the other jobs would wait for a file that this one leaves "
+                "out; name the inputs without it"
+            )
         if self.on_error not in ("stop", "skip") or self.block_size < 1:
             raise ValueError(
                 f"on_error={self.on_error!r}, block_size={self.block_size}: expected stop or skip, and at least 1"
@@ -73,7 +85,7 @@ class Job:
         }
 
 
-def execute(job: Job, workers: int | None = None, executor: Local | Dask | None = None) -> TokenStore:
+def execute(job: Job, workers: int | None = None, executor: Local | Dask | None = None) -> TokenStore | None:
     """Carry out a job, or the rest of it.
 
     Args:
@@ -82,7 +94,7 @@ def execute(job: Job, workers: int | None = None, executor: Local | Dask | None 
         executor: where they run.
 
     Returns:
-        The store.
+        The store; None after a share of the work.
 
     Raises:
         FileExistsError, ValueError, RuntimeError, OSError: see :func:`scfm.data.prepare.prepare`.
@@ -95,16 +107,20 @@ def execute(job: Job, workers: int | None = None, executor: Local | Dask | None 
     job.output.parent.mkdir(parents=True, exist_ok=True)
     plan = job.plan(state)
     try:
-        with work.locked():
+        with work.locked(job.share):
             if work.published(plan):
-                work.tidy()
+                if job.share is None:
+                    work.tidy()
                 return TokenStore.open(job.output)
             if job.output.exists() and not job.overwrite and job.after is None:
                 raise FileExistsError(f"{job.output} exists; choose another output, or replace it with overwrite=true")
-            mark = work.begin(plan, job.overwrite)
+            mark = work.begin(plan, job.overwrite, together=job.share is not None)
             with (executor or Local()).open(workers) as engine:
                 first = 0 if job.after is None else len(job.after.files)
                 steps = Steps(work, mark, dict(enumerate(job.inputs, first)), engine, workers, job.on_error)
+                if job.share is not None:
+                    _do_share(job, job.share, steps, state)
+                    return None
                 _steps(job, steps, state)
             work.publish()
     except BaseException:
@@ -118,25 +134,52 @@ def execute(job: Job, workers: int | None = None, executor: Local | Dask | None 
 
 def _steps(job: Job, steps: Steps, state: dict[str, Any]) -> None:
     """All steps; at the end the store is whole in the working folder."""
-    work = steps.work
-    surveys = steps.each_file("survey", survey_file)
-    _require_files(steps)
-    _save_corpus(job, steps, surveys)
-    run = context(str(work.folder), steps.mark)
-    if not work.has("tokenizer"):
+    surveys, run = _surveyed(job, steps)
+    if not steps.work.has("tokenizer"):
         if not job.tokenizer.fitted:
             state = fit(job.tokenizer, steps, part_keys(run, steps.files), job.block_size).to_dict()
-        work.save("tokenizer", state)
+        steps.work.save("tokenizer", state)
     steps.each_file("genes", check_genes)
     _require_files(steps)
     keys, sizes = part_keys(run, steps.files)
-    parts = steps.run(
-        "parts", encode_part, keys, job.block_size, cells=sizes, valid=lambda record: _lies_there(run, record)
-    )
+    parts = _encode(job, steps, run, dict(zip(keys, sizes, strict=True)))
     _require_files(steps)
     if not any(record["part"]["cells"] for record in parts.values()):
         raise ValueError(f"no cell is left of {sum(sizes)}: {_reasons(parts)}")
     finish(steps, run, surveys, parts, job.after)
+
+
+def _do_share(job: Job, share: Share, steps: Steps, state: dict[str, Any]) -> None:
+    """A share of the parts; of the statistics first, where the tokenizer is to be fitted and they are not complete."""
+    _, run = _surveyed(job, steps)
+    keys, sizes = part_keys(run, steps.files)
+    own = own_parts(share, keys, sizes)
+    if not steps.work.has("tokenizer"):
+        if not job.tokenizer.fitted:
+            count(steps, (list(own), list(own.values())), job.block_size)
+            if not all_done(steps, "statistics", keys, share):
+                log.info("When all shares are counted, start each of them again.")
+                return
+            state = fit(job.tokenizer, steps, (keys, sizes), job.block_size).to_dict()
+        steps.work.save("tokenizer", state)
+    steps.run("genes", check_genes, sorted({key.split("-")[0] for key in own}))
+    _encode(job, steps, run, own)
+    if all_done(steps, "parts", keys, share):
+        log.info("All parts are done: the same command without share makes the store of them.")
+
+
+def _surveyed(job: Job, steps: Steps) -> tuple[dict[int, dict[str, Any]], Context]:
+    """The record of each file, and the run as workers know it."""
+    surveys = steps.each_file("survey", survey_file)
+    _require_files(steps)
+    _save_corpus(job, steps, surveys)
+    return surveys, context(str(steps.work.folder), steps.mark)
+
+
+def _encode(job: Job, steps: Steps, run: Context, parts: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    """The records of some parts, given by their keys and cells; what lies there is not done again."""
+    whole = partial(_lies_there, run)
+    return steps.run("parts", encode_part, list(parts), job.block_size, cells=list(parts.values()), valid=whole)
 
 
 def _save_corpus(job: Job, steps: Steps, surveys: Mapping[int, Mapping[str, Any]]) -> None:
@@ -150,6 +193,8 @@ def _save_corpus(job: Job, steps: Steps, surveys: Mapping[int, Mapping[str, Any]
         "cells_per_part": job.options.part_size(sum(cells.values())),
     }
     if steps.work.has("corpus") and steps.work.load("corpus") != corpus:
+        if job.share is not None:
+            raise ValueError(f"share={job.share} finds other cells or labels than the share that was started first")
         steps.work.forget()
     steps.work.save("corpus", corpus)
 

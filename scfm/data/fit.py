@@ -28,12 +28,16 @@ def fit(tokenizer: Tokenizer, steps: Steps, parts: tuple[list[str], list[int]], 
     Raises:
         ValueError: no file has a gene that is known.
     """
-    keys, cells = parts
-    records = steps.run("statistics", count_part, keys, block_size, cells=cells)
     total = GeneStatistics()
-    for key in records:
+    for key in count(steps, parts, block_size):
         total.merge(GeneStatistics.load(steps.work.folder / "statistics" / f"{key}.npz"))
     return tokenizer.fit(total)
+
+
+def count(steps: Steps, parts: tuple[list[str], list[int]], block_size: int) -> dict[str, dict[str, Any]]:
+    """Gather the statistics of some parts where they are not there; the records, see :func:`fit` for the arguments."""
+    keys, cells = parts
+    return steps.run("statistics", count_part, keys, block_size, cells=cells)
 
 
 def count_part(folder: str, mark: str, key: str, block_size: int) -> dict[str, Any]:

@@ -3,10 +3,13 @@
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from scfm.data.arrow import read_json
 from scfm.vocab import Vocab
@@ -69,11 +72,19 @@ def fingerprint(records: Sequence[PartRecord]) -> str:
 def write_json(path: Path, state: dict[str, Any]) -> None:
     """Write a JSON file whole or not at all: under a temporary name, flushed to the disk, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # processes of other machines may write it too
     with open(temporary, "w", encoding="utf-8") as file:
         file.write(json.dumps(state, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_arrays(path: Path, **arrays: Any) -> None:
+    """Write an ``.npz`` file whole or not at all, as :func:`write_json` does."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    with open(temporary, "wb") as file:
+        np.savez(file, **arrays)
     os.replace(temporary, path)
 
 

@@ -12,6 +12,7 @@ from scfm.data.layout import MANIFEST
 from scfm.data.options import Genes, Options, resolve_inputs
 from scfm.data.pool import Dask, Local
 from scfm.data.quality import Quality
+from scfm.data.share import Share
 from scfm.data.store import TokenStore
 from scfm.genes import read_alias
 from scfm.tokenizer import Tokenizer, from_dict
@@ -45,7 +46,8 @@ def prepare(
     on_error: Literal["stop", "skip"] = "stop",
     overwrite: bool = False,
     limit: int | None = None,
-) -> TokenStore:
+    share: str | None = None,
+) -> TokenStore | None:
     """Tokenise files into a store.
 
     A run that was killed is started again with the same arguments and finishes what is missing. The bytes of the
@@ -68,7 +70,7 @@ def prepare(
         quality: rules that cells must pass, see :class:`scfm.data.quality.Quality`.
         genes: how genes are matched, see :class:`scfm.data.options.Genes`.
         duplicates: cells with equal counts are kept unseen, reported, or all but the first dropped.
-        keep_counts: keep a column ``counts`` beside the tokens: counts per 10,000, 0 at special tokens.
+        keep_counts: keep a column ``counts`` beside the tokens: the cell's counts, 0 at special tokens.
         shuffle: write the cells in an order shuffled over the whole corpus, drawn from ``seed``.
         seed: of the shuffling.
         workers: processes; None takes one for small inputs and else one per core.
@@ -78,9 +80,12 @@ def prepare(
         on_error: a bad file ends the run (``stop``) or is left out and listed (``skip``).
         overwrite: replace an existing output, and start over where an unfinished one has other inputs or options.
         limit: only the first cells of each file (a rehearsal).
+        share: ``3/16``: do the third sixteenth of the parts and stop. The shares may run at the same time on machines
+            that see the same files; see docs/scale.md.
 
     Returns:
-        The store, opened. Its ``files`` say what became of each input; left-out ones have the key ``skipped``.
+        The store, opened; None after a share. Its ``files`` say what became of each input; left-out ones have the key
+        ``skipped``.
 
     Raises:
         FileNotFoundError, FileExistsError, ValueError, RuntimeError, OSError: in one sentence, what is wrong with
@@ -113,7 +118,16 @@ def prepare(
         seed=seed,
         limit=limit,
     )
-    job = Job(found, output, tokenizer, options, block_size=block_size, on_error=on_error, overwrite=overwrite)
+    job = Job(
+        found,
+        output,
+        tokenizer,
+        options,
+        block_size=block_size,
+        on_error=on_error,
+        overwrite=overwrite,
+        share=None if share is None else Share.parse(share),
+    )
     return execute(job, workers, executor)
 
 
@@ -158,4 +172,6 @@ def append(
         raise ValueError(f"{twice}: the store {output} has a file of this name already")
     tokenizer = from_dict(store.tokenizer)
     job = Job(found, Path(output), tokenizer, options, block_size=block_size, on_error=on_error, after=store)
-    return execute(job, workers, executor)
+    larger = execute(job, workers, executor)
+    assert larger is not None  # only a share makes no store
+    return larger

@@ -38,8 +38,12 @@ def rehearse(
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         store = prepare(
-            inputs, Path(folder) / output.name, tokenizer, **{**options, "limit": CELLS, "overwrite": False}
+            inputs,
+            Path(folder) / output.name,
+            tokenizer,
+            **{**options, "limit": CELLS, "overwrite": False, "share": None},
         )
+        assert store is not None
         shutil.copyfile(store.path / REPORT, report)
         log.info("Nothing was written but %s, of %d cells.", report, len(store))
     return report

@@ -8,7 +8,7 @@ import numpy as np
 
 from scfm.data.context import Context, context
 from scfm.data.labels import require_columns, survey_column
-from scfm.data.layout import write_json
+from scfm.data.layout import write_arrays, write_json
 from scfm.data.read import CellFile
 
 #: The gene check looks at so many cells in so many places of a file.
@@ -65,7 +65,7 @@ def check_genes(folder: str, mark: str, key: str) -> dict[str, Any]:
     report.require(run.options["max_dropped"], run.where(file))
     path = run.work.folder / "genes" / f"{file:05d}.npz"
     path.parent.mkdir(exist_ok=True)
-    np.savez(
+    write_arrays(
         path,
         names=np.array(found.names, dtype=np.str_),
         columns=found.columns,

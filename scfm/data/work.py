@@ -47,26 +47,37 @@ class Work:
         return self.folder / "scratch"
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, share: object = None) -> Iterator[None]:
         """Hold the folder against other runs; a killed run lets go by itself.
 
+        Args:
+            share: what tells shares of one run apart, which may work at the same time; None is alone.
+
         Raises:
-            RuntimeError: another run writes the same output.
+            BlockingIOError: another run, or the same share of it, writes the same output.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "lock", "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RuntimeError(f"another scfm-prepare is writing {self.output}; wait for it, or stop it") from None
+        with contextlib.ExitStack() as held:
+            self._hold(held, "lock", fcntl.LOCK_EX if share is None else fcntl.LOCK_SH)
+            if share is not None:
+                self._hold(held, f"lock.{str(share).replace('/', '-')}", fcntl.LOCK_EX)
             yield
 
-    def begin(self, plan: Mapping[str, Any], overwrite: bool) -> str:
+    def _hold(self, held: contextlib.ExitStack, name: str, how: int) -> None:
+        path = self.folder / name
+        lock = held.enter_context(path.open("a+"))  # open both ways: network file systems ask for it
+        try:
+            fcntl.flock(lock, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(f"another scfm-prepare is writing {self.output}; wait for it, or stop it") from None
+
+    def begin(self, plan: Mapping[str, Any], overwrite: bool, *, together: bool = False) -> str:
         """Start or continue.
 
         Args:
             plan: inputs and options, everything that the bytes depend on, as plain values.
             overwrite: start over where the folder was begun with another plan.
+            together: others may be working in the folder: nothing is removed.
 
         Returns:
             The plan's name: a hash of it.
@@ -79,6 +90,11 @@ class Work:
         if path.exists():
             before = read_json(path, "what was begun here")
             changed = [key for key in {**before, **plan} if before.get(key) != plan.get(key)]
+            if changed and together:
+                raise ValueError(
+                    f"{self.folder} holds unfinished work of {_difference(before, plan, changed[0])}. All shares need "
+                    "the same; to start over, remove that folder first"
+                )
             if changed and self.worth and not overwrite:
                 raise ValueError(
                     f"{self.folder} holds an unfinished store of {_difference(before, plan, changed[0])}. Start it "
@@ -86,10 +102,11 @@ class Work:
                 )
             if changed:
                 self.clear()
-        shutil.rmtree(self.scratch, ignore_errors=True)
         self.store.mkdir(exist_ok=True)
-        for torn in self.store.glob(".*.tmp"):  # a kill while a small file was written aside
-            torn.unlink()
+        if not together:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+            for torn in self.store.glob(".*.tmp"):  # a kill while a small file was written aside
+                torn.unlink()
         if not path.exists():
             write_json(path, dict(plan))
         return hashlib.sha256(json.dumps(plan).encode()).hexdigest()
@@ -100,11 +117,11 @@ class Work:
         return any(any((self.folder / step).glob("*.json")) for step in ("parts", "statistics"))
 
     def clear(self) -> None:
-        """Remove everything but the lock."""
+        """Remove everything but the locks."""
         for entry in self.folder.iterdir():
             if entry.is_dir():
                 shutil.rmtree(entry)
-            elif entry.name != "lock":
+            elif not entry.name.startswith("lock"):
                 entry.unlink()
 
     def record(self, step: str, key: str) -> Path:
@@ -155,7 +172,7 @@ class Work:
 
     def abandon(self) -> None:
         """After an error: remove the folder unless something in it is worth going on with, or another run holds it."""
-        with contextlib.suppress(RuntimeError, FileNotFoundError):
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
             with self.locked():
                 worth = self.worth
                 if not worth:

@@ -24,6 +24,8 @@ def run(cfg: DictConfig) -> None:
     """Prepare ``cfg.input`` into the store ``cfg.output``; add to it, or rehearse, where the config says so."""
     built = {name: build(cfg[name]) for name in ("quality", "genes", "executor")}
     if cfg.append:
+        if cfg.share is not None:
+            raise ValueError(f"share={cfg.share} with append=true: files are added by one run; leave share out")
         working = {key: cfg[key] for key in ("workers", "block_size", "on_error")}
         _closing(append(_plain(cfg.input), cfg.output, executor=built["executor"], **working))
         return
@@ -48,8 +50,10 @@ def verify(arguments: list[str]) -> None:
         sys.exit(1)
 
 
-def _closing(store: TokenStore) -> None:
+def _closing(store: TokenStore | None) -> None:
     """What was made; exit status 1 when files were left out."""
+    if store is None:  # a share of the work, which has said so
+        return
     log.info("The store %s has %d cells, %d tokens.", store.path, len(store), int(store.lengths.sum()))
     skipped = [file["name"] for file in store.files if "skipped" in file]
     if skipped:
