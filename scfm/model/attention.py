@@ -149,7 +149,7 @@ def _whole_row(
             options["scale"] = scaling
         else:
             query = query * (scaling * query.shape[-1] ** 0.5)
-    rows = (x[0].transpose(0, 1) for x in (query, key, value))
+    rows = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
     return varlen_attn(*rows, boundaries, boundaries, longest, longest, **options)[None]
 
 
@@ -172,7 +172,7 @@ def _cell_by_cell(
     sizes = [length * cells for length, cells in runs]
 
     def split(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        row = x[0].transpose(0, 1)
+        row = x.squeeze(0).transpose(0, 1)  # the gradient of x[0] would be a copy into zeros
         return row.split(sizes) if len(sizes) > 1 else (row,)
 
     done = []

@@ -142,7 +142,7 @@ class Backbone(nn.Module):
         Raises:
             ValueError: a cell longer than ``n_positions``.
         """
-        return self._run(batch).last_hidden_state[0, : batch.n_tokens]
+        return _row(self._run(batch).last_hidden_state, batch)
 
     def hidden(self, batch: Batch, layer: int) -> torch.Tensor:
         """Hidden states after one layer.
@@ -162,7 +162,7 @@ class Backbone(nn.Module):
             raise ValueError(f"layer {layer} of a model with {self.n_layers} layers; 0 is the input, -1 the last layer")
         if layer in (-1, self.n_layers):
             return self(batch)
-        return self._run(batch, output_hidden_states=True).hidden_states[layer][0, : batch.n_tokens]
+        return _row(self._run(batch, output_hidden_states=True).hidden_states[layer], batch)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Scores over the vocabulary, (N, D) -> (N, V). Call it on the predicted positions alone."""
@@ -228,6 +228,12 @@ class Backbone(nn.Module):
             use_cache=False,
             **options,
         )
+
+
+def _row(hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """(1, T or more, D) -> (T, D), without a copy in the backward pass where nothing is cut off."""
+    row = hidden.squeeze(0)
+    return row if len(row) == batch.n_tokens else row[: batch.n_tokens]
 
 
 def count_parameters(build: Callable[[], nn.Module]) -> int:

@@ -78,14 +78,16 @@ class _Chunked(torch.autograd.Function):
         d_weight = None
         d_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and wanted[2] else None
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        room = _aligned(min(chunk, len(hidden)), len(weight), hidden)
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(hidden), chunk):
                 rows, ids = hidden[start : start + chunk], targets[start : start + chunk]
-                part, slope = _loss_and_slope(F.linear(rows, weight, bias).float(), ids)
+                scores = _scores(rows, weight, bias, room[: len(rows)])
+                part, slope = _loss_and_slope(scores.float(), ids)
                 loss += part
                 if d_bias is not None:
                     d_bias += slope.sum(0)
-                slope = slope.to(weight.dtype)
+                slope = slope if slope.dtype == scores.dtype else scores.copy_(slope)
                 if d_hidden is not None:
                     torch.mm(slope, weight, out=d_hidden[start : start + chunk])
                 if wanted[1]:
@@ -99,6 +101,22 @@ class _Chunked(torch.autograd.Function):
         """Scale the gradients that the forward pass took, in place: a second backward pass is refused by autograd."""
         pairs = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         return (*(None if d is None else d.mul_(grad).to(dtype) for d, dtype in pairs), None, None)
+
+
+def _aligned(rows: int, columns: int, like: torch.Tensor) -> torch.Tensor:
+    """An unset (rows, columns) matrix whose rows begin at multiples of 64 bytes.
+
+    Matrix products that write or read it are nearly twice as fast as with 20,275 columns one after the other.
+    """
+    step = 64 // like.element_size()
+    return like.new_empty(rows, -(-columns // step) * step)[:, :columns]
+
+
+def _scores(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor) -> torch.Tensor:
+    """``F.linear`` into a matrix that is there."""
+    if bias is None:
+        return torch.mm(rows, weight.t(), out=out)
+    return torch.addmm(bias, rows, weight.t(), out=out)
 
 
 def _loss_and_slope(scores: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
