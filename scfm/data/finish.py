@@ -12,6 +12,7 @@ from scfm.data import arrange
 from scfm.data.arrow import read_json
 from scfm.data.context import Context
 from scfm.data.layout import MANIFEST, REPORT, PartRecord, StoreMeta, write_layout
+from scfm.data.manifest import write_manifest
 from scfm.data.report import write_report
 from scfm.data.steps import Steps
 from scfm.data.store import TokenStore
@@ -60,8 +61,9 @@ def finish(
         shuffled=run.options["seed"] if run.options["shuffle"] else None,
         report=corpus if after is None else joined(after.report, corpus),
     )
-    write_layout(run.work.store, meta, records, {"options": run.options})
+    write_layout(run.work.store, meta, records)
     write_report(TokenStore.open(run.work.store), run.work.store / REPORT)
+    write_manifest(run.work.store, records, {"options": run.options})
     log.info("\n%s", table(files, corpus))
 
 

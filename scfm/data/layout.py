@@ -4,8 +4,8 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +69,17 @@ def fingerprint(records: Sequence[PartRecord]) -> str:
     return hashlib.sha256("".join(record.sha256 for record in records).encode()).hexdigest()
 
 
+def json_text(state: Mapping[str, Any]) -> str:
+    """A JSON object as the files of a store hold it."""
+    return json.dumps(state, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
+
+
 def write_json(path: Path, state: dict[str, Any]) -> None:
     """Write a JSON file whole or not at all: under a temporary name, flushed to the disk, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # processes of other machines may write it too
     with open(temporary, "w", encoding="utf-8") as file:
-        file.write(json.dumps(state, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n")
+        file.write(json_text(state))
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -88,14 +93,13 @@ def write_arrays(path: Path, **arrays: Any) -> None:
     os.replace(temporary, path)
 
 
-def write_layout(folder: Path, meta: StoreMeta, records: Sequence[PartRecord], manifest: dict[str, Any]) -> None:
-    """Write the four JSON files that turn Arrow parts into a store; the parts lie in ``folder`` already.
+def write_layout(folder: Path, meta: StoreMeta, records: Sequence[PartRecord]) -> None:
+    """Write the three JSON files that turn Arrow parts into a store; the parts lie in ``folder`` already.
 
     Args:
         folder: the store.
         meta: what ``scfm.json`` says.
         records: the parts, in order; those without cells are left out.
-        manifest: more for ``manifest.json`` (options, skipped files).
     """
     kept = [record for record in records if record.cells]
     mark = fingerprint(kept)
@@ -111,8 +115,6 @@ def write_layout(folder: Path, meta: StoreMeta, records: Sequence[PartRecord], m
     write_json(folder / META, state)
     write_json(folder / INFO, _dataset_info(meta))
     write_json(folder / STATE, _dataset_state(kept, mark))
-    sums = {name: file_sha256(folder / name) for name in (META, INFO, STATE)}
-    write_json(folder / MANIFEST, manifest | {"parts": [asdict(record) for record in kept], "files_sha256": sums})
 
 
 def read_meta(folder: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from scfm.data.arrow import data_files, read_json, read_table, token_chunks
 from scfm.data.layout import MANIFEST, PartRecord, file_sha256, fingerprint
+from scfm.data.manifest import manifest_fault
 from scfm.data.store import TokenStore
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,11 @@ def verify(path: str | Path) -> list[str]:
 
 
 def _damaged_files(path: Path) -> Iterator[str]:
-    """Parts and JSON files that are missing, changed or foreign."""
+    """Files that are missing, changed or foreign; a manifest that has changed tells nothing of the others."""
+    fault = manifest_fault(path)
+    if fault is not None:
+        yield fault
+        return
     manifest = read_json(path / MANIFEST, "the checksums of the parts")
     expected = {part["name"]: part["sha256"] for part in manifest["parts"]} | manifest["files_sha256"]
     sizes = {part["name"]: part["bytes"] for part in manifest["parts"]}

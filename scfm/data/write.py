@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from scfm.data.layout import StoreMeta, write_layout
+from scfm.data.manifest import write_manifest
 from scfm.data.part import Cells, PartWriter
 from scfm.data.store import TokenStore
 
@@ -45,6 +46,7 @@ def write_store(
             records.append(writer.close())
     named = {column: None if names is None else list(names) for column, names in columns.items()}
     meta = StoreMeta(dict(tokenizer), named, group, [{"name": name} for name in files])
-    write_layout(folder, meta, records, {})
+    write_layout(folder, meta, records)
+    write_manifest(folder, records, {})
     folder.rename(path)
     return TokenStore.open(path)

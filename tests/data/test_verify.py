@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 
-from scfm.data.layout import file_sha256
+from scfm.data.layout import file_sha256, write_json
+from scfm.data.manifest import manifest_fault, sealed
 from scfm.data.prepare import prepare
 from scfm.data.synthetic import synthetic_cells
 from scfm.data.verify import verify
@@ -31,17 +32,42 @@ def test_nothing_is_wrong(store):
     assert verify(store) == []
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_a_flipped_bit_anywhere_is_found(store, seed):
-    chance = random.Random(seed)
-    unsummed = ("manifest.json", "report.html")
-    victim = chance.choice(sorted(path for path in store.iterdir() if path.name not in unsummed))
+FILES = ["data-00000-00001.arrow", "dataset_info.json", "manifest.json", "report.html", "scfm.json", "state.json"]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("seed", range(4))
+def test_a_flipped_bit_anywhere_is_found(store, name, seed):
+    chance, victim = random.Random(seed), store / name
     content = bytearray(victim.read_bytes())
     content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
     victim.write_bytes(content)
-    problems = verify(store)
-    assert len(problems) == 1
-    assert problems[0] == f"{victim.name} has changed since it was written: its checksum differs"
+    (problem,) = verify(store)
+    assert name in problem
+    if name != "manifest.json":
+        assert problem == f"{name} has changed since it was written: its checksum differs"
+
+
+def test_every_bit_of_the_manifest_counts(store):
+    content = (store / "manifest.json").read_bytes()
+    for at in random.Random(1).sample(range(len(content)), 300):
+        for bit in range(8):
+            flipped = bytearray(content)
+            flipped[at] ^= 1 << bit
+            (store / "manifest.json").write_bytes(flipped)
+            assert manifest_fault(store) is not None
+    (store / "manifest.json").write_bytes(content)
+    assert verify(store) == []
+
+
+def test_a_manifest_without_checksum_and_a_missing_report(store):
+    manifest = json.loads((store / "manifest.json").read_text())
+    del manifest["sha256"]
+    write_json(store / "manifest.json", manifest)
+    assert "no checksum of itself" in verify(store)[0]
+    write_json(store / "manifest.json", sealed(manifest))
+    (store / "report.html").unlink()
+    assert verify(store) == ["report.html is missing"]
 
 
 def test_a_missing_a_short_and_a_foreign_part(store):
@@ -62,7 +88,7 @@ def _edit_meta(store, change):
     (store / "scfm.json").write_text(json.dumps(meta))
     manifest = json.loads((store / "manifest.json").read_text())
     manifest["files_sha256"]["scfm.json"] = file_sha256(store / "scfm.json")
-    (store / "manifest.json").write_text(json.dumps(manifest))
+    write_json(store / "manifest.json", sealed(manifest))
 
 
 def test_a_foreign_vocabulary(store):
