@@ -121,6 +121,7 @@ class Spec:
         token_counts: (V,) int64, how often each token occurs in the training split: the unigram table that a
             pretrained model must beat. None where no one counted.
         class_counts: (C,) int64 by obs column: labelled training cells of each class.
+        scale: (V,) float64, what the tokenizer divides the counts of a token by before it ranks. None where no one said.
     """
 
     vocab: Vocab
@@ -130,6 +131,7 @@ class Spec:
     n_cells: int = 0
     token_counts: np.ndarray | None = None
     class_counts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    scale: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -191,9 +193,10 @@ class Task(Protocol):
     it gave for all cells becomes obs columns by ``annotate(outputs)``, obsm entries by ``project(outputs)``, and
     ``artifacts()`` says in plain values what the projection needs. ``metric`` names what to watch in validation, and
     ``learnt`` those of the ``labels`` whose classes are learnt and not just read. ``prepare(survey)`` looks at the
-    cells before training (:class:`scfm.head.survey.Survey`), and ``sampling`` (:class:`Sampling`, or None) says how
-    micro-batches are chosen. After training, ``consolidate(outputs, targets)`` is given all training cells, and
-    ``calibrate(outputs, targets)`` cells that nothing else looked at.
+    cells before training (:class:`scfm.head.survey.Survey`), ``view(batch)`` says what it lets the backbone read, and ``sampling`` (:class:`Sampling`, or None) says how
+    micro-batches are chosen; where ``counts_needed``, batches carry counts. After training,
+    ``consolidate(outputs, targets)`` is given all training cells, and ``calibrate(outputs, targets)`` cells that
+    nothing else looked at.
     """
 
     causal: ClassVar[bool | None]

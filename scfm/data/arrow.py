@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-_INTEGERS = ("int16", "uint16", "int32", "uint32", "int64", "uint64")
+INTEGERS = ("int16", "uint16", "int32", "uint32", "int64", "uint64")
 
 
 @dataclass(frozen=True)
@@ -90,15 +91,20 @@ def read_table(files: list[Path]) -> pa.Table:
     return pa.concat_tables(tables) if tables else pa.table({})
 
 
-def token_chunks(column: pa.ChunkedArray, where: str) -> list[Chunk]:
-    """Zero-copy views of a column of integer lists.
+def token_chunks(column: pa.ChunkedArray, where: str, types: Sequence[str] = INTEGERS) -> list[Chunk]:
+    """Zero-copy views of a column of lists: token ids, or what stands beside them.
+
+    Args:
+        column: the lists.
+        where: the store, for messages.
+        types: of the values that are accepted.
 
     Raises:
         ValueError: the column is of another type, or lacks cells (nulls).
     """
     kind = column.type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or str(kind.value_type) not in _INTEGERS:
-        raise ValueError(f"{where}: input_ids is {kind}; a list of integers ({', '.join(_INTEGERS)}) was expected")
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or str(kind.value_type) not in types:
+        raise ValueError(f"{where}: input_ids is {kind}; a list of integers ({', '.join(types)}) was expected")
     if column.null_count:
         raise ValueError(f"{where}: {column.null_count} cells have no input_ids; remove them from the dataset")
     width = np.int32 if pa.types.is_list(kind) else np.int64
@@ -107,7 +113,8 @@ def token_chunks(column: pa.ChunkedArray, where: str) -> list[Chunk]:
 
 def _chunk(chunk: pa.Array, width: type) -> Chunk:
     values = chunk.values
-    numbers = np.frombuffer(values.buffers()[1], dtype=str(values.type)) if len(values) else np.zeros(0, "uint16")
+    dtype = values.type.to_pandas_dtype()
+    numbers = np.frombuffer(values.buffers()[1], dtype=dtype) if len(values) else np.zeros(0, dtype)
     offsets: np.ndarray = np.frombuffer(chunk.buffers()[1], dtype=width)
     own = offsets[chunk.offset : chunk.offset + len(chunk) + 1]
     return Chunk(numbers[values.offset : values.offset + len(values)], own)

@@ -9,7 +9,14 @@ from scfm.data.gather import ranks
 from scfm.types import Batch, Ragged
 
 
-def pack(cells: Ragged, rows: np.ndarray, *, obs: Mapping[str, np.ndarray] | None = None, seed: int = 0) -> Batch:
+def pack(
+    cells: Ragged,
+    rows: np.ndarray,
+    *,
+    obs: Mapping[str, np.ndarray] | None = None,
+    seed: int = 0,
+    counts: np.ndarray | None = None,
+) -> Batch:
     """Lay cells one after the other in one row of tokens.
 
     Args:
@@ -17,6 +24,7 @@ def pack(cells: Ragged, rows: np.ndarray, *, obs: Mapping[str, np.ndarray] | Non
         rows: (B,) what ``Batch.index`` names them by.
         obs: labels by name, each (B,).
         seed: see :class:`~scfm.types.Batch`.
+        counts: (T,) float32, the counts behind the tokens.
     """
     assert len(rows) == len(cells), f"{len(cells)} cells but {len(rows)} rows"
     positions, shortest, longest = ranks(cells.offsets)
@@ -29,4 +37,5 @@ def pack(cells: Ragged, rows: np.ndarray, *, obs: Mapping[str, np.ndarray] | Non
         index=torch.from_numpy(np.asarray(rows, dtype=np.int64)),
         obs={name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in (obs or {}).items()},
         seed=seed,
+        counts=None if counts is None else torch.from_numpy(counts),
     )

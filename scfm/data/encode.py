@@ -84,7 +84,7 @@ class Encoder:
         obs = block.obs.iloc[rows]
         counts = None
         if run.options["keep_counts"]:
-            counts = normalised(block, rows, tokens, genes, self._totals(block, sums)[rows])
+            counts = beside_tokens(block, rows, tokens, genes)
         names, file = np.asarray(obs.index, dtype=object), np.full(len(rows), self._file)
         return Cells(tokens, names, file, sums.hashes[rows], run.coder(obs), counts)
 
@@ -145,8 +145,8 @@ def keep(run: Context, block: Block, sums: Tally, genes: FileGenes, file: int, d
     return kept & ~empty
 
 
-def normalised(block: Block, rows: np.ndarray, tokens: Ragged, genes: FileGenes, totals: np.ndarray) -> np.ndarray:
-    """float32 beside every token: its counts per 10,000 of the cell (not divided by the median), 0 at specials."""
+def beside_tokens(block: Block, rows: np.ndarray, tokens: Ragged, genes: FileGenes) -> np.ndarray:
+    """float32 beside every token: the cell's counts of it, those of merged genes summed; 0 at specials."""
     out = np.zeros(len(tokens.values), dtype=np.float32)
     size = int(max(genes.columns.max(initial=0), tokens.values.max(initial=0))) + 1
     for i, row in enumerate(rows):
@@ -154,5 +154,5 @@ def normalised(block: Block, rows: np.ndarray, tokens: Ragged, genes: FileGenes,
         columns = genes.columns[block.counts.indices[low:high]]
         known = columns >= 0
         dense = np.bincount(columns[known], block.counts.data[low:high][known], minlength=size)
-        out[tokens.offsets[i] : tokens.offsets[i + 1]] = dense[tokens[i]] / totals[i] * 10_000
+        out[tokens.offsets[i] : tokens.offsets[i + 1]] = dense[tokens[i]]
     return out

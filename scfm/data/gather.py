@@ -108,10 +108,10 @@ class Gatherer:
         self,
         rows: np.ndarray,
         *,
-        limit: int,
+        limit: float,
         longest: int | None = None,
-        tail: int = -1,
-        dtype: type[np.integer] = np.uint16,
+        tail: float = -1,
+        dtype: type[np.number] = np.uint16,
     ) -> Ragged:
         """The cells of ``rows``, in that order.
 

@@ -15,14 +15,17 @@ from scfm.types import Batch
 class PackedCells(Dataset[Batch]):
     """Turns (store rows, seed) into a packed batch; in a worker process or in this one."""
 
-    def __init__(self, store: TokenStore, labels: Sequence[str] = (), max_length: int | None = None) -> None:
-        self.store, self.max_length = store, max_length
+    def __init__(
+        self, store: TokenStore, labels: Sequence[str] = (), max_length: int | None = None, *, counts: bool = False
+    ) -> None:
+        self.store, self.max_length, self.counts = store, max_length, counts
         self._obs = {label: store.obs(label) for label in labels}
 
     def __getitem__(self, item: tuple[np.ndarray, int]) -> Batch:
         rows, seed = item
         obs = {label: values[rows] for label, values in self._obs.items()}
-        return pack(self.store.gather(rows, self.max_length, np.int64), rows, obs=obs, seed=seed)
+        counts = self.store.counts(rows, self.max_length) if self.counts else None
+        return pack(self.store.gather(rows, self.max_length, np.int64), rows, obs=obs, seed=seed, counts=counts)
 
 
 class MicroBatches(Sampler[tuple[np.ndarray, int]]):

@@ -78,6 +78,7 @@ class CellData(pl.LightningDataModule):
         self.unseen = unseen
         self.labels: tuple[str, ...] = ()
         self.sampling: Sampling | None = None
+        self.counts = False
         self.lengths = store.lengths if max_length is None else np.minimum(store.lengths, max_length)
         self.group, self.split_seed = store.group if group == "auto" else group, split_seed
         self.split = _split(store, val=val, test=test, column=self.group, seed=split_seed)
@@ -138,7 +139,7 @@ class CellData(pl.LightningDataModule):
         pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         multiple = world if held_out else self.micro_batches(world)
         return CellLoader(
-            PackedCells(self.store, self.labels, self.max_length),
+            PackedCells(self.store, self.labels, self.max_length, counts=self.counts),
             self.order(rows, multiple=multiple, shuffle=not held_out),
             rank=rank,
             world=world,
@@ -199,6 +200,15 @@ class CellData(pl.LightningDataModule):
             if learnt is None or label in learnt:
                 self._check_unseen(label)
         self.labels = tuple(labels)
+
+    def read_counts(self) -> None:
+        """Have batches carry the counts behind their tokens.
+
+        Raises:
+            ValueError: the store keeps none.
+        """
+        self.store.counts(self.split.train[:1])
+        self.counts = True
 
     def _check_unseen(self, label: str) -> None:
         names = self.store.categories(label)

@@ -136,6 +136,29 @@ class TokenStore:
             ) from None
 
     @property
+    def has_counts(self) -> bool:
+        """Whether it was prepared with ``keep_counts=true``."""
+        return "counts" in self._table.column_names
+
+    def counts(self, rows: np.ndarray, max_length: int | None = None) -> np.ndarray:
+        """(T,) float32: the counts behind each token that :meth:`gather` gives for the same arguments, 0 at specials.
+
+        Raises:
+            ValueError: the store keeps none.
+        """
+        if not self.has_counts:
+            raise ValueError(
+                f"the store {self.path} keeps ranks only, no counts: prepare it again with keep_counts=true"
+            )
+        return self._gather_counts(
+            np.asarray(rows), limit=float("inf"), longest=max_length, tail=0.0, dtype=np.float32
+        ).values
+
+    @cached_property
+    def _gather_counts(self) -> Gatherer:
+        return Gatherer(token_chunks(self._table["counts"], str(self.path), ("float", "float32")))
+
+    @property
     def shuffled(self) -> bool:
         """Whether its cells were written in an order shuffled over the whole corpus."""
         return self._meta.get("shuffled") is not None

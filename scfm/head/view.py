@@ -1,15 +1,15 @@
 """Views of packed cells: what a cell could have looked like had it been measured again.
 
 Tokens allow dropping genes, jittering their ranks and cutting the context, all done for the whole packed row at once.
-Binomial thinning of counts, which emulates depth, must come before ranking: it needs each token's count *and* the
-scale that its gene was divided by, and belongs in front of :meth:`Views.__call__` once batches carry both. Thinning
-counts and keeping the ranks would be wrong.
+Binomial thinning of counts, which emulates depth, comes before ranking: where batches carry counts, they are thinned
+and the genes ranked anew, as the tokenizer would have.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +31,9 @@ class Views:
         drop: probability of leaving out a gene.
         jitter: genes are sorted by rank + U(-jitter, jitter) instead of rank.
         context: the shortest share of a cell's genes that is kept, drawn uniformly from (context, 1) for each cell.
+        thin: the smallest share of a cell's counts that is kept, drawn uniformly from (thin, 1) for each cell; 1 leaves
+            counts alone.
+        scale: (V,) what the tokenizer divides the counts of a token by; None for 1.
 
     Raises:
         ValueError: a number out of its range.
@@ -40,6 +43,8 @@ class Views:
     drop: float = 0.1
     jitter: float = 2.0
     context: float = 0.5
+    thin: float = 1.0
+    scale: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop < 1:
@@ -48,9 +53,13 @@ class Views:
             raise ValueError(f"head.jitter={self.jitter}; expected a number of ranks, 0 or more")
         if not 0 < self.context <= 1:
             raise ValueError(f"head.context={self.context}; expected a share above 0, at most 1")
+        if not 0 < self.thin <= 1:
+            raise ValueError(f"head.thin={self.thin}; expected a share above 0, at most 1")
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
         """One view of every cell; call it again with the same generator for another."""
+        if self.thin < 1:
+            batch = self.thinned(batch, generator)
         place = places(batch, self.vocab)
         gene = place == 0
         cell = cells_of(batch)
@@ -64,6 +73,34 @@ class Views:
         within = nth < torch.ceil(share * n_genes)[cell]
         keep = ~gene[order] | (within & ((ticket >= self.drop) | (nth == 0)))
         return select(batch, order[keep])
+
+    def thinned(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Cells measured less deeply: each count drawn from Binomial(count, share of the cell), genes ranked anew.
+
+        Genes without a count left are gone; a cell that would lose all keeps its first.
+
+        Raises:
+            ValueError: the batch carries no counts.
+        """
+        if batch.counts is None:
+            raise ValueError(
+                f"head.thin={self.thin} thins counts, but the store keeps ranks only: prepare it again with "
+                "keep_counts=true, or set head.thin=1"
+            )
+        place, cell, device = places(batch, self.vocab), cells_of(batch), batch.ids.device
+        share = self.thin + (1 - self.thin) * torch.rand(batch.n_cells, generator=generator, device=device)
+        counts = torch.binomial(batch.counts, share[cell], generator=generator)
+        gene = place == 0
+        bare = torch.zeros(batch.n_cells, device=device).index_add(0, cell, counts * gene) == 0
+        first = gene & (_nth_gene(cell, gene, batch.n_cells) == 0)
+        counts = torch.where(first & bare[cell], batch.counts.clamp(min=1), counts)
+        scale = torch.ones(len(self.vocab)) if self.scale is None else torch.from_numpy(self.scale)
+        value = counts.double() / scale.double().to(device)[batch.ids]
+        order = batch.ids.argsort(stable=True)  # the tokenizers give ties to the smaller id
+        order = order[(-value)[order].argsort(stable=True)]
+        order = order[(cell * 3 + place + 1)[order].argsort(stable=True)]
+        kept = (~gene | (counts > 0))[order]
+        return select(replace(batch, counts=counts), order[kept])
 
 
 def generator_of(batch: Batch) -> torch.Generator:

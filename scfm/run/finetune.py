@@ -2,9 +2,11 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
@@ -12,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from scfm.checkpoint import WEIGHTS, Checkpoint, describe, read
 from scfm.config import build, plain, target
 from scfm.data.module import CellData
+from scfm.data.store import TokenStore
 from scfm.module import CellModule
 from scfm.run.consolidate import consolidate
 from scfm.run.finish import Finished, finish
@@ -51,8 +54,10 @@ def run(cfg: DictConfig) -> float | None:
         data.set_aside(cfg.calibration)
     backbone = restore_backbone(checkpoint)
     require_positions(data, backbone)
-    spec = make_spec(data, backbone.width)
+    spec = replace(make_spec(data, backbone.width), scale=scale_of(store))
     head = build(cfg.head, spec)
+    if getattr(head, "counts_needed", False):
+        data.read_counts()
     data.read_labels(head.labels, getattr(head, "learnt", None))
     backbone = build(cfg.adapt, backbone)
     prepare(head, backbone, data)
@@ -77,6 +82,12 @@ def run(cfg: DictConfig) -> float | None:
         draw_confusion(output, done, data)
         log.info("Checkpoint: %s", done.path)
     return found.get(cfg.metric)
+
+
+def scale_of(store: TokenStore) -> np.ndarray:
+    """(V,) what the tokenizer divides a gene's counts by before it ranks them: its median, or 1."""
+    medians = store.tokenizer.get("medians")
+    return np.ones(len(store.vocab)) if medians is None else np.asarray(medians, dtype=np.float64)
 
 
 def write_metrics(path: Path, found: dict[str, float], done: Finished) -> None:

@@ -12,7 +12,8 @@ FAST = ("trainer.accelerator=cpu", "trainer.enable_progress_bar=false")
 TRAIN = tuple(part for part in SMALL if "tokens_per_batch" not in part and "positions" not in part)
 HEADS = {
     "integration/contrastive_sampler": ("head.mode=knn", "head.neighbours=5"),
-    "integration/batch_token": (),
+    "integration/batch_token": ("head.thin=0.3",),
+    "integration/cond_decoder": ("head.anneal=2",),
     "integration/triplet": ("head.neighbours=10",),
     "integration/distill": ("adapt=frozen",),
     "integration/adversarial": ("head.label=cell_type", "head.condition=cell_type"),
@@ -49,7 +50,14 @@ def made(tmp_path_factory):
     other.var = other.var[[]]
     other.write_h5ad(folder / "other_genes.h5ad")
     columns = "obs=[cell_type,batch,pseudotime,end]"
-    command("prepare", f"input={folder / 'cells.h5ad'}", f"output={folder / 'store'}", columns, "workers=1")
+    command(
+        "prepare",
+        f"input={folder / 'cells.h5ad'}",
+        f"output={folder / 'store'}",
+        columns,
+        "workers=1",
+        "keep_counts=true",
+    )
     command("train", f"output={folder / 'pre'}", f"store={folder / 'store'}", *TRAIN, *_steps(8))
     return folder
 
@@ -84,3 +92,11 @@ def test_projection_onto_other_genes_is_refused(made, tmp_path):
             "embed", f"init_from={made / 'pre/checkpoints/last.ckpt'}", f"input={made / 'other_genes.h5ad'}",
             f"output={tmp_path / 'out.h5ad'}", *FAST,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [("head=integration/cond_decoder",), ("head=integration/distill", "head.thin=0.5")])
+def test_counts_that_the_store_does_not_keep_are_refused(options, made, made_store, tmp_path):
+    command("train", f"output={tmp_path / 'pre'}", f"store={made_store}", *SMALL, "trainer.max_steps=1")
+    start = (f"init_from={tmp_path / 'pre/checkpoints/last.ckpt'}", f"store={made_store}", f"output={tmp_path / 'run'}")
+    with pytest.raises(ValueError, match=r"keeps ranks only, no counts: prepare it again with keep_counts=true"):
+        command("finetune", *start, *options, "head.batch_key=donor", *FAST)

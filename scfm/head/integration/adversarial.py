@@ -38,6 +38,7 @@ class Adversarial(Contrastive):
         drop: see :class:`~scfm.head.view.Views`.
         jitter: likewise.
         context: likewise.
+        thin: likewise; below 1 it needs a store with counts.
 
     Raises:
         ValueError: a single batch, an unknown column, or a number out of its range.
@@ -61,6 +62,7 @@ class Adversarial(Contrastive):
         drop: float = 0.2,
         jitter: float = 2.0,
         context: float = 0.5,
+        thin: float = 1.0,
     ) -> None:
         super().__init__(spec, batch_key=batch_key, condition=condition, size=size, hidden=hidden)
         check_positive(strength=strength, warmup=warmup, temperature=temperature, hidden=hidden)
@@ -68,7 +70,8 @@ class Adversarial(Contrastive):
             raise ValueError(f"head.label={label!r} is not a categorical obs column of the store")
         self.label, self.strength, self.warmup, self.temperature = label, strength, warmup, temperature
         self.labels = self.labels if label is None else (*self.labels, label)
-        self.views = Views(spec.vocab, drop=drop, jitter=jitter, context=context)
+        self.views = Views(spec.vocab, drop=drop, jitter=jitter, context=context, thin=thin, scale=spec.scale)
+        self.counts_needed = thin < 1
         self.discriminator = perceptron([spec.width, hidden, len(self.names)])
         n_types = 1 if label is None else len(spec.classes[label]) + 1  # the last is a missing type
         self.register_buffer("weights", torch.ones(len(self.names), n_types))

@@ -40,6 +40,7 @@ class BatchToken(Contrastive):
         drop: see :class:`~scfm.head.view.Views`.
         jitter: likewise.
         context: likewise.
+        thin: likewise; below 1 it needs a store with counts.
 
     Attributes:
         rows: (batches + 1, D) the vectors; the last is the null row.
@@ -67,12 +68,14 @@ class BatchToken(Contrastive):
         drop: float = 0.2,
         jitter: float = 2.0,
         context: float = 0.5,
+        thin: float = 1.0,
     ) -> None:
         super().__init__(spec, batch_key=batch_key, condition=condition, size=size, hidden=hidden)
         check_positive(temperature=temperature, null_share=null_share)
         check_shares(null_share=null_share)
         self.null_share, self.temperature = null_share, temperature
-        self.views = Views(spec.vocab, drop=drop, jitter=jitter, context=context)
+        self.views = Views(spec.vocab, drop=drop, jitter=jitter, context=context, thin=thin, scale=spec.scale)
+        self.counts_needed = thin < 1
         self.sampling = Sampling(by=batch_key)
         self.rows = nn.Parameter(0.02 * torch.randn(len(self.names) + 1, spec.width))
 

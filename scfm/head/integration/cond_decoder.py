@@ -44,6 +44,7 @@ class CondDecoder(Integration):
     """
 
     metric: ClassVar[str] = "elbo"
+    counts_needed: ClassVar[bool] = True
     needs: ClassVar[str] = "genes alone: cells of unseen batches pass the encoder; the decoder knows seen batches only"
     step: Tensor
     genes: Tensor
@@ -125,8 +126,8 @@ class CondDecoder(Integration):
         """
         if batch.counts is None:
             raise ValueError(
-                "head=integration/cond_decoder reconstructs counts, but the store keeps ranks only: prepare it with "
-                "counts=true (a column counts beside input_ids, one number a token), or take another head"
+                "head=integration/cond_decoder reconstructs counts, but the store keeps ranks only: prepare it again "
+                "with keep_counts=true, or take another head"
             )
         column = torch.full((len(self.vocab),), -1, device=self.genes.device)
         column[self.genes] = torch.arange(len(self.genes), device=self.genes.device)

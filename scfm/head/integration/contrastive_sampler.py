@@ -37,6 +37,7 @@ class ContrastiveSampler(Contrastive):
         drop: see :class:`~scfm.head.view.Views`.
         jitter: likewise.
         context: likewise.
+        thin: likewise; below 1 it needs a store with counts.
 
     Raises:
         ValueError: a single batch, an unknown column, or a number out of its range.
@@ -58,6 +59,7 @@ class ContrastiveSampler(Contrastive):
         drop: float = 0.2,
         jitter: float = 2.0,
         context: float = 0.5,
+        thin: float = 1.0,
     ) -> None:
         super().__init__(spec, batch_key=batch_key, condition=condition, size=size, hidden=hidden)
         if mode not in ("hcl", "knn"):
@@ -67,7 +69,8 @@ class ContrastiveSampler(Contrastive):
         self.mode, self.temperature = mode, temperature
         self.hardness = hardness if mode == "hcl" else 0.0
         self.neighbours, self.p_knn = neighbours, p_knn
-        self.views = Views(spec.vocab, drop=drop, jitter=jitter, context=context)
+        self.views = Views(spec.vocab, drop=drop, jitter=jitter, context=context, thin=thin, scale=spec.scale)
+        self.counts_needed = thin < 1
         self.sampling = Sampling(by=batch_key)
 
     def prepare(self, survey: Survey) -> None:

@@ -36,6 +36,7 @@ class Distill(Contrastive):
         drop: see :class:`~scfm.head.view.Views`.
         jitter: likewise.
         context: likewise.
+        thin: likewise; below 1 it needs a store with counts.
 
     Raises:
         ValueError: a single batch, an unknown column, or a number out of its range.
@@ -57,13 +58,15 @@ class Distill(Contrastive):
         drop: float = 0.2,
         jitter: float = 2.0,
         context: float = 0.5,
+        thin: float = 1.0,
     ) -> None:
         super().__init__(spec, batch_key=batch_key, condition=condition, size=size, hidden=hidden)
         check_positive(temperature=temperature, hidden=hidden)
         if cosine < 0:
             raise ValueError(f"head.cosine={cosine}; expected a weight, 0 or more")
         self.temperature, self.cosine, self.train_teacher = temperature, cosine, train_teacher
-        self.views = Views(spec.vocab, drop=drop, jitter=jitter, context=context)
+        self.views = Views(spec.vocab, drop=drop, jitter=jitter, context=context, thin=thin, scale=spec.scale)
+        self.counts_needed = thin < 1
         self.sampling = Sampling(by=batch_key)
         self.bag = BagOfGenes(spec.vocab, hidden)
         self.student = perceptron([hidden, hidden, size])

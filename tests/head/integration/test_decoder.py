@@ -67,7 +67,7 @@ def test_cells_of_unknown_batch_do_not_count(spec, cells, tiny):
 
 
 def test_a_store_without_counts_is_refused(spec, cells, tiny):
-    with pytest.raises(ValueError, match="cond_decoder reconstructs counts.*counts=true"):
+    with pytest.raises(ValueError, match=r"cond_decoder reconstructs counts.*keep_counts=true"):
         CondDecoder(spec, **SMALL)(tiny, cells.batch([0, 1]))
 
 
