@@ -57,6 +57,8 @@ class CellModule(pl.LightningModule):
         self.parts = 1
         self._step_batches: list[Batch] = []
         self._seen: list[dict[str, np.ndarray]] = []
+        #: Whether a logger wants predictions to show, and those of the last validation (by the task's ``sample``).
+        self.show_samples, self.samples = False, dict[str, np.ndarray]()
 
     def configure_model(self) -> None:
         """Let a sharding strategy divide the model over the devices."""
@@ -169,6 +171,9 @@ class CellModule(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and metrics of held-out cells; a head's predictions are kept for the whole-epoch metrics."""
         self._evaluate("val", batch)
+        if batch_idx == 0 and self.show_samples and hasattr(self.task, "sample"):
+            found = self.task.sample(self.backbone, batch)
+            self.samples = {name: value.cpu().numpy() for name, value in found.items()}
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """The same on the test cells."""
@@ -194,7 +199,8 @@ class CellModule(pl.LightningModule):
         return {name: np.concatenate([half[name] for half in halves]) for name in halves[0]}
 
     def _predict(self, batch: Batch) -> dict[str, np.ndarray]:
-        found = {"embedding": embed(self.backbone, batch, self.spec.vocab)}
+        seen = self.task.view(batch) if hasattr(self.task, "view") else batch
+        found = {"embedding": embed(self.backbone, seen, self.spec.vocab)}
         if hasattr(self.task, "predict"):
             found |= self.task.predict(self.backbone, batch)
         arrays = {name: value.float().cpu().numpy() for name, value in found.items()}

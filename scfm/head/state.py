@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,9 @@ from torch import Tensor, nn
 from scfm.head.bag import GeneBag
 from scfm.head.pool import embed
 from scfm.head.survey import Survey
+from scfm.head.view import select
 from scfm.types import Backbone, Batch, Spec
+from scfm.vocab import Vocab
 
 
 class CellState(nn.Module):
@@ -20,17 +24,22 @@ class CellState(nn.Module):
     Args:
         spec: vocabulary and width D.
         genes: number of components k.
+        context: the backbone reads this many tokens of a cell at most, the most expressed; the components read all of
+            them. None: both read all.
 
     Attributes:
         deep: D.
         width: D + k.
 
     Raises:
-        ValueError: a negative number of components.
+        ValueError: a negative number of components, or no room for a gene.
     """
 
-    def __init__(self, spec: Spec, genes: int = 0) -> None:
+    def __init__(self, spec: Spec, genes: int = 0, context: int | None = None) -> None:
         super().__init__()
+        if context is not None and context < 3:
+            raise ValueError(f"head.context={context}; expected at least 3 tokens, or null for all")
+        self.context = context
         if genes < 0:
             raise ValueError(f"head.genes={genes}; expected a number of components, 0 for the backbone alone")
         self.vocab, self.deep, self.width = spec.vocab, spec.width, spec.width + genes
@@ -43,8 +52,14 @@ class CellState(nn.Module):
 
     def forward(self, backbone: Backbone, batch: Batch) -> Tensor:
         """(B, D + k)."""
-        deep = self.norm(embed(backbone, batch, self.vocab).to(self.norm.weight.dtype))
+        deep = self.norm(embed(backbone, self.view(batch), self.vocab).to(self.norm.weight.dtype))
         return torch.cat([deep, self.bag(batch).to(deep.dtype)], dim=1) if self.bag.size else deep
+
+    def view(self, batch: Batch) -> Batch:
+        """What the backbone reads of a batch."""
+        if self.context is None or batch.longest <= self.context:
+            return batch
+        return shortened(batch, self.context, self.vocab)
 
     @torch.no_grad()
     def of(self, survey: Survey) -> np.ndarray:
@@ -54,3 +69,17 @@ class CellState(nn.Module):
             return deep
         assert survey.tokens is not None, "prepare comes first"
         return np.column_stack([deep, self.bag.of(survey.tokens(np.arange(len(survey.rows))))])
+
+
+def shortened(batch: Batch, longest: int, vocab: Vocab) -> Batch:
+    """Cells cut to their first tokens, as a tokenizer of that length had cut them: a closing eos stays.
+
+    Args:
+        batch: packed cells.
+        longest: tokens of a cell, at most.
+        vocab: says which token is eos.
+    """
+    eos = vocab.specials.get("eos")
+    closing = torch.zeros_like(batch.ids, dtype=torch.bool) if eos is None else batch.ids == eos
+    keep = (batch.positions < longest - (eos is not None)) | closing
+    return replace(select(batch, keep.nonzero().squeeze(1)), longest=min(batch.longest, longest))

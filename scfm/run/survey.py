@@ -1,6 +1,7 @@
 """All cells as the pretrained backbone sees them, for heads that want to look before they learn."""
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from scfm.data.module import CellData
 from scfm.head.pool import embed
 from scfm.head.survey import Survey
 from scfm.model.backbone import Backbone
+from scfm.types import Batch
 
 log = logging.getLogger(__name__)
 
@@ -17,16 +19,17 @@ log = logging.getLogger(__name__)
 def prepare(head: Any, backbone: Backbone, data: CellData) -> None:
     """Let a head look at the cells, where it has ``prepare(survey)``, and choose its micro-batches by ``sampling``."""
     if hasattr(head, "prepare"):
-        head.prepare(survey(backbone, data))
+        head.prepare(survey(backbone, data, getattr(head, "view", None)))
     data.sampling = getattr(head, "sampling", None)
 
 
-def survey(backbone: Backbone, data: CellData) -> Survey:
+def survey(backbone: Backbone, data: CellData, view: Callable[[Batch], Batch] | None = None) -> Survey:
     """Embed the cells of all parts of the split, on every rank alike.
 
     Args:
         backbone: before fine-tuning.
         data: its store, split and labels.
+        view: what the head lets the backbone read of a batch; None: all of it.
     """
     parts = [data.split.train, data.split.val, data.split.test]
     rows = np.sort(np.concatenate(parts))
@@ -37,7 +40,8 @@ def survey(backbone: Backbone, data: CellData) -> Survey:
     backbone.to(device).eval()
     with torch.inference_mode():
         for batch in data.loader(rows, alone=True):
-            found = embed(backbone, batch.to(device), data.store.vocab).float().cpu().numpy()
+            seen = batch.to(device) if view is None else view(batch.to(device))
+            found = embed(backbone, seen, data.store.vocab).float().cpu().numpy()
             embedding[np.searchsorted(rows, batch.index.numpy())] = found
     backbone.train(training)
     return Survey(

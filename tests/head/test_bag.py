@@ -8,11 +8,8 @@ import torch
 from sklearn.decomposition import PCA
 
 from scfm.head.bag import GeneBag, gene_scores, score_matrix
-from scfm.head.state import CellState
+from scfm.head.state import CellState, shortened
 from scfm.types import Ragged
-from scfm.vocab import Vocab
-
-VOCAB = Vocab(("<pad>", "<cls>", "<eos>", *(f"G{i}" for i in range(6))), {"pad": 0, "cls": 1, "eos": 2})
 
 
 def test_scores_by_hand():
@@ -90,3 +87,25 @@ def test_surveyed_states_are_those_of_the_forward_pass(genes, cells, tiny, spec)
         forward = state(tiny, cells.batch(range(120)))
     assert forward.shape == (120, 32 + genes)
     np.testing.assert_allclose(state.of(survey), forward.numpy(), atol=1e-5)
+
+
+def test_the_backbone_reads_a_part_and_the_components_read_all(cells, tiny, spec):
+    rows, short, whole = [3, 77, 12], CellState(spec, 6, context=10), CellState(spec, 6)
+    for state in (short, whole):
+        state.prepare(cells.survey(tiny))
+    batch = cells.batch(rows)
+    with torch.inference_mode():
+        one, two = short(tiny, batch), whole(tiny, batch)
+    torch.testing.assert_close(one[:, 32:], two[:, 32:])
+    assert not torch.allclose(one[:, :32], two[:, :32], atol=1e-3)
+
+
+def test_a_shortened_cell_is_what_a_store_would_have_cut(cells, spec):
+    batch, cut = cells.batch([3, 77]), shortened(cells.batch([3, 77]), 10, spec.vocab)
+    for i in range(2):
+        whole = batch.ids[batch.boundaries[i] : batch.boundaries[i + 1]]
+        expected = torch.cat([whole[:9], whole[-1:]]) if len(whole) > 10 else whole
+        assert torch.equal(cut.ids[cut.boundaries[i] : cut.boundaries[i + 1]], expected)
+    assert cut.longest == 10
+    with pytest.raises(ValueError, match="head.context=2"):
+        CellState(spec, 0, context=2)

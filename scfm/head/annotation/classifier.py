@@ -31,6 +31,7 @@ class Classifier(nn.Module):
         spec: classes, their counts, width, vocabulary.
         label: obs column, or several.
         genes: linear components of the cell's genes beside the embedding; 0 leaves them out.
+        context: tokens of a cell that the backbone reads, at most; the components read all. None: no limit.
         probe: begin at a logistic regression on the frozen backbone; without effect where there is a hidden layer.
         hidden: width of a hidden layer; 0 for a linear classifier.
         dropout: before each linear layer.
@@ -54,6 +55,7 @@ class Classifier(nn.Module):
         *,
         label: str | list[str],
         genes: int = 64,
+        context: int | None = None,
         probe: bool = True,
         hidden: int = 0,
         dropout: float = 0.1,
@@ -76,12 +78,16 @@ class Classifier(nn.Module):
         self.labels = (label,) if isinstance(label, str) else tuple(label)
         if not self.labels or len(set(self.labels)) != len(self.labels):
             raise ValueError(f"head.label={list(self.labels)}; expected one obs column or several different ones")
-        self.state, self.probe, self.reject = CellState(spec, genes), probe, reject
+        self.state, self.probe, self.reject = CellState(spec, genes, context), probe, reject
         self.pseudo_weight, self.pseudo_confidence, self.token_drop = pseudo_weight, pseudo_confidence, token_drop
         self.columns = nn.ModuleList(  # type: ignore[assignment]
             Column(spec, name, self.state.width, hidden=hidden, dropout=dropout, class_weights=class_weights)
             for name in self.labels
         )
+
+    def view(self, batch: Batch) -> Batch:
+        """What the backbone reads of a batch."""
+        return self.state.view(batch)
 
     def prepare(self, survey: Survey) -> None:
         """Fit the components of genes on the training cells, and begin where a logistic regression ends."""

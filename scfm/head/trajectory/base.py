@@ -31,6 +31,7 @@ class Trajectory(nn.Module):
         label: obs column that orders the cells; None where none does.
         fate: obs column that names the terminal state of terminal cells; None leaves fates out.
         genes: linear components of the cell's genes beside the backbone's embedding; 0 leaves them out.
+        context: tokens of a cell that the backbone reads, at most; the components read all. None: no limit.
         warm_up: steps that the head takes alone, on the frozen backbone, before fine-tuning begins.
         hidden: width of the hidden layer; 0 for a linear network.
         dropout: before each linear layer.
@@ -53,6 +54,7 @@ class Trajectory(nn.Module):
         label: str | None,
         fate: str | None,
         genes: int,
+        context: int | None,
         warm_up: int,
         hidden: int,
         dropout: float,
@@ -62,7 +64,7 @@ class Trajectory(nn.Module):
             raise ValueError(f"head.dropout={dropout}; expected a share, 0 <= dropout < 1")
         if warm_up < 0:
             raise ValueError(f"head.warm_up={warm_up}; expected a number of steps, 0 or more")
-        self.state, self.warm_up = CellState(spec, genes), warm_up
+        self.state, self.warm_up = CellState(spec, genes, context), warm_up
         self.label, self.fate = label, fate
         self.fates = check_fate(spec, fate)
         self.labels = tuple(name for name in (label, fate) if name is not None)
@@ -70,6 +72,10 @@ class Trajectory(nn.Module):
         sizes = [self.state.width, *([hidden] if hidden else [])]
         self.line = perceptron([*sizes, 1], dropout=dropout, norm=False)
         self.branches = perceptron([*sizes, len(self.fates)], dropout=dropout, norm=False) if self.fates else None
+
+    def view(self, batch: Batch) -> Batch:
+        """What the backbone reads of a batch."""
+        return self.state.view(batch)
 
     def prepare(self, survey: Survey) -> None:
         """Fit the components of genes on the training cells."""

@@ -27,6 +27,7 @@ class Ordinal(Trajectory):
         stages: its categories from first to last; null takes the order of numbers.
         fate: obs column that names the terminal state of terminal cells; null leaves it out.
         genes: see :class:`~scfm.head.trajectory.base.Trajectory`.
+        context: likewise.
         warm_up: likewise.
         hidden: width of the hidden layer; 0 for a linear network.
         dropout: before each linear layer.
@@ -46,12 +47,15 @@ class Ordinal(Trajectory):
         stages: list[str] | None = None,
         fate: str | None = None,
         genes: int = 64,
+        context: int | None = None,
         warm_up: int = 300,
         hidden: int = 128,
         dropout: float = 0.1,
         fate_weight: float = 1.0,
     ) -> None:
-        super().__init__(spec, label=label, fate=fate, genes=genes, warm_up=warm_up, hidden=hidden, dropout=dropout)
+        super().__init__(
+            spec, label=label, fate=fate, genes=genes, context=context, warm_up=warm_up, hidden=hidden, dropout=dropout
+        )
         self.stages, self.fate_weight = ordered_stages(spec, label, stages), fate_weight
         rank = [self.stages.index(name) for name in spec.classes[label]]
         self.register_buffer("rank", torch.tensor(rank), persistent=False)

@@ -39,6 +39,7 @@ class Pseudotime(Trajectory):
         neighbours: of the graph.
         genes: components of the space of the graph, and beside the embedding; see
             :class:`~scfm.head.trajectory.base.Trajectory`.
+        context: likewise.
         warm_up: likewise.
         hidden: width of the hidden layer; 0 for a linear network.
         dropout: before each linear layer.
@@ -63,6 +64,7 @@ class Pseudotime(Trajectory):
         fate: str | None = None,
         neighbours: int = 15,
         genes: int = 32,
+        context: int | None = None,
         warm_up: int = 300,
         hidden: int = 128,
         dropout: float = 0.1,
@@ -71,7 +73,14 @@ class Pseudotime(Trajectory):
         fate_weight: float = 1.0,
     ) -> None:
         super().__init__(
-            spec, label=root_label, fate=fate, genes=genes, warm_up=warm_up, hidden=hidden, dropout=dropout
+            spec,
+            label=root_label,
+            fate=fate,
+            genes=genes,
+            context=context,
+            warm_up=warm_up,
+            hidden=hidden,
+            dropout=dropout,
         )
         if neighbours < 2 or softness <= 0 or min(order, fate_weight) < 0:
             raise ValueError(

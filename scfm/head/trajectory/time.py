@@ -29,6 +29,7 @@ class Time(Trajectory):
         fate: obs column of the lineage or terminal state, empty where unknown; null leaves it out.
         batch_key: obs column of experimental batches; warns where each has a single time.
         genes: see :class:`~scfm.head.trajectory.base.Trajectory`.
+        context: likewise.
         warm_up: likewise.
         hidden: width of the hidden layer; 0 for a linear network.
         dropout: before each linear layer.
@@ -52,6 +53,7 @@ class Time(Trajectory):
         fate: str | None = None,
         batch_key: str | None = None,
         genes: int = 64,
+        context: int | None = None,
         warm_up: int = 300,
         hidden: int = 128,
         dropout: float = 0.1,
@@ -59,7 +61,9 @@ class Time(Trajectory):
         softness: float = 0.1,
         fate_weight: float = 1.0,
     ) -> None:
-        super().__init__(spec, label=label, fate=fate, genes=genes, warm_up=warm_up, hidden=hidden, dropout=dropout)
+        super().__init__(
+            spec, label=label, fate=fate, genes=genes, context=context, warm_up=warm_up, hidden=hidden, dropout=dropout
+        )
         if softness <= 0 or min(order, fate_weight) < 0:
             raise ValueError(
                 f"head.softness={softness}, order={order}, fate_weight={fate_weight}; expected a number above 0 and "
