@@ -14,6 +14,7 @@ from scfm.data.pool import Dask, Local
 from scfm.data.quality import Quality
 from scfm.data.share import Share
 from scfm.data.store import TokenStore
+from scfm.data.work import Work
 from scfm.genes import read_alias
 from scfm.tokenizer import Tokenizer, from_dict
 
@@ -160,18 +161,20 @@ def append(
         FileNotFoundError: there is no such store, or no such input.
         ValueError: the store is shuffled over its whole corpus, an input is in it already, or as for :func:`prepare`.
     """
+    work = Work(Path(output))
+    work.put_back()
     store = TokenStore.open(output)
     manifest = read_json(store.path / MANIFEST, "the options of the store")
     if manifest["options"]["shuffle"]:
         raise ValueError(f"{output} is shuffled over its whole corpus, nothing can be added: prepare all files anew")
     options = Options(**{**manifest["options"], "quality": Quality(**manifest["options"]["quality"])})
     found = resolve_inputs(inputs)
-    names = {file["name"] for file in store.files}
-    twice = next((entry["path"] for entry in found if entry["name"] in names), None)
-    if twice is not None:
-        raise ValueError(f"{twice}: the store {output} has a file of this name already")
     tokenizer = from_dict(store.tokenizer)
     job = Job(found, Path(output), tokenizer, options, block_size=block_size, on_error=on_error, after=store)
+    names = {file["name"] for file in store.files}
+    twice = next((entry["path"] for entry in found if entry["name"] in names), None)
+    if twice is not None and not work.published(job.plan(tokenizer.to_dict())):
+        raise ValueError(f"{twice}: the store {output} has a file of this name already")
     larger = execute(job, workers, executor)
     assert larger is not None  # only a share makes no store
     return larger

@@ -152,16 +152,25 @@ class Work:
         self.store.rename(self.output)
         self.tidy()
 
+    def put_back(self) -> None:
+        """After a kill in the middle of :meth:`publish`: give the old store its name again."""
+        old = self.folder / "replaced"
+        if old.is_dir() and not self.output.exists():
+            with self.locked():
+                old.rename(self.output)
+
     def published(self, plan: Mapping[str, Any]) -> bool:
-        """Whether an earlier run of this plan was killed after it published and before it tidied up.
+        """Whether an earlier run of this plan was killed after it published and before it had tidied up.
 
         What the plan was added to (``after``) is the output itself by then, and may differ.
         """
-        path = self.folder / "plan.json"
-        if self.store.exists() or not (self.output.exists() and path.exists()):
-            return False
-        before, plan = read_json(path, "what was begun here"), json.loads(json.dumps(plan))
-        return {**before, "after": None} == {**plan, "after": None}
+        for folder in (self.folder, self._removed):
+            path = folder / "plan.json"
+            if self.output.exists() and path.exists() and not (folder / "store").exists():
+                before, now = read_json(path, "what was begun here"), json.loads(json.dumps(plan))
+                if {**before, "after": None} == {**now, "after": None}:
+                    return True
+        return False
 
     def forget(self) -> None:
         """Drop what depends on the corpus-wide tables."""
@@ -180,12 +189,21 @@ class Work:
             if worth:
                 log.info("What is finished is kept in %s: the same command goes on from there.", self.folder)
 
+    @property
+    def _removed(self) -> Path:
+        return self.output.with_name(f".{self.output.name}.removed")
+
     def tidy(self) -> None:
-        """Remove the folder; a kill in between leaves nothing that looks like unfinished work."""
-        gone = self.output.with_name(f".{self.output.name}.removed")
-        shutil.rmtree(gone, ignore_errors=True)
-        self.folder.rename(gone)
-        shutil.rmtree(gone)
+        """Remove the folder; a kill in between leaves nothing that looks like unfinished work.
+
+        The plan goes last: by it the next start knows that all was done.
+        """
+        shutil.rmtree(self._removed, ignore_errors=True)
+        self.folder.rename(self._removed)
+        for entry in self._removed.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+        shutil.rmtree(self._removed)
 
 
 def _difference(before: Mapping[str, Any], plan: Mapping[str, Any], key: str) -> str:
