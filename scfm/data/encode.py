@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from scfm.data.beside import counts_beside
 from scfm.data.context import Context, FileGenes, context
 from scfm.data.layout import write_json
 from scfm.data.part import Cells, PartWriter
@@ -84,7 +85,7 @@ class Encoder:
         obs = block.obs.iloc[rows]
         counts = None
         if run.options["keep_counts"]:
-            counts = beside_tokens(block, rows, tokens, genes)
+            counts = counts_beside(tokens, block.counts, rows, genes.columns)
         names, file = np.asarray(obs.index, dtype=object), np.full(len(rows), self._file)
         return Cells(tokens, names, file, sums.hashes[rows], run.coder(obs), counts)
 
@@ -143,16 +144,3 @@ def keep(run: Context, block: Block, sums: Tally, genes: FileGenes, file: int, d
         )
     dropped["no counts"] += int(empty.sum())
     return kept & ~empty
-
-
-def beside_tokens(block: Block, rows: np.ndarray, tokens: Ragged, genes: FileGenes) -> np.ndarray:
-    """float32 beside every token: the cell's counts of it, those of merged genes summed; 0 at specials."""
-    out = np.zeros(len(tokens.values), dtype=np.float32)
-    size = int(max(genes.columns.max(initial=0), tokens.values.max(initial=0))) + 1
-    for i, row in enumerate(rows):
-        low, high = block.counts.indptr[row], block.counts.indptr[row + 1]
-        columns = genes.columns[block.counts.indices[low:high]]
-        known = columns >= 0
-        dense = np.bincount(columns[known], block.counts.data[low:high][known], minlength=size)
-        out[tokens.offsets[i] : tokens.offsets[i + 1]] = dense[tokens[i]]
-    return out

@@ -45,7 +45,8 @@ class MixedStore(TokenStore):
         self.parts, self.weights = tuple(parts), None if weights is None else tuple(weights)
         columns = _joint_columns(parts)
         files = [{**file, "name": f"{part.path}/{file['name']}"} for part in parts for file in part.files]
-        names = ["input_ids", "length", "cell", "file", "hash", *columns]
+        counts = ["counts"] if all(part.has_counts for part in parts) else []
+        names = ["input_ids", "length", "cell", "file", "hash", *counts, *columns]
         tables = [_table(part, names, columns, first) for part, first in zip(parts, _first_files(parts), strict=True)]
         marks = "".join(part.fingerprint for part in parts) + str(self.weights)
         meta: dict[str, Any] = {
