@@ -60,6 +60,12 @@ class AR(nn.Module):
         means = {name: value / n_targets.clamp(min=1) for name, value in sums.items()}
         return means | {"n_targets": n_targets}
 
+    def sample(self, backbone: Backbone, batch: Batch, n: int = 32) -> dict[str, torch.Tensor]:
+        """The first ``n`` predictions of a batch, see :meth:`scfm.objective.score.Score.sample`."""
+        targets = next_tokens(batch)[:n]
+        places = torch.arange(1, len(targets) + 1, device=targets.device)
+        return self.score.sample(backbone.logits(backbone(batch)[: len(targets)]), targets, batch, places)
+
     def _score(self, backbone: Backbone, hidden: torch.Tensor, targets: torch.Tensor) -> Metrics:
         chunk = self.chunk or chunk_size(hidden.device)
         sums = self.score(backbone.logits(hidden[:0]), targets[:0])

@@ -88,6 +88,12 @@ class MLM(nn.Module):
         means = {name: value / n_targets.clamp(min=1) for name, value in sums.items()}
         return means | {"n_targets": n_targets}
 
+    def sample(self, backbone: Backbone, batch: Batch, n: int = 32) -> dict[str, torch.Tensor]:
+        """The first ``n`` predictions of a batch, see :meth:`scfm.objective.score.Score.sample`."""
+        masked, picked, targets = self.mask(batch)
+        picked, targets = picked[:n], targets[:n]
+        return self.score.sample(backbone.logits(backbone(masked)[picked]), targets, batch, picked)
+
     def mask(self, batch: Batch) -> tuple[Batch, torch.Tensor, torch.Tensor]:
         """Draw the genes to predict and hide them.
 

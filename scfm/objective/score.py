@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from scfm.types import Metrics
+from scfm.types import Batch, Metrics
 
 #: Targets that are left out of every sum.
 IGNORE = -100
@@ -53,6 +53,35 @@ class Score(nn.Module):
             rank = self.unigram.argsort(descending=True, stable=True).argsort()[ids]
             sums |= {f"unigram_top{k}": ((rank < k) & real).sum() for k in (1, 10)}
         return sums
+
+    def sample(
+        self, logits: torch.Tensor, targets: torch.Tensor, batch: Batch, places: torch.Tensor, k: int = 5
+    ) -> dict[str, torch.Tensor]:
+        """A few predictions as a reader wants to see them.
+
+        Args:
+            logits: (N, V).
+            targets: (N,) token ids; those of :data:`IGNORE` are left out.
+            batch: whose tokens they are.
+            places: (N,) where in the batch's row they stand.
+            k: guesses for each.
+
+        Returns:
+            For each target: ``cell`` (its row in the store), ``rank`` in the cell, ``true`` id, ``guess`` (k ids, best
+            first) and ``probability`` (k).
+        """
+        real = targets != IGNORE
+        logits, targets, places = logits[real], targets[real], places[real]
+        shares = logits.float().masked_fill(~self.possible, -torch.inf).softmax(-1)
+        probability, guess = shares.topk(min(k, shares.shape[1]), dim=-1)
+        cell = torch.searchsorted(batch.boundaries.long(), places, right=True) - 1
+        return {
+            "cell": batch.index[cell],
+            "rank": batch.positions[places],
+            "true": targets,
+            "guess": guess,
+            "probability": probability,
+        }
 
 
 def _hits(scores: torch.Tensor, ids: torch.Tensor, real: torch.Tensor) -> Metrics:

@@ -13,7 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers import CSVLogger, WandbLogger
 from pytorch_lightning.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from torch import nn
 
@@ -27,6 +27,7 @@ from scfm.run.budget import choose_budget, fits_memory
 from scfm.run.consolidate import consolidate
 from scfm.run.quiet import quiet_lightning
 from scfm.run.resume import require_same_run, resume_path
+from scfm.run.samples import close
 from scfm.run.source import prepared_source
 from scfm.strategy.ddp import DDP
 from scfm.strategy.deepspeed import DeepSpeed
@@ -195,18 +196,22 @@ def total_steps(trainer: pl.Trainer, data: CellData) -> int:
 def fit(cfg: DictConfig, trainer: pl.Trainer, module: CellModule, data: CellData) -> dict[str, float]:
     """Train, save, validate, and return the metrics of the trained model; also written to ``metrics.json``."""
     output = Path(cfg.output)
-    if trainer.is_global_zero:
-        OmegaConf.save(cfg, output / "config.yaml", resolve=True)
-    for logger in trainer.loggers:
-        if not isinstance(logger, CSVLogger):  # its hparams.yaml would be config.yaml again
-            logger.log_hyperparams(plain(cfg) | {"run": surroundings(data)})
     begin_from = resume_path(cfg)
     if begin_from is not None:
         require_same_run(Path(begin_from), cfg, data.store.vocab.hash, trainer.strategy)
+    module.show_samples = any(isinstance(logger, WandbLogger) for logger in trainer.loggers)
+    if trainer.is_global_zero:
+        OmegaConf.save(cfg, output / "config.yaml", resolve=True)
     try:
+        for logger in trainer.loggers:
+            if not isinstance(logger, CSVLogger):  # its hparams.yaml would be config.yaml again
+                logger.log_hyperparams(plain(cfg) | {"run": surroundings(data)})
         trainer.fit(module, datamodule=data, ckpt_path=begin_from, weights_only=True)
         save_last(trainer, output / "checkpoints" / "last.ckpt")
         found = _held_out(trainer, module, data)
+    except BaseException:
+        close(trainer, exit_code=1)
+        raise
     finally:
         for logger in trainer.loggers:
             logger.finalize("success")

@@ -20,6 +20,7 @@ from scfm.run.fit import (
     total_steps,
 )
 from scfm.run.pictures import draw_curves
+from scfm.run.samples import close, gene_predictions, send_files, show_samples
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,9 @@ def run(cfg: DictConfig) -> float | None:
     if trainer.is_global_zero:
         log.info("%s", verdict(found))
         draw_curves(output)
+        show_samples(trainer, gene_predictions(module, data))
+        send_files(trainer, output)
+        close(trainer)
         log.info("Checkpoint: %s", output / "checkpoints" / "last.ckpt")
     return found.get(cfg.metric)
 

@@ -76,12 +76,3 @@ def test_averaged_weights_and_resume(train):
     assert all(torch.equal(first[name], second[name]) for name in first)
     plain = train("trainer.max_steps=6", output="plain")
     assert any(not torch.equal(first[name], value) for name, value in weights(plain).items())
-
-
-def test_wandb_is_offline_and_knows_the_run(train, tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    folder = train("trainer.max_steps=1", "logger=wandb")
-    assert list(folder.rglob("*.wandb"))
