@@ -46,7 +46,7 @@ class Ordinal(Trajectory):
         label: str,
         stages: list[str] | None = None,
         fate: str | None = None,
-        genes: int = 64,
+        genes: int = 32,
         context: int | None = None,
         warm_up: int = 300,
         hidden: int = 128,

@@ -52,7 +52,7 @@ class Time(Trajectory):
         label: str,
         fate: str | None = None,
         batch_key: str | None = None,
-        genes: int = 64,
+        genes: int = 32,
         context: int | None = None,
         warm_up: int = 300,
         hidden: int = 128,
