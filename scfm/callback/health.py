@@ -46,11 +46,11 @@ class Health(pl.Callback):
             ValueError: ``stop_after`` steps in a row were unhealthy.
         """
         trainer = module.trainer
-        loss = trainer.strategy.reduce(torch.stack(self._losses).mean(), reduce_op="mean")
-        values = {"loss": float(loss)}
+        seen = {"loss": trainer.strategy.reduce(torch.stack(self._losses).mean(), reduce_op="mean")}
         scaled = str(trainer.precision) == "16-mixed"  # its scaler finds overflows, and skips them, itself
         if norm is not None and not scaled:
-            values["gradient norm"] = float(norm)
+            seen["gradient norm"] = torch.as_tensor(norm)
+        values = _read(seen)
         faults = [fault for name, value in values.items() if (fault := self._fault(name, value))]
         cells, self._cells, self._losses = self._cells, [], []
         if not faults:
@@ -107,3 +107,10 @@ class Health(pl.Callback):
             skip()
         else:
             module.zero_grad(set_to_none=True)  # optimizers leave alone what has no gradient
+
+
+def _read(values: dict[str, Tensor]) -> dict[str, float]:
+    """Numbers of a step, by one transfer: a GPU is waited for once."""
+    device = values["loss"].device
+    together = torch.stack([value.detach().to(device, torch.float32) for value in values.values()])
+    return dict(zip(values, together.tolist(), strict=True))

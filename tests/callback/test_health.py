@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from scfm import checkpoint
+from scfm.callback.health import Health
 from scfm.objective.mlm import MLM
 
 
@@ -65,6 +66,32 @@ def test_many_in_a_row_end_the_run(train, spoil):
 
 def test_a_healthy_run_skips_nothing(train):
     assert skipped(train("trainer.max_steps=40", "callbacks.health.window=16")) == 0
+
+
+def test_the_device_is_waited_for_once_a_step(train, monkeypatch):
+    """Judging costs one transfer to the host, of loss and gradient norm together, and nothing else."""
+    judge, transfers, steps = Health.judge, [], []
+    for name in ("item", "tolist", "__float__", "__bool__", "__int__", "cpu"):
+        monkeypatch.setattr(torch.Tensor, name, _counted(getattr(torch.Tensor, name), transfers, steps))
+
+    def watched(self, *arguments):
+        steps.append("judging")
+        judge(self, *arguments)
+        steps.append("done")
+
+    monkeypatch.setattr(Health, "judge", watched)
+    train("trainer.max_steps=5")
+    assert steps.count("judging") == 5
+    assert len(transfers) == 5
+
+
+def _counted(method, transfers, steps):
+    def counted(self, *arguments, **options):
+        if steps and steps[-1] == "judging":
+            transfers.append(method.__name__)
+        return method(self, *arguments, **options)
+
+    return counted
 
 
 def test_averaged_weights_and_resume(train):
