@@ -1,17 +1,20 @@
 """Cells and tokens per CPU-second of packed batches out of a token store, and how well its files are mixed in them.
 
     python benchmarks/loader.py [--cells 100000] [--tokens 65536] [--repeats 3]
+    python benchmarks/loader.py --plan 20000000
 
 A made-up store of 16 files, about 1,900 tokens a cell (380 MB at 100,000 cells), in the page cache, and the same cells
 written shuffled. One process, one thread; each repeat times all ways in turn, the median counts, planning the epoch
 included. Every way ends in the same packed batch. Mixing: the entropy of the source files of a batch, averaged over
-batches, as a share of what a true shuffle has.
+batches, as a share of what a true shuffle has. `--plan` reads nothing: it plans an epoch of so many cells and prints
+what that costs.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import resource
 import statistics
 import tempfile
 import time
@@ -30,6 +33,7 @@ from scfm.data.order import Order
 from scfm.data.part import Cells
 from scfm.data.shuffle import Shuffle
 from scfm.data.store import TokenStore
+from scfm.data.verify import verify
 from scfm.data.write import write_store
 from scfm.types import Batch, Ragged
 from scfm.vocab import Vocab
@@ -146,6 +150,35 @@ def true_entropy(sizes: list[int]) -> float:
     return statistics.mean(entropy(rng.integers(0, FILES, size)) for size in drawn)
 
 
+def about(path: Path) -> str:
+    """Size of a store, and how long it takes to open and to verify."""
+    began = time.process_time()
+    store = TokenStore.open(path)
+    opened, size = time.process_time() - began, sum(file.stat().st_size for file in path.iterdir())
+    beside = size - 2 * int(store.lengths.sum())
+    began = time.process_time()
+    assert verify(path) == []
+    rate = size / (time.process_time() - began)
+    return (
+        f"{size / len(store):,.0f} bytes a cell, {beside / len(store):,.0f} of them beside the tokens; "
+        f"opened in {opened * 1e3:,.0f} ms, verified at {rate / 1e9:.1f} GB / CPU-s"
+    )
+
+
+def plan(n_cells: int) -> None:
+    """Print what planning an epoch costs."""
+    lengths = np.random.default_rng(0).integers(300, 4_096, n_cells)
+    rows = np.arange(n_cells)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for how in (Shuffle("stored"), Shuffle("blocks"), Shuffle()):
+        began = time.process_time()
+        Order(rows, lengths, tokens=131_072, how=how).epoch(0)
+        spent = time.process_time() - began
+        print(f"an epoch of {n_cells:,} cells planned in {spent:.1f} CPU-s (data.shuffle={how.by})")
+    more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 + rows.nbytes + lengths.nbytes
+    print(f"at most {more / n_cells:.0f} bytes of memory a cell, rows and lengths included")
+
+
 def main() -> None:
     """Make the stores, time, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -153,7 +186,11 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=65_536, help="budget of a micro-batch")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="for the made-up stores; else the temporary folder")
+    parser.add_argument("--plan", type=int, metavar="CELLS")
     args = parser.parse_args()
+    if args.plan:
+        plan(args.plan)
+        return
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         run(Path(folder), args)
 
@@ -183,6 +220,7 @@ def run(folder: Path, args: argparse.Namespace) -> None:
         print(f"annbatch is not compared: {error}; it needs Python 3.12, and reads counts, not tokens")
     length = float(cells.lengths.mean())
     print(f"{args.cells:,} cells of {length:,.0f} tokens, {FILES} files, {args.tokens:,} tokens a batch")
+    print(about(plain))
     report(ways, args.repeats)
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from scfm.data.loader import CellLoader, PackedCells
 from scfm.data.order import Order
+from scfm.data.shuffle import Shuffle
 from scfm.types import Ragged
 
 
@@ -23,9 +24,12 @@ class MadeUpStore:
         return self.labels
 
 
-def loader(rank=0, world=1, workers=0, held_out=False, multiple=4):
+BLOCKS = Shuffle("blocks", block=4, pool=16)
+
+
+def loader(rank=0, world=1, workers=0, held_out=False, multiple=4, how=None):
     store = MadeUpStore()
-    order = Order(np.arange(60), store.lengths, tokens=40, multiple=multiple, seed=1, shuffle=not held_out)
+    order = Order(np.arange(60), store.lengths, tokens=40, multiple=multiple, seed=1, shuffle=not held_out, how=how)
     return CellLoader(PackedCells(store, ["type"]), order, rank=rank, world=world, workers=workers, held_out=held_out)
 
 
@@ -39,11 +43,11 @@ def test_a_packed_batch():
     assert batch.longest == batch.lengths.max()
 
 
-def steps(world, workers, epochs=2):
+def steps(world, workers, how, epochs=2):
     """Cells of each optimizer step of 4 micro-batches, whatever the ranks."""
     found = []
     for rank in range(world):
-        one = loader(rank, world, workers)
+        one = loader(rank, world, workers, how=how)
         found.append([tuple(batch.index.tolist()) for _ in range(epochs) for batch in one])
     per_step = 4 // world
     return [
@@ -53,23 +57,24 @@ def steps(world, workers, epochs=2):
 
 
 @pytest.mark.parametrize(("world", "workers"), [(1, 2), (2, 0), (2, 2), (4, 0), (4, 2)])
-def test_the_cells_of_each_step_are_the_same_for_any_ranks_and_workers(world, workers):
-    assert steps(world, workers) == steps(1, 0)
+@pytest.mark.parametrize("how", [None, BLOCKS])
+def test_the_cells_of_each_step_are_the_same_for_any_ranks_and_workers(world, workers, how):
+    assert steps(world, workers, how) == steps(1, 0, how)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("stop", [1, 5, 7])
-def test_resume_continues_with_the_very_next_cell(workers, stop):
-    whole = loader(workers=workers)
+@pytest.mark.parametrize(("stop", "how"), [(1, None), (5, None), (7, None), (5, BLOCKS)])
+def test_resume_continues_with_the_very_next_cell(workers, stop, how):
+    whole = loader(workers=workers, how=how)
     n = len(whole)
     uninterrupted = [(batch.seed, *batch.index.tolist()) for _ in range(2) for batch in whole]
-    one = loader(workers=workers)
+    one = loader(workers=workers, how=how)
     taken = []
     for batch in one:
         taken.append((batch.seed, *batch.index.tolist()))
         if len(taken) == stop:
             break
-    other = loader(workers=workers)
+    other = loader(workers=workers, how=how)
     other.load_state_dict(one.state_dict())
     assert len(other) == n
     rest = [(batch.seed, *batch.index.tolist()) for _ in range(2) for batch in other]
