@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from scfm.data.parts import metrics_in_parts, split
 from scfm.head.pool import embed
 from scfm.model.flops import Work, peak_of
+from scfm.model.once import Once
 from scfm.optim.groups import parameter_groups
 from scfm.types import Batch, Metrics, Spec
 
@@ -200,9 +201,10 @@ class CellModule(pl.LightningModule):
 
     def _predict(self, batch: Batch) -> dict[str, np.ndarray]:
         seen = self.task.view(batch) if hasattr(self.task, "view") else batch
-        found = {"embedding": embed(self.backbone, seen, self.spec.vocab)}
+        backbone: Any = Once(self.backbone)  # a head mostly reads what was embedded
+        found = {"embedding": embed(backbone, seen, self.spec.vocab)}
         if hasattr(self.task, "predict"):
-            found |= self.task.predict(self.backbone, batch)
+            found |= self.task.predict(backbone, batch)
         arrays = {name: value.float().cpu().numpy() for name, value in found.items()}
         return {"index": batch.index.cpu().numpy(), **arrays}
 
