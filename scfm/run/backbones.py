@@ -45,7 +45,7 @@ def backbones(checkpoint: Checkpoint, genes: list[str], seed: int) -> dict[str, 
         A backbone of the same architecture with random weights and, where the checkpoint is of a fine-tune, the
         backbone that it started from; without the latter where its file is gone.
     """
-    found: dict[str, Encoder] = {UNTRAINED: partial(encode, partial(_untrained, checkpoint, seed), checkpoint, genes)}
+    found: dict[str, Encoder] = {UNTRAINED: partial(encode, partial(untrained, checkpoint, seed), checkpoint, genes)}
     before = pretrained(checkpoint)
     if before is not None and before is not checkpoint:
         found[FROZEN] = partial(encode, partial(restore_backbone, before), before, genes)
@@ -63,7 +63,8 @@ def pretrained(checkpoint: Checkpoint) -> Checkpoint | None:
     return None
 
 
-def _untrained(checkpoint: Checkpoint, seed: int) -> nn.Module:
+def untrained(checkpoint: Checkpoint, seed: int) -> nn.Module:
+    """A backbone of the checkpoint's architecture with random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build(checkpoint.config["model"], checkpoint_vocab(checkpoint), causal=checkpoint.causal)

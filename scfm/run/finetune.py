@@ -28,8 +28,11 @@ from scfm.run.fit import (
     require_positions,
     total_steps,
 )
-from scfm.run.pictures import draw_confusion, draw_curves
+from scfm.run.pictures import draw_curves
+from scfm.run.publish import publish
+from scfm.run.report import report
 from scfm.run.restore import checkpoint_vocab, restore_backbone
+from scfm.run.samples import cell_predictions, close, show_samples
 from scfm.run.survey import prepare
 
 log = logging.getLogger(__name__)
@@ -79,7 +82,12 @@ def run(cfg: DictConfig) -> float | None:
         found |= done.metrics
         write_metrics(output / "metrics.json", found, done)
         draw_curves(output)
-        draw_confusion(output, done, data)
+        if cfg.report:
+            page = report(output, plain(cfg), done, data, checkpoint)
+            if page is not None:
+                publish(trainer.loggers, page, found)
+        show_samples(trainer, cell_predictions(done, data))
+        close(trainer)
         log.info("Checkpoint: %s", done.path)
     return found.get(cfg.metric)
 

@@ -1,6 +1,7 @@
 """Fine-tuning starts from the checkpoint, learns the labels, and refuses what cannot be learnt."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -50,6 +51,10 @@ def test_it_learns_the_labels(finetune):
     assert score == found["val/macro_f1"] > 0.9
     assert found["test/macro_f1"] > 0.8
     assert (folder / "confusion_cell_type.png").stat().st_size > 1000
+    page = (folder / "report.html").read_text()
+    for words in ("frozen backbone, linear probe", "random weights, linear probe", "Calibration: ", "majority class"):
+        assert words in page
+    assert not re.findall(r'(?:src|href)="(?!data:)', page), "the report needs no other file"
     split = pd.read_csv(folder / "split.csv")
     assert set(split["part"]) == {"train", "val", "calibration", "test"}
     assert len(split) == 240
@@ -116,6 +121,16 @@ def test_the_head_says_what_to_watch(finetune):
     config = OmegaConf.load(folder / "config.yaml")
     assert config.callbacks.best.mode == "min"
     assert score == json.loads((folder / "metrics.json").read_text())["val/loss"]
+
+
+def test_wandb_gets_the_report(finetune, monkeypatch, tmp_path):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    _, folder = finetune("trainer.max_steps=2", "validate_every=1", "logger=wandb")
+    pages = list(folder.rglob("media/html/report/page*.html"))
+    assert pages[0].read_text() == (folder / "report.html").read_text()
+    assert list(folder.rglob("media/images/report/maps*.png"))
 
 
 class TestRefusals:
