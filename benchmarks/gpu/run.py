@@ -1,16 +1,17 @@
 """Everything a GPU has to show, in one call that ends within ten minutes.
 
-    python benchmarks/gpu/run.py [--minutes 9] [--out results] [--no-compile]
+    python benchmarks/gpu/run.py [--minutes 9] [--out results] [--no-compile] [--only checks grid runs profile]
 
 1. The varlen attention path against the CPU oracle: outputs and gradients of BERT and GPT-2.
 2. Tokens/s, cells/s, MFU, share of the roofline and peak memory of a whole training step (transfer, forward, backward,
    clipping, fused AdamW, bfloat16) for 10 M, 104 M and 316 M parameters at 2048, 128, 4096 and ragged lengths, for
    masked and next-gene prediction; beside it, in the same run, transformers' own padded step as its Trainer takes it.
-3. A profile of one of them.
+3. Whole runs of ``train.py``, loader and all, by one device, DDP, FSDP2 and DeepSpeed.
+4. A profile of a step.
 
 Rates are all real tokens over all wall seconds of the timed steps. Prints a table, writes ``results.json`` and
 ``profile.txt``. Without a GPU it runs everything at toy size on the CPU, to show that it works; its figures then mean
-nothing. What the time does not allow is listed as not run.
+nothing. What the time does not allow is listed as not run; a second call with ``--only`` does it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from made import LENGTHS, MODELS, TOY, TOY_LENGTHS, made_backbone, made_batch, made_batches, made_vocab
+from runs import runs
 from steps import Run, ours, theirs, timed
 
 from scfm.model.attention import attention_path
@@ -36,6 +38,9 @@ from scfm.objective.mlm import MLM
 from scfm.types import Batch, Spec
 
 OBJECTIVES = {"mlm": MLM, "ar": AR}
+PARTS = ("checks", "grid", "runs", "profile")
+#: Seconds that are kept for what comes after the grid, which would take them all.
+KEPT = 200
 
 
 def main() -> None:
@@ -44,6 +49,7 @@ def main() -> None:
     arguments.add_argument("--seconds", type=float, default=4.0, help="timed seconds of each row")
     arguments.add_argument("--out", type=Path, default=Path("outputs/gpu"))
     arguments.add_argument("--no-compile", action="store_true")
+    arguments.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     options = arguments.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     cuda = torch.cuda.is_available()
@@ -61,13 +67,17 @@ def main() -> None:
     print(f"{name}, torch {torch.__version__}, {run.dtype}, compile {run.compile}\nattention {path}: {reason}")
     if run.toy:
         print("NO GPU: toy sizes on the CPU, to show that the script runs. The figures mean nothing.")
-    found["checks"] = {kind: check(run, kind == "ar") for kind in OBJECTIVES}
-    save(options.out, found)
-    found["rows"] = rows = []
-    for row in grid(run, name):
-        rows.append(row)
+    if "checks" in options.only:
+        found["checks"] = {kind: check(run, kind == "ar") for kind in OBJECTIVES}
         save(options.out, found)
-    (options.out / "profile.txt").write_text(profile(run))
+    for part, rows in (("grid", grid(run, name, "runs" in options.only)), ("runs", runs(run))):
+        if part in options.only:
+            found["rows" if part == "grid" else part] = kept = []
+            for row in rows:
+                kept.append(row)
+                save(options.out, found)
+    if "profile" in options.only:
+        (options.out / "profile.txt").write_text(profile(run))
     print(f"\n{options.out}/results.json, {options.out}/profile.txt")
 
 
@@ -109,8 +119,9 @@ def gradients(model: Backbone, batch: Batch) -> tuple[list[torch.Tensor], list[t
     return [hidden.detach()], [grad for name, grad in named if not name.endswith("bias")]
 
 
-def grid(run: Run, device: str) -> Iterator[dict[str, Any]]:
+def grid(run: Run, device: str, more_to_come: bool) -> Iterator[dict[str, Any]]:
     """One row for each model, length and objective, the most telling first."""
+    deadline = run.deadline - KEPT * (more_to_come and not run.toy)
     titles = f"{'tokens/s':>10s} {'cells/s':>8s} {'MFU':>6s} {'roof':>6s} {'GB':>6s}"
     print(f"\n{'model':5s} {'length':>6s} {'task':4s} {'way':12s} {titles}")
     for length in TOY_LENGTHS if run.toy else LENGTHS:
@@ -118,7 +129,7 @@ def grid(run: Run, device: str) -> Iterator[dict[str, Any]]:
             for objective in OBJECTIVES:
                 for way in ("scfm", "transformers"):
                     row = {"model": model, "length": length, "objective": objective, "way": way}
-                    if time.monotonic() > run.deadline:
+                    if time.monotonic() > deadline:
                         yield row | {"not run": "out of time"}
                         continue
                     try:

@@ -98,6 +98,15 @@ def test_the_first_loss_is_that_of_a_uniform_guess(folder, name):
     assert first == pytest.approx(math.log(44), abs=0.15)
 
 
+@pytest.mark.parametrize("kind", ["fsdp2", "deepspeed_zero3"])
+def test_a_large_model_is_whole_on_no_rank_but_the_first_while_it_is_built(folder, kind):
+    first, second = (json.loads((folder / f"{kind}-{rank}.json").read_text()) for rank in range(2))
+    assert first["built"] == first["total"]
+    assert second["built"] == 0
+    assert first["held"] <= 0.55 * first["total"]
+    assert second["held"] <= 0.55 * first["total"]
+
+
 @pytest.mark.parametrize("name", ["fsdp2", "fsdp2_sharded", "fsdp2_async", "deepspeed_zero2", "deepspeed_zero3"])
 def test_stopped_and_resumed(folder, name):
     assert differ(weights(folder / name), weights(folder / f"stopped_{name}")) < TOLERANCE

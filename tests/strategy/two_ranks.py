@@ -3,14 +3,18 @@
 One process alone resumes what they did by a strategy that divides the model.
 """
 
+import json
 import os
 import sys
 import time
 import traceback
+from pathlib import Path
 
 import torch
+from torch.distributed.tensor import DTensor
 
 import stoppable
+from scfm.module import CellModule
 from scfm.objective.mlm import MLM
 from support import SMALL, command
 
@@ -33,6 +37,32 @@ STRATEGIES = {
     "deepspeed_zero3": ("strategy=deepspeed_zero3", "strategy.persistence_threshold=0"),
     "deepspeed_zero3_offload": ("strategy=deepspeed_zero3_offload", "strategy.persistence_threshold=0"),
 }
+
+
+def note_shares(folder: str) -> None:
+    """Write down how much of a divided model this rank was given to build, and holds afterwards, in numbers."""
+    configure = CellModule.configure_model
+
+    def noted(self: CellModule) -> None:
+        parameters = list(self.parameters())
+        fresh = not any(hasattr(p, "ds_id") or isinstance(p, DTensor) for p in parameters)
+        total = sum(p.numel() for p in parameters)
+        built = sum(p.numel() for p in parameters if not p.is_meta)
+        configure(self)
+        if fresh and _divides(self.trainer.strategy):
+            held = sum(_local(p).numel() for p in self.parameters())
+            name = f"{self.trainer.strategy.kind}-{os.environ['RANK']}.json"
+            Path(folder, name).write_text(json.dumps({"total": total, "built": built, "held": held}))
+
+    CellModule.configure_model = noted
+
+
+def _divides(strategy: object) -> bool:
+    return getattr(strategy, "kind", "") in ("fsdp2", "deepspeed_zero3")
+
+
+def _local(parameter: torch.nn.Parameter) -> torch.Tensor:
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter.ds_tensor
 
 
 def strategies(store: str, folder: str) -> None:
@@ -118,6 +148,7 @@ if __name__ == "__main__":
         if os.environ["WORLD_SIZE"] == "1":
             alone(sys.argv[1], sys.argv[2])
             sys.exit()
+        note_shares(sys.argv[2])
         strategies(sys.argv[1], sys.argv[2])
         resume_by_strategy(sys.argv[1], sys.argv[2])
         unhealthy(sys.argv[1], sys.argv[2])
