@@ -67,7 +67,7 @@ def test_killed_between_any_two_of_the_last_steps(files, tmp_path, how):
         "replacing": lambda: whole(files, output, overwrite=True),
         "adding": lambda: append(files[1], output),
     }[how]
-    while True:
+    while step < (100 if how == "new" else 5):  # removing the working folder is the same for all
         step += 1
         if how != "new":
             whole(files[:1], output)
@@ -83,7 +83,7 @@ def test_killed_between_any_two_of_the_last_steps(files, tmp_path, how):
         for path in output.iterdir():
             path.unlink()
         output.rmdir()
-    assert step > 6
+    assert step >= 5
 
 
 def test_a_held_output_is_one_sentence_on_the_command_line(files, tmp_path, caplog):

@@ -48,9 +48,9 @@ def test_a_flipped_bit_anywhere_is_found(store, name, seed):
         assert problem == f"{name} has changed since it was written: its checksum differs"
 
 
-def test_every_bit_of_the_manifest_counts(store):
+def test_any_bit_of_the_manifest_counts(store):
     content = (store / "manifest.json").read_bytes()
-    for at in random.Random(1).sample(range(len(content)), 300):
+    for at in random.Random(1).sample(range(len(content)), 60):
         for bit in range(8):
             flipped = bytearray(content)
             flipped[at] ^= 1 << bit
