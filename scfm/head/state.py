@@ -70,6 +70,10 @@ class CellState(nn.Module):
         assert survey.tokens is not None, "prepare comes first"
         return np.column_stack([deep, self.bag.of(survey.tokens(np.arange(len(survey.rows))))])
 
+    def space(self, survey: Survey) -> np.ndarray:
+        """Where neighbours of the surveyed cells are sought: the components, or the embedding where there are none."""
+        return self.of(survey)[:, self.deep :] if self.bag.size else survey.embedding
+
 
 def shortened(batch: Batch, longest: int, vocab: Vocab) -> Batch:
     """Cells cut to their first tokens, as a tokenizer of that length had cut them: a closing eos stays.

@@ -35,7 +35,7 @@ def test_every_head_has_an_experiment():
 def test_every_experiment_that_the_benchmark_names_is_there():
     text = (FOLDER / "heads_tasks.py").read_text()
     named = {path.stem for path in (CONFIGS / "experiment").glob("*.yaml") if f'"{path.stem}"' in text}
-    assert {"annotation_classifier", "trajectory_ordinal", "integration_contrastive_sampler"} <= named
+    assert {"annotation_classifier", "trajectory_ordinal", "trajectory_time"} <= named
 
 
 def test_every_set_has_a_task(heads):

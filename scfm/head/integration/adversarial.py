@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from scfm.head.integration.base import Contrastive, check_positive
 from scfm.head.integration.contrast import nt_xent
 from scfm.head.perceptron import perceptron
-from scfm.head.pool import embed
 from scfm.head.survey import Survey
 from scfm.head.view import Views, generator_of
 from scfm.types import Backbone, Batch, Metrics, Spec
@@ -90,7 +89,7 @@ class Adversarial(Contrastive):
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
         """``loss``, ``accuracy`` of the contrast, and ``batch_accuracy`` of the discriminator (chance is best)."""
         generator, codes = generator_of(batch), batch.obs[self.batch_key]
-        states = [embed(backbone, self.views(batch, generator), self.vocab) for _ in range(2)]
+        states = [self.state(backbone, self.views(batch, generator)) for _ in range(2)]
         one, two = (F.normalize(self.projector(state).float(), dim=1) for state in states)
         loss, accuracy = nt_xent(one, two, codes, temperature=self.temperature)
         slope = self.strength * min(1.0, int(self.step) / self.warmup)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from scfm.head.integration.check import check_batches, warn_confounded
 from scfm.head.perceptron import perceptron
-from scfm.head.pool import embed
+from scfm.head.state import CellState
 from scfm.head.survey import Survey
 from scfm.types import Backbone, Batch, Sampling, Spec
 
@@ -28,6 +28,8 @@ class Integration(nn.Module):
         condition: obs column whose effect should survive; a warning says where every batch has a single one.
         size: width d of the integrated space.
         hidden: width of the projector's hidden layer; 0 for a linear one.
+        genes: linear components of the cell's genes beside the backbone's embedding; 0 leaves them out.
+        context: tokens of a cell that the backbone reads, at most; the components read all. None: no limit.
 
     Attributes:
         labels: obs columns that batches carry.
@@ -44,7 +46,15 @@ class Integration(nn.Module):
     needs: ClassVar[str] = "genes alone: cells of unseen batches pass the backbone and the projector, without training"
 
     def __init__(
-        self, spec: Spec, *, batch_key: str, condition: str | None = None, size: int = 64, hidden: int = 0
+        self,
+        spec: Spec,
+        *,
+        batch_key: str,
+        condition: str | None = None,
+        size: int = 64,
+        hidden: int = 0,
+        genes: int = 0,
+        context: int | None = None,
     ) -> None:
         super().__init__()
         if size < 2:
@@ -56,18 +66,24 @@ class Integration(nn.Module):
         self.conditions = () if condition is None else spec.classes.get(condition, ())
         if condition is not None and not self.conditions:
             raise ValueError(f"head.condition={condition!r} is not a categorical obs column of the store")
-        self.projector = perceptron([spec.width, *([hidden] if hidden else []), size])
+        self.state = CellState(spec, genes, context)
+        self.projector = perceptron([self.state.width, *([hidden] if hidden else []), size], norm=False)
         self.sampling: Sampling | None = None
 
     def prepare(self, survey: Survey) -> None:
-        """Look at the cells before training: warn where batch and condition cannot be told apart."""
+        """Look at the cells before training: fit the components; warn where batch and condition are one."""
+        self.state.prepare(survey)
         if self.condition is not None:
             codes = [survey.obs[name][survey.train] for name in (self.batch_key, self.condition)]
             warn_confounded(codes[0], codes[1], self.names, self.conditions, self.condition)
 
+    def view(self, batch: Batch) -> Batch:
+        """What the backbone reads of a batch."""
+        return self.state.view(batch)
+
     def encode(self, backbone: Backbone, batch: Batch) -> Tensor:
         """The integrated space, (B, d) float32."""
-        return self.projector(embed(backbone, batch, self.vocab)).float()
+        return self.projector(self.state(backbone, batch)).float()
 
     @torch.no_grad()
     def predict(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from scfm.head.integration.base import Contrastive, check_positive, check_shares
 from scfm.head.integration.contrast import nt_xent
-from scfm.head.pool import embed
 from scfm.head.view import Views, cells_of, generator_of
 from scfm.types import Backbone, Batch, Metrics, Sampling, Spec
 
@@ -94,7 +93,7 @@ class BatchToken(Contrastive):
     def encode_with(self, backbone: Backbone, batch: Batch, vectors: Tensor) -> Tensor:
         """Unit vectors where each cell has the given vector (B, D) as its batch's: added to all its tokens."""
         with added(backbone, vectors[cells_of(batch)]):
-            state = embed(backbone, batch, self.vocab)
+            state = self.state(backbone, batch)
         return F.normalize(self.projector(state).float(), dim=1)
 
     def _draw(self, codes: Tensor, generator: torch.Generator) -> Tensor:

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from scfm.head.integration.base import Integration, check_positive
 from scfm.head.integration.domain import DomainNorm
 from scfm.head.perceptron import perceptron
-from scfm.head.pool import embed
 from scfm.head.view import cells_of, generator_of
 from scfm.types import Backbone, Batch, Metrics, Spec
 
@@ -83,7 +82,7 @@ class CondDecoder(Integration):
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
         """``loss``, its parts ``reconstruction`` and ``kl`` for each cell, and ``elbo``, minus their plain sum."""
         counts, codes = self.counts(batch), batch.obs[self.batch_key]
-        state = embed(backbone, batch, self.vocab)
+        state = self.state(backbone, batch)
         mean, log_variance = self.projector(state).float(), None
         latent = mean
         if self.log_variance is not None:

@@ -78,7 +78,7 @@ class Distill(Contrastive):
         with torch.set_grad_enabled(self.train_teacher and torch.is_grad_enabled()):
             state = embed(backbone, self.views(batch, generator), self.vocab)
         bag = self.bag(self.views(batch, generator))
-        teacher = F.normalize(self.projector(state).float(), dim=1)
+        teacher = F.normalize(self.projector(self.state.norm(state)).float(), dim=1)
         student = F.normalize(self.student(bag).float(), dim=1)
         loss, accuracy = self.loss(teacher, student, batch.obs[self.batch_key])
         if self.aligner is not None:

@@ -29,6 +29,9 @@ class Triplet(Integration):
         condition: obs column whose effect should survive; only for a warning.
         size: width of the integrated space.
         hidden: width of the projector's hidden layer; 0 for a linear one.
+        genes: linear components of the cell's genes beside the backbone's embedding, in which neighbours are sought; 0
+            leaves them out and seeks on the embedding.
+        context: tokens of a cell that the backbone reads, at most; the components read all. None: no limit.
         neighbours: k of the mutual neighbours.
         within: number of own-batch positives as a share of the mean number of mutual ones.
         label: obs column of known types: cells of one label in different batches are positives too, and the
@@ -50,12 +53,16 @@ class Triplet(Integration):
         condition: str | None = None,
         size: int = 32,
         hidden: int = 256,
+        genes: int = 64,
+        context: int | None = None,
         neighbours: int = 30,
         within: float = 0.75,
         label: str | None = None,
         weight: float = 0.3,
     ) -> None:
-        super().__init__(spec, batch_key=batch_key, condition=condition, size=size, hidden=hidden)
+        super().__init__(
+            spec, batch_key=batch_key, condition=condition, size=size, hidden=hidden, genes=genes, context=context
+        )
         check_positive(neighbours=neighbours)
         check_shares(within=within, weight=weight)
         self.neighbours, self.within, self.label, self.weight = neighbours, within, label, weight
@@ -70,14 +77,14 @@ class Triplet(Integration):
     def prepare(self, survey: Survey) -> None:
         """Find mutual neighbours among the training cells, and for validation among the others."""
         super().prepare(survey)
-        batches, k = survey.obs[self.batch_key], self.neighbours
+        batches, k, space = survey.obs[self.batch_key], self.neighbours, self.state.space(survey)
         positives = np.full((len(survey.rows), k), -1, dtype=np.int64)
         near = np.full((len(survey.rows), k), -1, dtype=np.int64)
         for part in (survey.train, ~survey.train):
             members = np.flatnonzero(part & (batches >= 0))
             if len(members) > 1:
-                own = own_neighbours(survey.embedding[members], batches[members], k)
-                mutual = mutual_neighbours(survey.embedding[members], batches[members], k)
+                own = own_neighbours(space[members], batches[members], k)
+                mutual = mutual_neighbours(space[members], batches[members], k)
                 found = filled(mutual, own, self.within)
                 near[members], positives[members] = named(own, members), named(found, members)
         named_rows = [np.where(table < 0, -1, survey.rows[table]) for table in (positives, near)]

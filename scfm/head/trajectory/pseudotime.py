@@ -103,7 +103,7 @@ class Pseudotime(Trajectory):
         """
         super().prepare(survey)
         train = np.flatnonzero(survey.train)
-        space = self.state.of(survey)[:, self.state.deep :] if self.state.bag.size else survey.embedding
+        space = self.state.space(survey)
         cells = neighbour_graph(space[train], self.neighbours)
         time = rank_scaled(diffusion_pseudotime(cells, self._root(survey, train, cells)))
         near = nearest(space[~survey.train], space[train], 5) if len(train) < len(survey.rows) else None
