@@ -91,3 +91,14 @@ def test_other_pictures_draw():
     bins = np.array([[np.nan, np.nan, 0], [0.75, 0.5, 4]])
     assert len(plot.reliability_diagram(bins).axes) == 2
     assert plot.rejection_curve({"m": np.array([[0.5, 1.0], [1.0, 0.8]])}).axes[0].lines
+
+
+def test_a_label_and_what_was_called_so_have_the_same_colours():
+    called = np.array(["B", "T", "unknown"])
+    figure = plot.maps(
+        {"X": np.zeros((3, 2))},
+        {"true": np.array(["B", "A", "T"]), "called": called, "lane": np.array(["l1", "l1", "l2"])},
+    )
+    legends = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in figure.axes]
+    assert legends[0] == legends[1] == ["A", "B", "T", "unknown"]
+    assert legends[2] == ["l1", "l2"]

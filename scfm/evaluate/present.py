@@ -26,6 +26,8 @@ EXPLAINED = (
     "of neighbourhoods), kept neighbors (of PCA, inside batches). Controls show what a score is worth: one knows "
     "nothing, one has its cells shuffled, one knows only the labels. Totals of other versions or tools do not compare."
 )
+#: Single metrics that are also shown on the controls' scale.
+SCALED = ("nmi", "silhouette_label", "clisi", "ilisi", "kbet", "cilisi", "scgraph")
 FEW = ["total", "bio", "batch", "ilisi"]
 
 
@@ -120,7 +122,7 @@ def _scaled_parts(scaled: pd.DataFrame | None, ours: str) -> list[str]:
     if scaled is None or "total" not in scaled:
         return []
     text = "(x − worst control) / (best control − worst control): 0 is as bad as the worst control, 1 as the best."
-    columns = [name for name in ("total", "bio", "batch", *BIO, *BATCH, "cilisi", "scgraph") if name in scaled]
+    columns = [name for name in ("total", "bio", "batch", *SCALED) if name in scaled]
     return [table(scaled[columns], own=[ours]), paragraph(text)]
 
 
@@ -128,4 +130,7 @@ def _correction_parts(correction: pd.DataFrame | None, ours: str) -> list[str]:
     if correction is None or correction.empty:
         return []
     text = "; ".join(f"{name.replace('_', ' ')}: {what}" for name, what in OF_CORRECTION.items() if name in correction)
-    return [table(correction, unranked=list(correction.columns), own=[ours]), paragraph(f"{text}.".capitalize())]
+    return [
+        table(correction, unranked=list(correction.columns), own=[ours]),
+        paragraph(f"{text[0].upper()}{text[1:]}."),
+    ]

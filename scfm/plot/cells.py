@@ -9,12 +9,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from scfm.plot.figure import GREY, INK, categories, make_figure, style
+from scfm.plot.figure import ABSENT, GREY, INK, categories, make_figure, style
 
 ROWS_OF_LEGEND = 24
 
 
-def draw_cells(axes: Axes, coordinates: np.ndarray, values: np.ndarray, title: str, *, legend: bool = True) -> None:
+def draw_cells(
+    axes: Axes,
+    coordinates: np.ndarray,
+    values: np.ndarray,
+    title: str,
+    *,
+    legend: bool = True,
+    names: Sequence[str] | None = None,
+) -> None:
     """Cells on a map, coloured by categories or by a number.
 
     Args:
@@ -23,6 +31,7 @@ def draw_cells(axes: Axes, coordinates: np.ndarray, values: np.ndarray, title: s
         values: (B,) names, or floats (NaN grey).
         title: above the map.
         legend: beside the map.
+        names: all categories, in the order of their colours; None takes those that occur.
     """
     size = float(np.clip(9000 / max(len(coordinates), 1), 2, 28))
     axes.set_title(title, fontsize=11, loc="left", color=INK)
@@ -31,7 +40,7 @@ def draw_cells(axes: Axes, coordinates: np.ndarray, values: np.ndarray, title: s
     if np.issubdtype(np.asarray(values).dtype, np.floating):
         _draw_number(axes, coordinates, values, size, legend)
         return
-    names = categories(values)
+    names = categories(values) if names is None else names
     text = np.array([str(value) for value in values])
     order = np.random.default_rng(0).permutation(len(text))
     for place, name in reversed(list(enumerate(names))):
@@ -102,10 +111,18 @@ def maps(coordinates: Mapping[str, np.ndarray], colourings: Mapping[str, np.ndar
     side = 1.7 * -(-longest // ROWS_OF_LEGEND)
     figure = make_figure(4.1 * n_columns + side, 3.9 * n_rows)
     grid = figure.subplots(n_rows, n_columns, squeeze=False)
+    named = {what: set(categories(v)) for what, v in colourings.items() if not np.issubdtype(v.dtype, np.floating)}
     for row, (what, values) in zip(grid, colourings.items(), strict=True):
+        names = _alike(named[what], list(named.values())) if what in named else None
         for axes, (name, points) in zip(row, coordinates.items(), strict=True):
-            draw_cells(axes, points, values, f"{name}, by {what}", legend=axes is row[-1])
+            draw_cells(axes, points, values, f"{name}, by {what}", legend=axes is row[-1], names=names)
     return figure
+
+
+def _alike(names: set[str], others: Sequence[set[str]]) -> list[str]:
+    """The categories of all colourings that share a category with this one: a label and what was called so."""
+    shared = [other for other in others if (other & names) - set(ABSENT)]
+    return categories(np.array(sorted(set(names).union(*shared)), dtype=object))
 
 
 def umap(coordinates: np.ndarray, values: np.ndarray, title: str) -> Figure:
