@@ -183,4 +183,6 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _readable(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, typing.get_args(hint)))}"
     return getattr(hint, "__name__", None) or str(hint).replace("typing.", "")

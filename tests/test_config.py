@@ -46,6 +46,11 @@ def test_a_value_of_the_wrong_type(key):
     assert f"trainer.{key}='many' is str; expected" in message
 
 
+def test_a_word_that_is_no_choice():
+    message = problem(optim={"_target_": "scfm.data.shuffle.Shuffle", "by": "block"})
+    assert "optim.by='block' is str; expected one of cells, blocks, stored" in message
+
+
 def test_targets_outside_the_allow_list():
     assert "os.system is not allowed" in problem(optim={"_target_": "os.system"})
     assert "torch.load is not allowed" in problem(optim={"_target_": "torch.load"})
