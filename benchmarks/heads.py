@@ -23,6 +23,8 @@ import pandas as pd
 from heads_tasks import SETS, TASKS, Bench
 
 log = logging.getLogger("heads")
+#: Columns that come last: wall time, and the peak memory of the process until then.
+COSTS = ("seconds", "GiB")
 
 
 class Rows:
@@ -55,7 +57,8 @@ def tables(rows: list[dict[str, Any]]) -> Iterator[str]:
     frame = pd.DataFrame(rows)
     keys = ["set", "setting", "method"]
     for task, own in frame.groupby("task", sort=False):
-        numbers = [name for name in own if name not in (*keys, "task", "seed") and own[name].notna().any()]
+        measured = [name for name in own if name not in (*keys, *COSTS, "task", "seed") and own[name].notna().any()]
+        numbers = [*measured, *(name for name in COSTS if name in own)]
         groups = own.groupby(keys, sort=False)
         mean, spread = groups[numbers].mean(), groups[numbers].std()
         lines = ["| " + " | ".join([*keys, "seeds", *numbers]) + " |", "|---" * (len(keys) + 1 + len(numbers)) + "|"]
@@ -69,7 +72,7 @@ def tables(rows: list[dict[str, Any]]) -> Iterator[str]:
 def _cell(name: str, mean: float, spread: float) -> str:
     if np.isnan(mean):
         return ""
-    if name in ("seconds", "GiB"):
+    if name in COSTS:
         return f"{mean:.0f}" if name == "seconds" else f"{mean:.1f}"
     return f"{mean:.3f}" if np.isnan(spread) else f"{mean:.3f} ± {spread:.3f}"
 
