@@ -114,7 +114,11 @@ def write_demo_report(evaluation: Mapping[str, Any], lines: list[list[str]], sec
             "Naming cell types",
             [
                 paragraph(" ".join(evaluation["notes"])),
-                table(scores, smaller_is_better=["ece"], unranked=["low", "high", "coverage", "n_cells", "seconds"]),
+                table(
+                    scores,
+                    smaller_is_better=["ece"],
+                    unranked=["low", "high", "coverage", "n_cells", "seconds", "megabytes"],
+                ),
             ],
         ),
         *(Section(title, [picture_file(path, text)]) for title, (path, text) in pictures.items()),
