@@ -387,6 +387,12 @@ def integration(bench: Bench, measure: Measure, name: str, one: Set, seed: int) 
 
         return score
 
+    measure({**key, "method": "PCA, unintegrated"}, scored(lambda: plain))
+    for method in ("hvg", "harmony", "combat"):
+        measure(
+            {**key, "method": method},
+            scored(lambda method=method: baseline_embedding(method, expression, batch, None, seed)),
+        )
     for head in ("triplet", "contrastive_sampler"):
 
         def ours(head: str = head) -> np.ndarray:
@@ -394,12 +400,6 @@ def integration(bench: Bench, measure: Measure, name: str, one: Set, seed: int) 
             return predicted(folder, store)[0]["integrated"]
 
         measure({**key, "method": f"scfm, {head}"}, scored(ours))
-    measure({**key, "method": "PCA, unintegrated"}, scored(lambda: plain))
-    for method in ("hvg", "harmony", "combat"):
-        measure(
-            {**key, "method": method},
-            scored(lambda method=method: baseline_embedding(method, expression, batch, None, seed)),
-        )
 
 
 TASKS: dict[str, Callable[[Bench, Measure, str, Set, int], None]] = {
