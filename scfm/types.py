@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 
@@ -139,16 +139,25 @@ class Sampling:
     """How a head wants the cells of its micro-batches chosen; a head says so by an attribute ``sampling``.
 
     Attributes:
-        by: obs column; every micro-batch holds cells of one category of it. None mixes them.
+        by: obs column; every micro-batch holds cells of one category of it (those of fewer than four cells count as
+            one). None mixes them.
         neighbours: (n, k) int64 by store row: rows that should come in the same micro-batch, -1 for none.
         share: share of a micro-batch that is a core cell's neighbours.
         companions: how many neighbours join one core.
+        micro_batches: of each category in an epoch: ``proportional`` to its tokens, every cell once; for each the
+            ``equal`` number, the median of those; or as many in all, in proportion to its ``coverage``.
+        coverage: (categories,) weights.
+        inside: share of a micro-batch's cells that are of its category; the others are neighbours, to ``share``, or
+            drawn at random.
     """
 
     by: str | None = None
     neighbours: np.ndarray | None = None
     share: float = 0.0
     companions: int = 1
+    micro_batches: Literal["proportional", "equal", "coverage"] = "proportional"
+    coverage: np.ndarray | None = None
+    inside: float = 1.0
 
 
 class Backbone(Protocol):

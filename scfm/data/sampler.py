@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,19 +18,21 @@ FEWEST = 4
 class ComposedOrder(Order):
     """Like :class:`~scfm.data.order.Order`, with a say in which cells share a micro-batch.
 
-    Every cell is read exactly once an epoch, in one micro-batch of its own group, so groups have micro-batches in
-    proportion to their tokens (Concerto; CONCORD's ``proportional``). Inside a group, cores and their neighbours lie
-    together, evenly spaced among the other cells. The plan stays a pure function of (seed, epoch).
+    A pass over a group reads each of its cells once, cut into micro-batches under the budget; inside a group, cores
+    and their neighbours lie together, evenly spaced among the other cells. An epoch is one pass over every group
+    (``proportional``), or as many micro-batches of each as :class:`~scfm.types.Sampling` says: part of a pass, or
+    several, so that no micro-batch has a cell twice. Groups of fewer than four cells are read as one group (Concerto;
+    CONCORD). The plan stays a pure function of (seed, epoch).
 
     Args:
         rows: (n,) int64, the store rows of the split.
         lengths: (n,) int64, tokens of each of them.
-        groups: (n,) integer codes; a micro-batch holds cells of one code.
-        sampling: neighbours and how many of them.
+        groups: (n,) integer codes, -1 for none; a micro-batch is of one code.
+        sampling: how many micro-batches, and of what.
         tokens: the budget of a micro-batch, in tokens.
         multiple: the number of micro-batches is a multiple of this.
         seed: seed of the shuffling.
-        shuffle: a new plan every epoch; otherwise that of epoch 0.
+        shuffle: a new plan every epoch; otherwise that of epoch 0, of every cell exactly once: for held-out cells.
 
     Raises:
         ValueError: see :class:`~scfm.data.order.Order`.
@@ -48,25 +51,45 @@ class ComposedOrder(Order):
         shuffle: bool = True,
     ) -> None:
         super().__init__(rows, lengths, tokens=tokens, multiple=1, seed=seed, shuffle=shuffle)
-        self.sampling = sampling
-        _, codes = np.unique(groups, return_inverse=True)
+        self.tokens = tokens
+        self.sampling = sampling if shuffle else replace(sampling, micro_batches="proportional", inside=1.0)
+        codes = pooled(groups)
         self.members = [np.flatnonzero(codes == code) for code in range(codes.max() + 1)]
-        self.shares = self._divide(tokens - int(lengths.max()), multiple)
+        self.by_group, self.group = np.argsort(codes, kind="stable"), codes
+        self.starts = np.cumsum([0, *(len(members) for members in self.members)])
+        self.place = np.full(max(len(_table(sampling)), int(rows.max()) + 1), -1)
+        self.place[rows] = np.arange(len(rows))
+        room = int(self.sampling.inside * (tokens - int(lengths.max())))
+        how = self.sampling.micro_batches
+        self.pieces = self._divide(room, multiple if how == "proportional" else 1)
+        self.shares = self.pieces if how == "proportional" else self._number(groups, codes, multiple)
         self.n_batches = int(self.shares.sum())
+
+    @property
+    def name(self) -> str:
+        """With how many micro-batches of each group there are."""
+        wanted = self.sampling
+        return f"{super().name}, by {wanted.by}, {self.shares.tolist()} micro-batches, {wanted.inside:g} of each inside"
 
     def epoch(self, epoch: int) -> Plan:
         """The plan of an epoch."""
         rng = np.random.default_rng([self.seed, epoch if self.shuffle else 0])
-        parts: list[np.ndarray] = []
-        for members, share in zip(self.members, self.shares, strict=True):
-            order = self._arrange(members, rng)
-            parts += np.split(order, cut(self.lengths[order], int(share))[1:-1])
+        parts = [part for group in range(len(self.members)) for part in self._of_group(group, rng)]
         parts = [parts[i] for i in rng.permutation(len(parts))]
         edges = np.cumsum([0, *(len(part) for part in parts)])
         return Plan(self.rows[np.concatenate(parts)], edges)
 
+    def _of_group(self, group: int, rng: np.random.Generator) -> list[np.ndarray]:
+        """The micro-batches of a group: of one pass over it, of its beginning, or of several."""
+        parts: list[np.ndarray] = []
+        while len(parts) < self.shares[group]:
+            order = self._arrange(self.members[group], rng)
+            parts += np.split(order, cut(self.lengths[order], int(self.pieces[group]))[1:-1])
+        parts = parts[: self.shares[group]]
+        return parts if self.sampling.inside == 1 else [self._joined(part, group, rng) for part in parts]
+
     def _divide(self, room: int, multiple: int) -> np.ndarray:
-        """(groups,) micro-batches of each group: as many as its tokens need, rounded up to a multiple in all."""
+        """(groups,) micro-batches of a pass: as many as a group's tokens need, rounded up to a multiple in all."""
         totals = np.array([self.lengths[members].sum() for members in self.members])
         sizes = np.array([len(members) for members in self.members])
         shares = np.minimum(sizes, -(-totals // max(room, 1)))
@@ -80,35 +103,79 @@ class ComposedOrder(Order):
             shares[largest] += 1
         if (sizes < FEWEST * shares).any():
             log.warning(
-                "%d of %d micro-batches hold fewer than %d cells, which teaches little: raise data.tokens_per_batch, "
-                "or leave out the groups of fewer than %d cells.",
+                "%d of %d micro-batches hold fewer than %d cells, which teaches little: raise data.tokens_per_batch.",
                 int(shares[sizes < FEWEST * shares].sum()),
                 int(shares.sum()),
                 FEWEST,
-                FEWEST,
             )
+        return shares
+
+    def _number(self, groups: np.ndarray, codes: np.ndarray, multiple: int) -> np.ndarray:
+        """(groups,) micro-batches of an epoch, where they are not to be in proportion to the cells."""
+        if self.sampling.micro_batches == "equal":
+            wanted = np.full(len(self.pieces), np.median(self.pieces))
+        else:
+            assert self.sampling.coverage is not None, "micro-batches by coverage take the coverage of each category"
+            _, place, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+            each = np.append(self.sampling.coverage, 0.0)[groups] / sizes[place]  # cells of no category cover nothing
+            covered = np.bincount(codes, each)
+            wanted = self.pieces.sum() * covered / covered.sum()
+        shares = np.maximum(1, np.rint(wanted)).astype(np.int64)
+        while shares.sum() % multiple:
+            shares[np.argmax(wanted - shares)] += 1
         return shares
 
     def _arrange(self, members: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A permutation of a group's cells in which cores and their drawn neighbours lie side by side."""
         order = rng.permutation(members)
-        table, companions = self.sampling.neighbours, self.sampling.companions
+        companions = self.sampling.companions
         n_cores = max(1, round(self.sampling.share * len(members) / companions))
-        if table is None or self.sampling.share == 0:
+        if self.sampling.neighbours is None or self.sampling.share == 0:
             return order
-        place = np.full(max(len(table), int(self.rows.max()) + 1), -1)
-        place[self.rows[members]] = members
         free = np.zeros(len(self.rows), dtype=bool)
         free[members] = True
         key = rng.random(len(self.rows))
         for number, core in enumerate(_cores(order, free, n_cores)):
-            near = table[self.rows[core]] if self.rows[core] < len(table) else table[:0].ravel()
-            near = place[near[near >= 0]]
-            near = rng.permutation(near[(near >= 0) & free[near]])[:companions]
+            near = self._near(np.array([core]))
+            near = rng.permutation(near[free[near]])[:companions]
             together = np.append(near, core)
             free[together] = False
             key[together] = (number + 0.5) / n_cores
         return order[np.argsort(key[order], kind="stable")]
+
+    def _near(self, cells: np.ndarray) -> np.ndarray:
+        """Neighbours of some cells that this split has."""
+        table = _table(self.sampling)
+        rows = self.rows[cells]
+        near = table[rows[rows < len(table)]].ravel()
+        near = self.place[near[near >= 0]]
+        return near[near >= 0]
+
+    def _joined(self, part: np.ndarray, group: int, rng: np.random.Generator) -> np.ndarray:
+        """A micro-batch with cells of other groups, of which ``share`` are neighbours; as the budget allows."""
+        members = self.members[group]
+        wanted = min(round(len(part) * (1 / self.sampling.inside - 1)), len(self.rows) - len(members))
+        near = np.unique(self._near(part))
+        near = near[self.group[near] != group]
+        near = rng.permutation(near)[: round(self.sampling.share * wanted)]
+        drawn = rng.choice(len(self.rows) - len(members), wanted, replace=False)
+        start = self.starts[group]
+        others = self.by_group[np.where(drawn < start, drawn, drawn + len(members))]
+        others = np.append(near, others[~np.isin(others, near)])[:wanted]
+        room = self.tokens - self.lengths[part].sum()
+        return np.append(part, others[np.cumsum(self.lengths[others]) <= room])
+
+
+def pooled(groups: np.ndarray) -> np.ndarray:
+    """(n,) codes from 0 of groups (n,), in which those of fewer than four cells are one, with the next if they must."""
+    _, codes = np.unique(groups, return_inverse=True)
+    sizes = np.bincount(codes)
+    by_size = np.argsort(sizes, kind="stable")
+    n_small = int((sizes < FEWEST).sum())
+    if n_small and sizes[by_size[:n_small]].sum() < FEWEST:
+        n_small += 1
+    codes[np.isin(codes, by_size[:n_small])] = by_size[0]
+    return np.unique(codes, return_inverse=True)[1]
 
 
 def _cores(order: np.ndarray, free: np.ndarray, n_cores: int) -> Iterator[int]:
@@ -120,3 +187,8 @@ def _cores(order: np.ndarray, free: np.ndarray, n_cores: int) -> Iterator[int]:
         if free[core]:
             taken += 1
             yield core
+
+
+def _table(sampling: Sampling) -> np.ndarray:
+    """The neighbours, (rows, k); of no row where there are none."""
+    return np.empty((0, 1), dtype=np.int64) if sampling.neighbours is None else sampling.neighbours

@@ -1,13 +1,14 @@
 """Composed micro-batches: one experimental batch each, every cell once, neighbours together."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scfm.data.sampler import ComposedOrder
+from scfm.data.sampler import ComposedOrder, pooled
 from scfm.types import Sampling
 
 
@@ -28,7 +29,7 @@ def made(draw):
 
 @given(made(), st.integers(0, 2))
 @settings(deadline=None, max_examples=60)
-def test_every_cell_once_in_a_batch_of_its_own_group_under_the_budget(made, epoch):
+def test_every_cell_once_among_its_own_group_under_the_budget(made, epoch):
     rows, lengths, groups, sampling, tokens, multiple = made
     try:
         order = ComposedOrder(rows, lengths, groups, sampling, tokens=tokens, multiple=multiple)
@@ -39,7 +40,7 @@ def test_every_cell_once_in_a_batch_of_its_own_group_under_the_budget(made, epoc
     assert len(plan) == len(order)
     assert len(order) % multiple == 0
     assert sorted(plan.rows) == sorted(rows)
-    length, group = dict(zip(rows, lengths, strict=True)), dict(zip(rows, groups, strict=True))
+    length, group = dict(zip(rows, lengths, strict=True)), dict(zip(rows, pooled(groups), strict=True))
     for step in range(len(plan)):
         assert len({group[row] for row in plan[step]}) == 1
         assert sum(length[row] for row in plan[step]) <= tokens
@@ -70,10 +71,148 @@ def test_neighbours_come_together(share, companions):
     assert drawn > chance + min(0.7, 0.5 * share * companions)
 
 
-def test_tiny_groups_are_named(caplog):
+def test_micro_batches_too_small_to_teach_are_named(caplog):
     with caplog.at_level(logging.WARNING):
-        ComposedOrder(np.arange(22), np.full(22, 10), np.array([0] * 20 + [1] * 2), Sampling("b"), tokens=100)
-    assert "fewer than 4 cells" in caplog.text
+        ComposedOrder(np.arange(20), np.full(20, 10), np.zeros(20), Sampling("b"), tokens=40)
+    assert "hold fewer than 4 cells" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("groups", "together"),
+    [
+        ([0] * 9 + [1] * 3 + [2] * 2 + [3] * 5, {1, 2}),
+        ([0] * 9 + [1] * 3 + [3] * 5, {1, 3}),  # three cells alone are too few: they join the smallest
+        ([-1] * 2 + [0] * 5, {-1, 0}),
+        ([0, 1, 2], {0, 1, 2}),
+        ([0] * 4 + [1] * 4, set()),
+    ],
+)
+def test_groups_of_fewer_than_four_cells_are_read_as_one(groups, together):
+    groups = np.array(groups)
+    codes = pooled(groups)
+    assert sorted(set(codes)) == list(range(len(set(codes))))
+    for one in set(groups):
+        for two in set(groups):
+            alike = one == two or {one, two} <= together
+            assert (codes[groups == one][0] == codes[groups == two][0]) == alike
+
+
+# how many micro-batches of each group
+
+SIZES = (90, 30, 10)  # of cells of 10 tokens: 10, 4 and 2 micro-batches of a budget of 100
+GROUPS = np.repeat(np.arange(3), SIZES)
+
+
+def of_groups(sampling, *, multiple=1, epoch=0):
+    order = ComposedOrder(np.arange(130), np.full(130, 10), GROUPS, sampling, tokens=100, multiple=multiple, seed=3)
+    plan = order.epoch(epoch)
+    assert len(plan) == len(order)
+    for step in range(len(plan)):
+        assert len(set(plan[step])) == len(plan[step]) <= 10
+    return [plan[step] for step in range(len(plan))]
+
+
+def counted(steps):
+    return np.bincount([GROUPS[rows[0]] for rows in steps], minlength=3).tolist()
+
+
+COVERAGE = np.array([0.5, 0.25, 0.25])
+
+
+@pytest.mark.parametrize(
+    ("how", "multiple", "expected"),
+    [
+        ("proportional", 1, [10, 4, 2]),
+        ("equal", 1, [4, 4, 4]),
+        ("equal", 8, [5, 5, 5]),
+        ("coverage", 1, [8, 4, 4]),
+        ("coverage", 3, [8, 4, 4]),
+    ],
+)
+def test_so_many_micro_batches_of_each_group(how, multiple, expected):
+    found = counted(of_groups(Sampling("b", micro_batches=how, coverage=COVERAGE), multiple=multiple))
+    assert sum(found) % multiple == 0
+    assert all(0 <= a - b <= (multiple > 1) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("how", ["equal", "coverage"])
+def test_cells_are_repeated_only_when_all_of_the_group_were_read(how):
+    steps = of_groups(Sampling("b", micro_batches=how, coverage=COVERAGE))
+    read = np.bincount(np.concatenate(steps), minlength=130)
+    for group in range(3):
+        times = read[group == GROUPS]
+        assert times.max() - times.min() <= 1
+    assert read[GROUPS == 2].min() >= 2
+    assert read[GROUPS == 0].max() == 1
+
+
+def test_another_epoch_reads_other_cells_of_a_group_that_is_cut_short():
+    one, two = (set(np.concatenate(of_groups(Sampling("b", micro_batches="equal"), epoch=e))) for e in (0, 1))
+    assert one != two
+    assert one == set(np.concatenate(of_groups(Sampling("b", micro_batches="equal"), epoch=0)))
+
+
+def test_held_out_cells_are_read_once_whatever_the_numbers():
+    sampling = Sampling("b", micro_batches="equal", inside=0.5)
+    plan = ComposedOrder(np.arange(130), np.full(130, 10), GROUPS, sampling, tokens=100, shuffle=False).epoch(0)
+    assert sorted(plan.rows) == list(range(130))
+
+
+# cells of other groups
+
+
+@pytest.mark.parametrize("inside", [0.5, 0.8])
+def test_a_share_of_every_micro_batch_is_of_other_groups(inside):
+    steps = of_groups(Sampling("b", inside=inside))
+    inner = [rows[GROUPS[rows] == GROUPS[rows[0]]] for rows in steps]
+    assert sorted(np.concatenate(inner)) == list(range(130))
+    shares = [len(own) / len(rows) for own, rows in zip(inner, steps, strict=True)]
+    assert np.mean(shares) == pytest.approx(inside, abs=0.05)
+    assert max(shares) < 1
+
+
+def test_neighbours_in_other_groups_come_first():
+    table = np.array([[(row + 65) % 130] for row in range(130)])  # of another group, but for the cells of the first
+    drawn = of_groups(Sampling("b", table, share=1.0, inside=0.5))
+    near = [rows for rows in drawn if GROUPS[rows[0]] == 1]
+    assert near
+    for rows in near:
+        own = rows[GROUPS[rows] == 1]
+        assert set((own + 65) % 130) == set(rows) - set(own)
+
+
+def test_no_room_is_no_company_but_every_cell_is_read():
+    order = ComposedOrder(np.arange(8), np.full(8, 9), np.arange(8) % 2, Sampling("b", inside=0.5), tokens=9)
+    assert sorted(order.epoch(0).rows) == list(range(8))
+
+
+@given(made(), st.sampled_from(["proportional", "equal", "coverage"]), st.sampled_from([1.0, 0.7]))
+@settings(deadline=None, max_examples=40)
+def test_any_numbers_keep_budget_and_multiple(made, how, inside):
+    rows, lengths, groups, sampling, tokens, multiple = made
+    coverage = np.arange(1.0, 5.0)
+    sampling = replace(sampling, micro_batches=how, coverage=coverage, inside=inside)
+    try:
+        order = ComposedOrder(rows, lengths, groups, sampling, tokens=tokens, multiple=multiple)
+    except ValueError as error:
+        assert "too few" in str(error)
+        return
+    plan, length = order.epoch(1), dict(zip(rows, lengths, strict=True))
+    assert len(plan) == len(order)
+    assert len(plan) % multiple == 0
+    for step in range(len(plan)):
+        assert 0 < len(set(plan[step])) == len(plan[step])
+        assert sum(length[row] for row in plan[step]) <= tokens
+    if how == "proportional":
+        assert set(plan.rows) == set(rows)
+
+
+def test_a_run_goes_on_only_with_the_same_numbers():
+    def name(**choice):
+        return ComposedOrder(np.arange(130), np.full(130, 10), GROUPS, Sampling("b", **choice), tokens=100).name
+
+    assert len({name(), name(micro_batches="equal"), name(inside=0.5)}) == 3
+    assert name() == name()
 
 
 def test_refuses_too_few_cells_for_a_step():

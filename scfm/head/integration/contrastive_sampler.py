@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -9,10 +11,15 @@ from torch import Tensor
 
 from scfm.head.integration.base import Contrastive, check_positive, check_shares
 from scfm.head.integration.contrast import nt_xent
-from scfm.head.integration.neighbour import own_neighbours
+from scfm.head.integration.neighbour import coverage, other_neighbours, own_neighbours
 from scfm.head.survey import Survey, scattered
 from scfm.head.view import Views, generator_of
 from scfm.types import Backbone, Batch, Metrics, Sampling, Spec
+
+log = logging.getLogger(__name__)
+
+#: Below this ``p_in``, hard negatives hurt the correction (CONCORD).
+FEWEST_IN = 0.95
 
 
 class ContrastiveSampler(Contrastive):
@@ -34,6 +41,11 @@ class ContrastiveSampler(Contrastive):
         hardness: β of mode ``hcl``.
         neighbours: of mode ``knn``: cells drawn with each core.
         p_knn: of mode ``knn``: share of a micro-batch that is neighbours of a core.
+        p_in: share of a micro-batch that is of its experimental batch; the others, of other batches, are compared
+            with cells of their own batch alone.
+        micro_batches: how many of each experimental batch in an epoch: ``proportional`` to its cells, each read once;
+            the ``equal`` number, the median of those; or by ``coverage``, the share of all cells that are among the
+            ``neighbours`` nearest of one of its cells.
         drop: see :class:`~scfm.head.view.Views`.
         jitter: likewise.
         context: likewise.
@@ -56,6 +68,8 @@ class ContrastiveSampler(Contrastive):
         hardness: float = 1.0,
         neighbours: int = 30,
         p_knn: float = 0.3,
+        p_in: float = 1.0,
+        micro_batches: Literal["proportional", "equal", "coverage"] = "proportional",
         drop: float = 0.2,
         jitter: float = 2.0,
         context: float = 0.5,
@@ -64,25 +78,39 @@ class ContrastiveSampler(Contrastive):
         super().__init__(spec, batch_key=batch_key, condition=condition, size=size, hidden=hidden)
         if mode not in ("hcl", "knn"):
             raise ValueError(f"head.mode={mode!r}; expected hcl or knn")
-        check_positive(temperature=temperature, neighbours=neighbours)
-        check_shares(p_knn=p_knn)
+        if micro_batches not in ("proportional", "equal", "coverage"):
+            raise ValueError(f"head.micro_batches={micro_batches!r}; expected proportional, equal or coverage")
+        check_positive(temperature=temperature, neighbours=neighbours, p_in=p_in)
+        check_shares(p_knn=p_knn, p_in=p_in)
         self.mode, self.temperature = mode, temperature
         self.hardness = hardness if mode == "hcl" else 0.0
         self.neighbours, self.p_knn = neighbours, p_knn
         self.views = Views(spec.vocab, drop=drop, jitter=jitter, context=context, thin=thin, scale=spec.scale)
         self.counts_needed = thin < 1
-        self.sampling = Sampling(by=batch_key)
+        if p_in < FEWEST_IN and self.hardness > 0:
+            log.warning(
+                "head.p_in=%g with hard negatives hurts the correction of batch effects: keep it at %g or more, or set "
+                "head.hardness=0",
+                p_in,
+                FEWEST_IN,
+            )
+        self.sampling = Sampling(by=batch_key, micro_batches=micro_batches, inside=p_in)
 
     def prepare(self, survey: Survey) -> None:
-        """In mode ``knn``, find each cell's neighbours inside its batch on the frozen embedding."""
+        """Find neighbours on the frozen embedding: in mode ``knn`` each cell's, for ``coverage`` each batch's."""
         super().prepare(survey)
+        rows, embedding = survey.rows[survey.train], survey.embedding[survey.train]
+        batches, choice = survey.obs[self.batch_key][survey.train], self.sampling
+        assert choice is not None, "set by __init__"
         if self.mode == "knn":
-            rows = survey.rows[survey.train]
-            near = own_neighbours(
-                survey.embedding[survey.train], survey.obs[self.batch_key][survey.train], self.neighbours
-            )
+            near = own_neighbours(embedding, batches, self.neighbours)
+            if choice.inside < 1:
+                near = np.concatenate([near, other_neighbours(embedding, batches, self.neighbours)], axis=1)
             table = scattered(rows, np.where(near < 0, -1, rows[near]))
-            self.sampling = Sampling(self.batch_key, table, share=self.p_knn, companions=self.neighbours)
+            choice = replace(choice, neighbours=table, share=self.p_knn, companions=self.neighbours)
+        if choice.micro_batches == "coverage":
+            choice = replace(choice, coverage=coverage(embedding, batches, len(self.names), self.neighbours))
+        self.sampling = choice
 
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
         """``loss``, and ``accuracy``: how often the other view is nearer than every negative."""

@@ -24,6 +24,40 @@ def own_neighbours(embedding: np.ndarray, batches: np.ndarray, k: int) -> np.nda
     return table
 
 
+def other_neighbours(embedding: np.ndarray, batches: np.ndarray, k: int) -> np.ndarray:
+    """(n, k) places of the k nearest cells of all other batches together; -1 where there are fewer.
+
+    Args:
+        embedding: (n, D).
+        batches: (n,) codes.
+        k: how many.
+    """
+    table = np.full((len(embedding), k), -1, dtype=np.int64)
+    for code in np.unique(batches):
+        members, others = np.flatnonzero(batches == code), np.flatnonzero(batches != code)
+        if len(others):
+            found = others[nearest(embedding[members], embedding[others], k)]
+            table[members, : found.shape[1]] = found
+    return table
+
+
+def coverage(embedding: np.ndarray, batches: np.ndarray, n_batches: int, k: int) -> np.ndarray:
+    """(n_batches,) share of all cells that are in a batch or among the k nearest neighbours of one of its cells.
+
+    Args:
+        embedding: (n, D).
+        batches: (n,) codes; those of missing batches, -1, cover nothing.
+        n_batches: how many there are; absent ones cover nothing.
+        k: neighbours among the cells of all batches.
+    """
+    near = nearest(embedding, embedding, k, itself=True)
+    share = np.zeros(n_batches)
+    for code in np.unique(batches[batches >= 0]):
+        members = np.flatnonzero(batches == code)
+        share[code] = len(np.union1d(members, near[members])) / len(embedding)
+    return share
+
+
 def mutual_neighbours(embedding: np.ndarray, batches: np.ndarray, k: int) -> np.ndarray:
     """(n, k) places of cells of other batches that have each other among their k nearest of that batch.
 

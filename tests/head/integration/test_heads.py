@@ -95,6 +95,9 @@ def test_crossed_batches_or_one_condition_do_not_warn(caplog):
     [
         ("hcl", {"temperature": 0.0}, "head.temperature=0.0"),
         ("hcl", {"mode": "all"}, "head.mode='all'"),
+        ("hcl", {"micro_batches": "all"}, "head.micro_batches='all'"),
+        ("hcl", {"p_in": 0.0}, "head.p_in=0.0"),
+        ("hcl", {"p_in": 1.2}, "head.p_in=1.2"),
         ("hcl", {"condition": "sex"}, "head.condition='sex'"),
         ("hcl", {"size": 1}, "head.size=1"),
         ("batch_token", {"null_share": 0.0}, "head.null_share=0.0"),
@@ -123,6 +126,28 @@ def test_knn_mode_draws_neighbours_of_the_same_batch(spec, cells, tiny):
     assert (batches[table] == batches[: len(table), None]).all()
     assert (table != np.arange(len(table))[:, None]).all()
     assert (head.sampling.by, head.sampling.share, head.sampling.companions) == ("batch", 0.3, 5)
+
+
+def test_with_cells_of_other_batches_their_neighbours_are_sought_too(spec, cells, tiny):
+    head = ContrastiveSampler(spec, **SMALL, mode="knn", neighbours=5, p_in=0.9, micro_batches="coverage")
+    head.prepare(cells.survey(tiny))
+    chosen, batches = head.sampling, cells.obs["batch"]
+    own = batches[chosen.neighbours] == batches[: len(chosen.neighbours), None]
+    assert own[:, :5].all()
+    assert not own[:, 5:].any()
+    assert (chosen.inside, chosen.micro_batches, chosen.coverage.shape) == (0.9, "coverage", (3,))
+    assert ((chosen.coverage > 1 / 3) & (chosen.coverage <= 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("choice", "warned"),
+    [({"p_in": 0.9}, True), ({"p_in": 0.95}, False), ({"p_in": 0.9, "hardness": 0.0}, False),
+     ({"p_in": 0.9, "mode": "knn"}, False), ({}, False)],
+)  # fmt: skip
+def test_hard_negatives_with_cells_of_other_batches_are_warned_of(spec, caplog, choice, warned):
+    with caplog.at_level(logging.WARNING):
+        ContrastiveSampler(spec, **SMALL, **choice)
+    assert ("hurts the correction" in caplog.text) == warned
 
 
 # batch vectors
