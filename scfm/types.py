@@ -198,14 +198,14 @@ class Task(Protocol):
         causal: the backbone it needs; None takes either.
         labels: obs columns that it reads from ``Batch.obs``.
 
-    A head may also have ``predict(backbone, batch) -> dict[str, Tensor (B, ...)]``, used when embedding new cells; what
-    it gave for all cells becomes obs columns by ``annotate(outputs)``, obsm entries by ``project(outputs)``, and
+    A head may also have ``predict(backbone, batch) -> dict[str, Tensor (B, ...)]``, used when embedding new cells;
+    what it gave for all cells becomes obs columns by ``annotate(outputs)``, obsm entries by ``project(outputs)``, and
     ``artifacts()`` says in plain values what the projection needs. ``metric`` names what to watch in validation, and
     ``learnt`` those of the ``labels`` whose classes are learnt and not just read. ``prepare(survey)`` looks at the
-    cells before training (:class:`scfm.head.survey.Survey`), ``view(batch)`` says what it lets the backbone read, and ``sampling`` (:class:`Sampling`, or None) says how
-    micro-batches are chosen; where ``counts_needed``, batches carry counts. After training,
-    ``consolidate(outputs, targets)`` is given all training cells, and ``calibrate(outputs, targets)`` cells that
-    nothing else looked at.
+    cells before training (:class:`scfm.head.survey.Survey`), ``view(batch)`` says what it lets the backbone read, and
+    ``sampling`` (:class:`Sampling`, or None) says how micro-batches are chosen; where ``counts_needed``, batches carry
+    counts. After training, ``consolidate(outputs, targets)`` is given all training cells, and ``calibrate(outputs,
+    targets)`` cells that nothing else looked at.
     """
 
     causal: ClassVar[bool | None]
