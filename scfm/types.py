@@ -121,7 +121,7 @@ class Spec:
         token_counts: (V,) int64, how often each token occurs in the training split: the unigram table that a
             pretrained model must beat. None where no one counted.
         class_counts: (C,) int64 by obs column: labelled training cells of each class.
-        scale: (V,) float64, what the tokenizer divides the counts of a token by before it ranks. None where no one said.
+        scale: (V,) float64, what the tokenizer divides the counts of a token by before it ranks. None where unknown.
     """
 
     vocab: Vocab
