@@ -148,6 +148,11 @@ class CellData(pl.LightningDataModule):
             pin=pin,
         )
 
+    def setup(self, stage: str) -> None:
+        """Have all ranks compose by what the first one found: neighbours that nearly tie differ between devices."""
+        if self.sampling is not None and self.trainer is not None:
+            self.sampling = self.trainer.strategy.broadcast(self.sampling)
+
     def train_dataloader(self) -> CellLoader:
         """Shuffled anew each epoch."""
         return self.loader(self.split.train, held_out=False)

@@ -17,14 +17,17 @@ log = logging.getLogger(__name__)
 
 
 def prepare(head: Any, backbone: Backbone, data: CellData) -> None:
-    """Let a head look at the cells, where it has ``prepare(survey)``, and choose its micro-batches by ``sampling``."""
+    """Let a head look at the cells, where it has ``prepare(survey)``, and choose its micro-batches by ``sampling``.
+
+    Every rank does so by itself; what composes micro-batches is then the first one's (:meth:`CellData.setup`).
+    """
     if hasattr(head, "prepare"):
         head.prepare(survey(backbone, data, getattr(head, "view", None)))
     data.sampling = getattr(head, "sampling", None)
 
 
 def survey(backbone: Backbone, data: CellData, view: Callable[[Batch], Batch] | None = None) -> Survey:
-    """Embed the cells of all parts of the split, on every rank alike.
+    """Embed the cells of all parts of the split: all of them on every rank, in micro-batches that are the same.
 
     Args:
         backbone: before fine-tuning.

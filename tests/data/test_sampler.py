@@ -2,12 +2,14 @@
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ranks import finish, start_ranks
 from scfm.data.sampler import ComposedOrder, pooled
 from scfm.types import Sampling
 
@@ -218,3 +220,11 @@ def test_a_run_goes_on_only_with_the_same_numbers():
 def test_refuses_too_few_cells_for_a_step():
     with pytest.raises(ValueError, match="3 cells, too few for micro-batches in multiples of 4"):
         ComposedOrder(np.arange(3), np.full(3, 5), np.zeros(3), Sampling("b"), tokens=100, multiple=4)
+
+
+@pytest.mark.distributed
+def test_ranks_that_found_other_neighbours_compose_the_same_micro_batches(made_store):
+    said = finish(start_ranks(Path(__file__).with_name("two_samplings.py"), made_store), seconds=120)
+    plans = [line for text in said for line in text.splitlines() if line.startswith("plan ")]
+    assert len(plans) == 2
+    assert plans[0] == plans[1]
