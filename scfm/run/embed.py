@@ -19,7 +19,7 @@ from scfm.config import build
 from scfm.data.batch import pack
 from scfm.data.order import Order
 from scfm.data.read import CellFile, open_cells
-from scfm.genes import GeneMap, GeneReport
+from scfm.genes import GeneMap, GeneReport, read_alias
 from scfm.module import CellModule
 from scfm.run.fit import cluster
 from scfm.run.quiet import quiet_lightning
@@ -97,7 +97,8 @@ def run(cfg: DictConfig) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = output.parent / f".{output.name}.parts"
     with open_cells(source, layer=cfg.layer, gene_column=cfg.gene_column, counts=counts) as cells:
-        genes = tokenizer.harmonise(cells.genes)
+        alias = read_alias(cfg.alias) if cfg.alias else None
+        genes = tokenizer.harmonise(cells.genes, species=cfg.species, alias=alias)
         report = _gene_report(cells, genes, cfg.max_dropped)
         log.info("%s", report)
         writer = PartWriter(folder, cfg.part_size)
@@ -133,7 +134,7 @@ def run(cfg: DictConfig) -> None:
 def _depends_on(cfg: DictConfig, source: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     """What makes the parts of an interrupted run those of this one."""
     files = {str(path.resolve()): [path.stat().st_size, path.stat().st_mtime_ns] for path in (source, checkpoint.path)}
-    options = {name: cfg[name] for name in ("layer", "gene_column", "part_size")}
+    options = {name: cfg[name] for name in ("layer", "gene_column", "species", "alias", "part_size")}
     return {"files": files, "version": __version__, **options}
 
 

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from scfm.data.synthetic import synthetic_cells
+from scfm.genes import resolve
+from scfm.genes.table import orthologs
 from support import SMALL, command
 
 FAST = ("trainer.accelerator=cpu", "trainer.enable_progress_bar=false")
@@ -109,3 +111,26 @@ class TestRefusals:
     def test_no_such_input(self, made, tmp_path):
         with pytest.raises(FileNotFoundError, match="nowhere"):
             embed(made, "pre", tmp_path / "nowhere.h5ad", tmp_path / "out.h5ad")
+
+
+def test_names_of_another_species_and_ones_own(made, tmp_path):
+    by_id, _ = orthologs()
+    mouse_of = {human: mouse for mouse, human in by_id.items()}
+    cells = ad.read_h5ad(made / "cells.h5ad")
+    cells = cells[:, [gene in mouse_of for gene in resolve(list(cells.var_names))]].copy()
+    assert cells.n_vars > 100
+    names, genes = list(cells.var_names), resolve(list(cells.var_names))
+    expected = embed_named(made, cells, names, tmp_path, "human")
+    of_mice = embed_named(made, cells, [mouse_of[gene] for gene in genes], tmp_path, "mouse", "species=mouse")
+    np.testing.assert_array_equal(of_mice, expected)
+    (tmp_path / "names.tsv").write_text("".join(f"clone{i}\t{gene}\n" for i, gene in enumerate(genes)))
+    own = [f"clone{i}" for i in range(len(genes))]
+    aliased = embed_named(made, cells, own, tmp_path, "own", f"alias={tmp_path / 'names.tsv'}")
+    np.testing.assert_array_equal(aliased, expected)
+
+
+def embed_named(made, cells, names, folder, name, *overrides):
+    cells = cells.copy()
+    cells.var = cells.var[[]].set_axis(names)
+    cells.write_h5ad(folder / f"{name}.h5ad")
+    return embed(made, "pre", folder / f"{name}.h5ad", folder / f"{name}_out.h5ad", *overrides).obsm["X_scfm"]
