@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from scfm.head.integration.base import Contrastive, check_positive, check_shares
 from scfm.head.integration.contrast import nt_xent
+from scfm.head.integration.queue import Follower, KeyQueue
 from scfm.head.view import Views, cells_of, generator_of
 from scfm.types import Backbone, Batch, Metrics, Sampling, Spec
 
@@ -25,8 +26,8 @@ class BatchToken(Contrastive):
 
     L = −1/(2B) Σ_i log[e^{s_ip(i)/T} / (e^{s_ip(i)/T} + Σ_{k∈N(i)} e^{s_ik/T})]
 
-    Fugue's queue of keys is left out: it needs a second, slowly following backbone (without one the network learns to
-    tell new keys from old), and micro-batches of one batch hold enough negatives.
+    With a ``queue``, training is by MoCo: the negatives are earlier keys of the cell's own batch, and keys come from
+    weights that follow the trained ones slowly; validation stays NT-Xent. It costs another pass without gradient.
 
     Args:
         spec: what only the run knows.
@@ -36,6 +37,8 @@ class BatchToken(Contrastive):
         hidden: width of the projector's hidden layer; 0 for a linear one.
         null_share: probability of the null row, for each view.
         temperature: T.
+        queue: keys that are kept, about 5 % of the cells; 0: none, negatives are the cells of the micro-batch.
+        momentum: share of the key network's weights that a micro-batch leaves as they are.
         drop: see :class:`~scfm.head.view.Views`.
         jitter: likewise.
         context: likewise.
@@ -64,6 +67,8 @@ class BatchToken(Contrastive):
         hidden: int = 256,
         null_share: float = 0.2,
         temperature: float = 0.2,
+        queue: int = 0,
+        momentum: float = 0.999,
         drop: float = 0.2,
         jitter: float = 2.0,
         context: float = 0.5,
@@ -71,20 +76,43 @@ class BatchToken(Contrastive):
     ) -> None:
         super().__init__(spec, batch_key=batch_key, condition=condition, size=size, hidden=hidden)
         check_positive(temperature=temperature, null_share=null_share)
-        check_shares(null_share=null_share)
+        check_shares(null_share=null_share, momentum=momentum)
+        if queue < 0:
+            raise ValueError(f"head.queue={queue}; expected a number of keys, 0 for no queue")
         self.null_share, self.temperature = null_share, temperature
         self.views = Views(spec.vocab, drop=drop, jitter=jitter, context=context, thin=thin, scale=spec.scale)
         self.counts_needed = thin < 1
         self.sampling = Sampling(by=batch_key)
+        self.queue = KeyQueue(queue, size) if queue else None
+        self.follower = Follower(momentum)
         self.rows = nn.Parameter(0.02 * torch.randn(len(self.names) + 1, spec.width))
 
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
         """``loss``, and ``accuracy``: how often the other view is nearer than every negative."""
         generator, codes = generator_of(batch), batch.obs[self.batch_key]
-        views = [self.views(batch, generator) for _ in range(2)]
-        one, two = (self.encode_with(backbone, view, self._draw(codes, generator)) for view in views)
-        loss, accuracy = nt_xent(one, two, codes, temperature=self.temperature)
+        one, two = (self.views(batch, generator) for _ in range(2))
+        drawn = [self._draw(codes, generator) for _ in range(2)]
+        if self.queue is not None and self.training:
+            loss, accuracy = self._against_queue(backbone, one, two, drawn, codes)
+        else:
+            pairs = zip((one, two), drawn, strict=True)
+            cells = [self.encode_with(backbone, view, self.rows[places]) for view, places in pairs]
+            loss, accuracy = nt_xent(cells[0], cells[1], codes, temperature=self.temperature)
         return {"loss": loss, "accuracy": accuracy}
+
+    def _against_queue(
+        self, backbone: Any, one: Batch, two: Batch, drawn: list[Tensor], codes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy of one view against the key of the other and the queue, which then takes the keys."""
+        assert self.queue is not None
+        network = [*backbone.parameters(), *self.parameters()]
+        self.follower.update(network)
+        with self.follower.in_place(network):
+            keys = self.encode_with(backbone, two, self.rows[drawn[1]])
+        query = self.encode_with(backbone, one, self.rows[drawn[0]])
+        found = self.queue.loss(query, keys, codes, temperature=self.temperature)
+        self.queue.add(keys, codes)
+        return found
 
     def encode(self, backbone: Backbone, batch: Batch) -> Tensor:
         """Unit vectors with the null row, (B, d) float32."""
@@ -97,9 +125,9 @@ class BatchToken(Contrastive):
         return F.normalize(self.projector(state).float(), dim=1)
 
     def _draw(self, codes: Tensor, generator: torch.Generator) -> Tensor:
-        """(B, D) each cell's row; the null row by chance and where the batch is missing."""
+        """(B,) the place of each cell's row; the null row's by chance and where the batch is missing."""
         drawn = torch.rand(len(codes), generator=generator, device=codes.device) < self.null_share
-        return self.rows[torch.where(drawn | (codes < 0), len(self.names), codes)]
+        return torch.where(drawn | (codes < 0), len(self.names), codes)
 
     def adopt(self, backbone: Backbone, batches: Iterable[Batch], *, epochs: int = 5, rate: float = 1e-2) -> Tensor:
         """Surgery: train one new row on the cells of an unseen batch, with all else frozen.

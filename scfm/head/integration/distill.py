@@ -21,8 +21,10 @@ class Distill(Contrastive):
     """Teacher and student (Concerto, Yang et al. 2022): the backbone on one view, a bag of genes on another.
 
     L = NT-Xent(z_t, z_s), each tower's negatives being the other tower's cells of the same batch, plus, by
-    ``cosine``, 1 − cos(sg(h_t), W h_s). The teacher's backbone gets no gradient unless ``train_teacher`` (Concerto
-    trains both). The student projects, on a CPU in no time.
+    ``cosine``, 1 − cos(sg(h_t), W h_s), and, where there are labels, the cross-entropy of the teacher's logits and by
+    ``kl`` the divergence KL(sg(p_t) ‖ p_s) of the student's, also of cells without a label. The teacher's backbone gets
+    no gradient, so that its moving average would be itself, unless ``train_teacher`` (Concerto trains both). The
+    student projects, on a CPU in no time.
 
     Args:
         spec: what only the run knows.
@@ -32,6 +34,8 @@ class Distill(Contrastive):
         hidden: width of the hidden layers of projector and student.
         temperature: T.
         cosine: weight of the second term.
+        label: obs column of known types, for the logits; null for none. Missing labels are left out.
+        kl: weight of the divergence.
         train_teacher: let the loss train the backbone too.
         drop: see :class:`~scfm.head.view.Views`.
         jitter: likewise.
@@ -54,6 +58,8 @@ class Distill(Contrastive):
         hidden: int = 256,
         temperature: float = 0.1,
         cosine: float = 0.0,
+        label: str | None = None,
+        kl: float = 1.0,
         train_teacher: bool = False,
         drop: float = 0.2,
         jitter: float = 2.0,
@@ -62,8 +68,9 @@ class Distill(Contrastive):
     ) -> None:
         super().__init__(spec, batch_key=batch_key, condition=condition, size=size, hidden=hidden)
         check_positive(temperature=temperature, hidden=hidden)
-        if cosine < 0:
-            raise ValueError(f"head.cosine={cosine}; expected a weight, 0 or more")
+        for name, value in (("cosine", cosine), ("kl", kl)):
+            if value < 0:
+                raise ValueError(f"head.{name}={value}; expected a weight, 0 or more")
         self.temperature, self.cosine, self.train_teacher = temperature, cosine, train_teacher
         self.views = Views(spec.vocab, drop=drop, jitter=jitter, context=context, thin=thin, scale=spec.scale)
         self.counts_needed = thin < 1
@@ -71,6 +78,13 @@ class Distill(Contrastive):
         self.bag = BagOfGenes(spec.vocab, hidden)
         self.student = perceptron([hidden, hidden, size])
         self.aligner = nn.Linear(hidden, spec.width) if cosine else None
+        self.label, self.kl = label, kl
+        if label is not None:
+            if label not in spec.classes:
+                raise ValueError(f"head.label={label!r} is not a categorical obs column of the store")
+            self.labels, self.learnt = (*self.labels, label), (label,)
+            n_classes = len(spec.classes[label])
+            self.teacher_classes, self.student_classes = nn.Linear(spec.width, n_classes), nn.Linear(hidden, n_classes)
 
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
         """``loss``, and ``accuracy``: how often a cell's other tower is nearer than every negative."""
@@ -78,12 +92,16 @@ class Distill(Contrastive):
         with torch.set_grad_enabled(self.train_teacher and torch.is_grad_enabled()):
             state = embed(backbone, self.views(batch, generator), self.vocab)
         bag = self.bag(self.views(batch, generator))
-        teacher = F.normalize(self.projector(self.state.norm(state)).float(), dim=1)
+        normal = self.state.norm(state)
+        teacher = F.normalize(self.projector(normal).float(), dim=1)
         student = F.normalize(self.student(bag).float(), dim=1)
         loss, accuracy = self.loss(teacher, student, batch.obs[self.batch_key])
         if self.aligner is not None:
             apart = 1 - F.cosine_similarity(state.detach().float(), self.aligner(bag).float(), dim=1)
             loss = loss + self.cosine * apart.mean()
+        if self.label is not None:
+            logits = self.teacher_classes(normal.detach()), self.student_classes(bag)
+            loss = loss + agreement(*logits, batch.obs[self.label], self.kl)
         return {"loss": loss, "accuracy": accuracy}
 
     def loss(self, teacher: Tensor, student: Tensor, batches: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,6 +116,21 @@ class Distill(Contrastive):
     def encode(self, backbone: Backbone, batch: Batch) -> Tensor:
         """The student's unit vectors, (B, d) float32; the backbone is not asked."""
         return F.normalize(self.student(self.bag(batch)).float(), dim=1)
+
+
+def agreement(teacher: Tensor, student: Tensor, truth: Tensor, weight: float) -> Tensor:
+    """Cross-entropy of the teacher's logits and ``weight`` times KL(sg(p_t) ‖ p_s), means over cells.
+
+    Args:
+        teacher: (B, C) logits; only the cross-entropy trains them.
+        student: (B, C) logits.
+        truth: (B,) class codes, -1 where missing: such cells count in the divergence alone.
+        weight: of the divergence.
+    """
+    known = (truth >= 0).sum().clamp(min=1)
+    named = F.cross_entropy(teacher.float(), truth, ignore_index=-1, reduction="sum") / known
+    wanted, given = teacher.detach().float().log_softmax(1), student.float().log_softmax(1)
+    return named + weight * F.kl_div(given, wanted, log_target=True, reduction="batchmean")
 
 
 class BagOfGenes(nn.Module):

@@ -12,7 +12,7 @@ from scfm.head.integration.batch_token import BatchToken, added
 from scfm.head.integration.check import check_batches, warn_confounded
 from scfm.head.integration.cond_decoder import CondDecoder
 from scfm.head.integration.contrastive_sampler import ContrastiveSampler
-from scfm.head.integration.distill import Distill
+from scfm.head.integration.distill import Distill, agreement
 from scfm.head.integration.triplet import Triplet
 from scfm.types import Spec
 
@@ -24,6 +24,7 @@ MAKERS = {
     "triplet": lambda spec: Triplet(spec, **SMALL, neighbours=8, genes=8),
     "triplet_label": lambda spec: Triplet(spec, **SMALL, neighbours=8, genes=8, label="cell_type"),
     "distill": lambda spec: Distill(spec, **SMALL, cosine=0.5),
+    "distill_label": lambda spec: Distill(spec, **SMALL, label="cell_type", kl=0.5),
     "adversarial": lambda spec: Adversarial(spec, **SMALL, label="cell_type", warmup=10),
     "scvi": lambda spec: CondDecoder(spec, **SMALL, anneal=10),
     "scalex": lambda spec: CondDecoder(spec, **SMALL, likelihood="bce", decoder="dsbn", beta=0.5),
@@ -101,6 +102,10 @@ def test_crossed_batches_or_one_condition_do_not_warn(caplog):
         ("hcl", {"condition": "sex"}, "head.condition='sex'"),
         ("hcl", {"size": 1}, "head.size=1"),
         ("batch_token", {"null_share": 0.0}, "head.null_share=0.0"),
+        ("batch_token", {"queue": -1}, "head.queue=-1"),
+        ("batch_token", {"momentum": 1.5}, "head.momentum=1.5"),
+        ("distill", {"kl": -1.0}, "head.kl=-1.0"),
+        ("distill", {"label": "sort"}, "head.label='sort'"),
         ("triplet", {"within": 1.5}, "head.within=1.5"),
         ("triplet", {"label": "sort"}, "head.label='sort'"),
         ("distill", {"cosine": -1.0}, "head.cosine=-1.0"),
@@ -241,3 +246,21 @@ def test_towers_are_contrasted_by_the_formula(spec):
     rows = [np.log((e + 2) / e), np.log(1 + 1 + e), np.log(1 + 1 + e)]
     assert loss.item() == pytest.approx(np.mean(rows), rel=1e-5)
     assert accuracy.item() == pytest.approx(1 / 3)
+
+
+def test_the_student_agrees_by_the_formula():
+    teacher = torch.tensor([[1.0, 0.0], [0.0, 0.0], [2.0, 0.0]], requires_grad=True)
+    student = torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, 1.0]], requires_grad=True)
+    loss = agreement(teacher, student, torch.tensor([0, -1, 1]), 0.5)
+    p, q = (logits.detach().softmax(1).double().numpy() for logits in (teacher, student))
+    named = -(np.log(p[0, 0]) + np.log(p[2, 1])) / 2
+    assert loss.item() == pytest.approx(named + 0.5 * (p * np.log(p / q)).sum() / 3, rel=1e-5)
+    loss.backward()
+    assert teacher.grad[1].abs().max() == 0  # the divergence does not train the teacher
+    assert student.grad[1].abs().max() < 1e-6  # which it already agrees with
+    assert student.grad[0].abs().max() > 0
+
+
+def test_no_cell_with_a_label_is_no_fault():
+    loss = agreement(torch.zeros(2, 3), torch.zeros(2, 3), torch.tensor([-1, -1]), 1.0)
+    assert loss.item() == 0
