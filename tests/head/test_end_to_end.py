@@ -11,11 +11,13 @@ from support import SMALL, command
 FAST = ("trainer.accelerator=cpu", "trainer.enable_progress_bar=false")
 TRAIN = tuple(part for part in SMALL if "tokens_per_batch" not in part and "positions" not in part)
 HEADS = {
-    "integration/contrastive_sampler": ("head.mode=knn", "head.neighbours=5"),
-    "integration/batch_token": ("head.thin=0.3",),
+    "integration/contrastive_sampler": (
+        "head.mode=knn", "head.neighbours=5", "head.p_in=0.8", "head.micro_batches=coverage"
+    ),
+    "integration/batch_token": ("head.thin=0.3", "head.queue=50"),
     "integration/cond_decoder": ("head.anneal=2",),
     "integration/triplet": ("head.neighbours=10",),
-    "integration/distill": ("adapt=frozen",),
+    "integration/distill": ("adapt=frozen", "head.label=cell_type", "head.cosine=0.5"),
     "integration/adversarial": ("head.label=cell_type", "head.condition=cell_type"),
     "trajectory/time": ("head.label=pseudotime",),
     "trajectory/ordinal": ("head.label=cell_type", "head.stages=['type 1','type 2','type 3']"),
