@@ -60,7 +60,8 @@ class Follower:
 class KeyQueue(nn.Module):
     """The last keys with their experimental batches; negatives of queries of the same batch.
 
-    Plain buffers, empty after a resume; any number of cells may be added at a time. Each rank has its own queue.
+    Plain buffers, empty after a resume; any number of cells may be added at a time. Under DDP all ranks use the first
+    one's, handed out before each step as all buffers are.
 
     Args:
         length: keys that are kept.
