@@ -55,6 +55,7 @@ def commands(cells: Path) -> list[list[str]]:
             f"store={store}",
             "head=annotation/classifier",
             "head.label=cell_type",
+            "head.probe=false",
             f"output={annotated}",
             *SMALL,
             "trainer.max_steps=300",
