@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from scfm.data.fingerprint import cell_hashes
 from scfm.data.order import Order
 from scfm.data.store import TokenStore
 from scfm.evaluate.compare import FROZEN, UNTRAINED
+from scfm.genes.resolve import Species
 from scfm.head.pool import embed
 from scfm.run.restore import checkpoint_vocab, restore_backbone
 from scfm.tokenizer import Tokenizer, from_dict
@@ -33,12 +34,31 @@ Encoder = Callable[[csr_matrix], np.ndarray]
 TOKENS = 16_384
 
 
-def backbones(checkpoint: Checkpoint, genes: list[str], seed: int) -> dict[str, Encoder]:
+@dataclass(frozen=True)
+class FileGenes:
+    """The genes of a file, and how they find their tokens.
+
+    Attributes:
+        names: (G,) as found.
+        species: what they are of, see :data:`scfm.genes.resolve.Species`.
+        alias: the user's own names; None where there are none.
+    """
+
+    names: list[str]
+    species: Species = "human"
+    alias: Mapping[str, str] | None = None
+
+    def columns(self, tokenizer: Tokenizer) -> np.ndarray:
+        """(G,) int32 token ids, -1 where there is none."""
+        return tokenizer.harmonise(self.names, species=self.species, alias=self.alias).columns
+
+
+def backbones(checkpoint: Checkpoint, genes: FileGenes, seed: int) -> dict[str, Encoder]:
     """Encoders of counts to compare the embeddings of a checkpoint with.
 
     Args:
         checkpoint: that made the embedding in question.
-        genes: (G,) names of the columns of the counts.
+        genes: of the columns of the counts.
         seed: of the random weights.
 
     Returns:
@@ -71,13 +91,13 @@ def untrained(checkpoint: Checkpoint, seed: int) -> nn.Module:
 
 
 @torch.inference_mode()
-def encode(make: Callable[[], Any], checkpoint: Checkpoint, genes: list[str], counts: csr_matrix) -> np.ndarray:
+def encode(make: Callable[[], Any], checkpoint: Checkpoint, genes: FileGenes, counts: csr_matrix) -> np.ndarray:
     """Embeddings of counts by a backbone.
 
     Args:
         make: builds the backbone.
         checkpoint: brings tokenizer and cut.
-        genes: (G,) names.
+        genes: of the columns of the counts.
         counts: (B, G).
 
     Returns:
@@ -89,6 +109,8 @@ def encode(make: Callable[[], Any], checkpoint: Checkpoint, genes: list[str], co
     vocab = checkpoint_vocab(checkpoint)
     found = np.zeros((counts.shape[0], backbone.width), dtype=np.float32)
     rows = np.flatnonzero(tokens.lengths)
+    if not len(rows):
+        return found
     lengths = tokens.lengths[rows]
     plan = Order(rows, lengths, tokens=max(TOKENS, int(lengths.max())), shuffle=False).epoch(0)
     for step in range(len(plan)):
@@ -100,25 +122,25 @@ def encode(make: Callable[[], Any], checkpoint: Checkpoint, genes: list[str], co
     return found
 
 
-def _tokens(tokenizer: Tokenizer, max_length: int | None, genes: list[str], counts: csr_matrix) -> Ragged:
+def _tokens(tokenizer: Tokenizer, max_length: int | None, genes: FileGenes, counts: csr_matrix) -> Ragged:
     if max_length is not None:
         tokenizer = replace(tokenizer, max_length=min(max_length, tokenizer.max_length))
-    return tokenizer.encode(counts, tokenizer.harmonise(genes).columns)
+    return tokenizer.encode(counts, genes.columns(tokenizer))
 
 
-def corpora(checkpoint: Checkpoint, genes: list[str]) -> dict[str, Encoder]:
+def corpora(checkpoint: Checkpoint, genes: FileGenes) -> dict[str, Encoder]:
     """By name of the store that the backbone was pretrained on, which of some cells are in it; none where it is gone.
 
     Args:
         checkpoint: pretrained or fine-tuned.
-        genes: (G,) names of the columns of the counts.
+        genes: of the columns of the counts.
     """
     before = pretrained(checkpoint)
     path = None if before is None else before.config.get("store")
     if path is None or not Path(path).is_dir():
         return {}
     store = TokenStore.open(path)
-    columns = from_dict(store.tokenizer).harmonise(genes).columns
+    columns = genes.columns(from_dict(store.tokenizer))
 
     def among(counts: csr_matrix) -> np.ndarray:
         return store.overlap(cell_hashes(counts, columns, store.vocab))

@@ -185,6 +185,9 @@ def _provenance(cfg: DictConfig, checkpoint: Checkpoint, cells: CellFile, report
         "vocab_hash": checkpoint_vocab(checkpoint).hash,
         "tokenizer": from_dict(checkpoint.tokenizer).name,
         "counts_from": cells.counts_from,
+        "gene_column": cfg.gene_column or "",
+        "species": cfg.species,
+        "alias": str(Path(cfg.alias).resolve()) if cfg.alias else "",
         "share_of_counts_dropped": float(report.share_dropped),
         "key": cfg.key,
     }

@@ -1,6 +1,7 @@
 """``scfm-evaluate``: score an embedding beside the methods a user would pick instead."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from scfm.checkpoint import Checkpoint, read
 from scfm.config import plain
 from scfm.data.read import open_cells
 from scfm.evaluate.compare import evaluate
-from scfm.run.backbones import backbones, corpora
+from scfm.genes import read_alias
+from scfm.run.backbones import FileGenes, backbones, corpora
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
             "split=RUN/split.csv, so that only its test cells are judged.",
             made_by.path,
         )
-    extra = {} if made_by is None else _compared_with(made_by, source, options)
+    extra = {} if made_by is None else _compared_with(made_by, source, options, adata.uns.get("scfm", {}))
     about = {"input": str(source), "checkpoint": None if made_by is None else str(made_by.path)}
     result = evaluate(adata, output=output, split=Path(split) if split else None, about=about, **extra, **options)
     log.info("Report: %s", output / "report.html")
@@ -55,10 +57,25 @@ def _checkpoint(adata: AnnData, wanted: str | None) -> Checkpoint | None:
     return read(path)
 
 
-def _compared_with(checkpoint: Checkpoint, source: Path, options: dict[str, Any]) -> dict[str, Any]:
-    """Encoders and corpora of a checkpoint, where its tokenizer can read the counts of the file."""
-    with open_cells(source, layer=options["layer"], counts="lognorm_ok") as cells:
-        genes, fits = list(cells.genes), cells.is_counts
+def _compared_with(
+    checkpoint: Checkpoint, source: Path, options: dict[str, Any], said: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Encoders and corpora of a checkpoint, where its tokenizer can read the counts of the file.
+
+    Args:
+        checkpoint: that made the embedding.
+        source: the embedded file.
+        options: of the evaluation.
+        said: what scfm-embed wrote of itself: genes are matched as it did.
+    """
+    alias = said.get("alias") or None
+    if alias is not None and not Path(alias).is_file():
+        log.warning("%s, the gene names of this embedding, is gone: no comparison with untrained backbones.", alias)
+        return {}
+    column = said.get("gene_column") or None
+    with open_cells(source, layer=options["layer"], gene_column=column, counts="lognorm_ok") as cells:
+        names, fits = list(cells.genes), cells.is_counts
     if not fits:
         return {}
+    genes = FileGenes(names, said.get("species", "human"), None if alias is None else read_alias(alias))
     return {"encoders": backbones(checkpoint, genes, options["seed"]), "corpora": corpora(checkpoint, genes)}

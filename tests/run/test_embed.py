@@ -127,6 +127,14 @@ def test_names_of_another_species_and_ones_own(made, tmp_path):
     own = [f"clone{i}" for i in range(len(genes))]
     aliased = embed_named(made, cells, own, tmp_path, "own", f"alias={tmp_path / 'names.tsv'}")
     np.testing.assert_array_equal(aliased, expected)
+    scores = [untrained_scores(tmp_path / f"{name}_out.h5ad", tmp_path / name) for name in ("human", "mouse", "own")]
+    assert scores[0]["bio"] == scores[1]["bio"] == scores[2]["bio"]  # read as scfm-embed read them
+
+
+def untrained_scores(path, output):
+    options = ("embedding=X_scfm", "label=cell_type", "baselines=[]", "max_cells=160")
+    found = command("evaluate", f"input={path}", f"output={output}", *options)
+    return found["integration"]["random weights"]
 
 
 def embed_named(made, cells, names, folder, name, *overrides):
