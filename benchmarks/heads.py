@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from heads_tasks import SETS, TASKS, Bench
+from tasks import TASKS
+from tasks.bench import SETS, Bench
 
 log = logging.getLogger("heads")
 #: Columns that come last: wall time, and the peak memory of the process until then.

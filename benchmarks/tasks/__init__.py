@@ -1,0 +1,18 @@
+"""The tasks of heads.py: what is prepared, fine-tuned and judged for each set of real cells."""
+
+from collections.abc import Callable
+
+from tasks.annotation import annotation
+from tasks.bench import Bench, Measure, Set
+from tasks.integration import integration
+from tasks.pseudotime import pseudotime
+from tasks.rejection import rejection
+from tasks.trajectory import trajectory
+
+TASKS: dict[str, Callable[[Bench, Measure, str, Set, int], None]] = {
+    "annotation": annotation,
+    "rejection": rejection,
+    "trajectory": trajectory,
+    "pseudotime": pseudotime,
+    "integration": integration,
+}

@@ -1,0 +1,81 @@
+"""Cell types beside logistic regression, nearest neighbours, probes of the backbone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+from sklearn.decomposition import PCA
+
+from scfm.evaluate.expression import Expression, read_expression
+from scfm.evaluate.probe import linear, majority, nearest
+from scfm.head.annotation.score import accuracy, confusion, macro_f1
+from tasks.bench import Bench, Measure, Set, embedded, split_of
+
+
+def annotation(bench: Bench, measure: Measure, name: str, one: Set, seed: int) -> None:
+    """Macro-F1 on test cells, with all labels of the other cells and with 10 % of them (at least two a class)."""
+    cells = bench.cells(one)
+    cells.obs_names_make_unique()
+    truth = cells.obs[one.label].astype(str).to_numpy()
+    classes, codes = np.unique(truth, return_inverse=True)
+    columns = ["label"] + ([one.group] if one.group else [])
+    more = [f"group={one.group}"] if one.group else []
+    parts: dict[str, np.ndarray] = {}
+    for share in one.settings:
+        key = {"task": "annotation", "set": name, "setting": f"{share:.0%} of labels", "seed": seed}
+        run = f"{name}-{share:g}-{seed}"
+        known = _labelled(codes, parts["test"], share, seed) if share < 1 else np.ones(len(codes), dtype=bool)
+        cells.obs["label"] = np.where(known, truth, None)
+        store = bench.store(run, cells, columns, *more)
+
+        def ours(*options: str, store: Path = store, run: str = run) -> dict[str, float]:
+            folder = bench.finetune(run, "annotation_classifier", store, seed, *options)
+            found = json.loads((folder / "metrics.json").read_text())
+            return {"macro_f1": found["test/macro_f1"], "accuracy": found["test/accuracy"]}
+
+        split = bench.output / "runs" / run / "split.csv"
+        measure({**key, "method": "scfm, fine-tuned"}, ours)
+        parts = split_of(split.parent, cells.obs_names)
+        train = np.concatenate([rows for part, rows in parts.items() if part != "test"])
+        train, test = np.sort(train[known[train]]), parts["test"]
+        for method, (features, model) in _rivals(bench, name, cells).items():
+
+            def theirs(
+                features: Any = features, model: Any = model, train: np.ndarray = train, test: np.ndarray = test
+            ) -> dict[str, float]:
+                values = features(train)
+                seen, probabilities = model(values[train], codes[train], values[test])
+                table = confusion(codes[test], seen[probabilities.argmax(1)], len(classes))
+                return {"macro_f1": macro_f1(table), "accuracy": accuracy(table)}
+
+            measure({**key, "method": method}, theirs)
+
+
+def _labelled(codes: np.ndarray, test: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """(B,) bool: the test cells, and of the others a share of each class, at least two cells."""
+    rng, known = np.random.default_rng(seed), np.zeros(len(codes), dtype=bool)
+    known[test] = True
+    rest = np.setdiff1d(np.arange(len(codes)), test)
+    for code in np.unique(codes):
+        own = rng.permutation(rest[codes[rest] == code])
+        known[own[: max(2, round(share * len(own)))]] = True
+    return known
+
+
+def _rivals(bench: Bench, name: str, cells: ad.AnnData) -> dict[str, tuple[Any, Any]]:
+    expression = read_expression(cells)
+    return {
+        "logistic regression, 2000 HVGs": (expression.scaled, linear),
+        "logistic regression, 64 PCs of all genes": (lambda train: _components(expression, train), linear),
+        "15 nearest on PCA": (expression.principal_components, nearest),
+        "frozen backbone, linear probe": (lambda train: embedded(bench, name, cells, bench.checkpoint), linear),
+        "random backbone, linear probe": (lambda train: embedded(bench, name, cells, bench.untrained), linear),
+        "majority class": (lambda train: np.zeros((cells.n_obs, 1)), majority),
+    }
+
+
+def _components(expression: Expression, train: np.ndarray, size: int = 64) -> np.ndarray:
+    values = expression.values.astype(np.float64)
+    return PCA(size, svd_solver="arpack", random_state=0).fit(values[train]).transform(values)

@@ -1,0 +1,189 @@
+"""The cells, stores, checkpoints and fine-tunes of all tasks."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from scfm.cli import lenient
+from scfm.demo import call as command
+
+#: Human files of at least 6,900 genes: what the backbone is pretrained on, without labels.
+CORPUS = (
+    "breast_tnbc_cid4465", "crohn_gut_scp1884_1020", "hao_pbmc_small", "nsclc_dendritic_rogue", "pbmc3k",
+    "placenta_cellxgene_220", "zheng_sorted_pbmc_3500", "pbmc_4protocol", "pbmc_7study", "sc_mixology_cell_lines",
+    "skin_ctcl_hc", "celltypist_sample", "hcl_fetal_thymus2", "pbmc_frozen_donor_a", "pisces_pbmc",
+)  # fmt: skip
+QUIET = ("trainer.accelerator=cpu", "callbacks.progress=null", "trainer.enable_progress_bar=false", "overwrite=true")
+
+Measure = Callable[[dict[str, Any], Callable[[], dict[str, float]]], None]
+
+
+def call(arguments: list[str]) -> Any:
+    """Run one command as its command line would."""
+    return command([arguments[0], *lenient(arguments[1:])])
+
+
+@dataclass(frozen=True)
+class Set:
+    """Real cells with a truth.
+
+    Attributes:
+        task: what they are for.
+        files: one or more, without .h5ad; several are batches of one set, on their common genes.
+        label: obs column of the truth.
+        group: obs column that is kept whole in splits, or that holds the batches.
+        species: of the gene names.
+        root: for pseudotime, the lowest truth counts as the root type; -1 in the truth is no truth.
+        settings: shares of the labels.
+        names: one name for the same label in several files; "" for none.
+    """
+
+    task: str
+    files: tuple[str, ...]
+    label: str
+    group: str | None = None
+    species: str = "human"
+    settings: tuple[float, ...] = (1.0,)
+    names: dict[str, str] = field(default_factory=dict)
+
+
+#: What pbmc3k and the sorted cells call the same types.
+PBMC = {
+    "CD4TCM": "Memory CD4 T", "CD4TN": "Naive CD4 T", "CD4Treg": "CD4 Treg", "CD8TN": "CD8 T",
+    "Monocyte": "CD14+ Mono", "unknown": "",
+}  # fmt: skip
+
+SETS = {
+    "zheng": Set("annotation", ("zheng_sorted_pbmc_3500",), "cell_type", settings=(1.0, 0.1)),
+    "breast": Set("annotation", ("breast_tnbc_cid4465",), "cell_type_minor", settings=(1.0, 0.1)),
+    "crohn": Set("annotation", ("crohn_gut_scp1884_1020",), "cell_type", "donor"),
+    "kang": Set("annotation", ("kang_pbmc_ctrl",), "cell_type", "donor", settings=(1.0, 0.1)),
+    "zheng_unknown": Set("rejection", ("zheng_sorted_pbmc_3500",), "cell_type"),
+    "pancreas": Set("trajectory", ("pancreas_endocrinogenesis_739_7192g",), "stage_rank", species="mouse"),
+    "pancreas_root": Set("pseudotime", ("pancreas_endocrinogenesis_739_7192g",), "stage_rank", species="mouse"),
+    "paul15_root": Set("pseudotime", ("paul15_2730",), "ery_rank", species="mouse"),
+    "sc_mixology": Set("integration", ("sc_mixology_cell_lines",), "cell_line", "batch"),
+    "pbmc3k+zheng": Set("integration", ("pbmc3k", "zheng_sorted_pbmc_3500"), "cell_type", "batch", names=PBMC),
+}
+
+
+class Bench:
+    """Where cells, stores, checkpoints and fine-tunes lie.
+
+    Args:
+        data: folder of the .h5ad files.
+        output: folder of everything that is made.
+        checkpoint: a pretrained one; None pretrains experiment=atlas_small.
+    """
+
+    def __init__(self, data: Path, output: Path, checkpoint: Path | None) -> None:
+        self.data, self.output, self._checkpoint = data, output, checkpoint
+
+    @cached_property
+    def checkpoint(self) -> Path:
+        """The pretrained backbone, made where it is not there."""
+        path = self._checkpoint or self.output / "atlas_small/checkpoints/last.ckpt"
+        if not path.is_file():
+            store = self.output / "stores/atlas_small"
+            files = ",".join(str(self.file(name)) for name in CORPUS)
+            if not store.exists():
+                call(["prepare", f"input=[{files}]", f"output={store}", "empty=drop", "on_duplicate_cells=number"])
+            call(["train", "experiment=atlas_small", f"store={store}", f"output={path.parents[1]}", *QUIET])
+        return path
+
+    @cached_property
+    def untrained(self) -> Path:
+        """The same architecture at its random start: one step at a rate of nearly 0."""
+        path = self.output / "untrained/checkpoints/last.ckpt"
+        if not path.is_file():
+            store = self.store("untrained", self.cells(SETS["breast"]), ["cell_type"])
+            still = ["trainer.max_steps=1", "optim.lr=1e-12", "validate_every=1"]
+            call(["train", "experiment=atlas_small", f"store={store}", f"output={path.parents[1]}", *still, *QUIET])
+        return path
+
+    def file(self, name: str) -> Path:
+        """A file of real cells.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+        path = self.data / f"{name}.h5ad"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist; say with --data where the .h5ad files lie")
+        return path
+
+    def cells(self, one: Set) -> ad.AnnData:
+        """The cells of a set; those of several files with obs["batch"] and their common genes."""
+        parts = [ad.read_h5ad(self.file(name)) for name in one.files]
+        if len(parts) == 1:
+            return parts[0]
+        for part in parts:
+            part.var_names_make_unique()
+        whole = ad.concat(dict(zip(one.files, parts, strict=True)), label="batch", join="inner", index_unique="-")
+        whole.var = parts[0].var.loc[whole.var_names]
+        named = whole.obs[one.label].astype(str).replace(one.names)
+        whole.obs[one.label] = named
+        return whole[named != ""].copy()
+
+    def store(self, name: str, cells: ad.AnnData, obs: Sequence[str], *more: str) -> Path:
+        """A token store of some cells in the vocabulary of the checkpoint."""
+        path = self.output / "stores" / name
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.with_suffix(".h5ad")
+            cells.write_h5ad(file)
+            source = [f"input={file}", f"output={path}", f"obs=[{','.join(obs)}]", "on_duplicate_cells=number"]
+            call(["prepare", *source, f"init_from={self.checkpoint}", "workers=1", *more])
+            file.unlink()
+        return path
+
+    def finetune(self, name: str, experiment: str, store: Path, seed: int, *more: str) -> Path:
+        """The folder of a fine-tune of the checkpoint, on a split of its own seed."""
+        folder = self.output / "runs" / name
+        seeds = [f"seed={seed}", f"data.split_seed={seed}"]
+        base = [f"init_from={self.checkpoint}", f"store={store}", f"output={folder}"]
+        call(["finetune", f"experiment={experiment}", *base, *seeds, *more, *QUIET])
+        return folder
+
+
+def predicted(folder: Path, store: Path) -> tuple[dict[str, np.ndarray], Any]:
+    """What a fine-tuned head says of all cells of a store, in their order, and the head."""
+    from omegaconf import OmegaConf
+
+    from scfm.checkpoint import read
+    from scfm.config import build
+    from scfm.data.store import TokenStore
+    from scfm.run.predict import predictions
+    from scfm.run.restore import restore_predictor
+
+    module = restore_predictor(read(folder / "checkpoints/best.ckpt"))
+    data = build(OmegaConf.load(folder / "config.yaml").data, TokenStore.open(store))
+    return predictions(module, data, np.arange(len(data.store))), module.task
+
+
+def split_of(folder: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Rows of each part of a fine-tune's split; of a file whose cells have the same names, by their order."""
+    table = pd.read_csv(folder / "split.csv", dtype=str)
+    place = {name: row for row, name in enumerate(names)}
+    rows = table["cell"].map(place).to_numpy()
+    return {part: np.sort(rows[table["part"] == part]) for part in table["part"].unique()}
+
+
+def embedded(bench: Bench, name: str, cells: ad.AnnData, checkpoint: Path) -> np.ndarray:
+    """X_scfm of a pretrained checkpoint, by scfm-embed, kept for other seeds."""
+    path = bench.output / "embedded" / f"{name}-{checkpoint.parents[1].name}.npy"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        source, target = path.with_suffix(".in.h5ad"), path.with_suffix(".out.h5ad")
+        cells.write_h5ad(source)
+        call(["embed", f"init_from={checkpoint}", f"input={source}", f"output={target}", "trainer.accelerator=cpu",
+              "trainer.enable_progress_bar=false", "overwrite=true", "max_dropped=1"])  # fmt: skip
+        np.save(path, ad.read_h5ad(target).obsm["X_scfm"])
+        source.unlink(), target.unlink()
+    return np.load(path)

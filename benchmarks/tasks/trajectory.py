@@ -1,0 +1,50 @@
+"""Stages of development, learned from stages."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+from sklearn.linear_model import RidgeCV
+from sklearn.neighbors import KNeighborsRegressor
+
+from scfm.evaluate.expression import read_expression
+from tasks.bench import Bench, Measure, Set, predicted, split_of
+
+
+def trajectory(bench: Bench, measure: Measure, name: str, one: Set, seed: int) -> None:
+    """Spearman of predicted and true stage on test cells; a stage is a category, so calls and numbers are apart."""
+    cells = bench.cells(one)
+    rank = cells.obs[one.label].to_numpy(dtype=float)
+    cells.obs["stage"] = [f"{value:g}" for value in rank]
+    store = bench.store(name, cells, ["stage", one.label], f"genes.species={one.species}")
+    key = {"task": "trajectory", "set": name, "setting": "test cells", "seed": seed}
+    runs = {"trajectory_ordinal": "scfm ordinal", "trajectory_time": "scfm time"}
+    for experiment, method in runs.items():
+        folder = bench.output / "runs" / f"{name}-{experiment}-{seed}"
+
+        def ours(experiment: str = experiment, folder: Path = folder) -> dict[str, float]:
+            bench.finetune(folder.name, experiment, store, seed)
+            test, outputs = split_of(folder, cells.obs_names)["test"], predicted(folder, store)[0]
+            called = outputs["stage"] if "stage" in outputs else np.round(outputs["time"].clip(rank.min(), rank.max()))
+            return _ordered(outputs["pseudotime"][test], called[test], rank[test])
+
+        measure({**key, "method": method}, ours)
+    parts = split_of(bench.output / "runs" / f"{name}-trajectory_ordinal-{seed}", cells.obs_names)
+    train, test = np.sort(np.concatenate([rows for part, rows in parts.items() if part != "test"])), parts["test"]
+    values = read_expression(cells).principal_components(train)
+    rivals = {"ridge on PCA": RidgeCV(np.logspace(-2, 6, 17)), "15 nearest on PCA": KNeighborsRegressor(15)}
+    for method, model in rivals.items():
+
+        def theirs(model: Any = model) -> dict[str, float]:
+            found = model.fit(values[train], rank[train]).predict(values[test])
+            return _ordered(found, np.round(found.clip(rank.min(), rank.max())), rank[test])
+
+        measure({**key, "method": method}, theirs)
+
+
+def _ordered(number: np.ndarray, called: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    return {
+        "spearman of the stage called": float(spearmanr(called, truth).statistic),
+        "spearman of the number": float(spearmanr(number, truth).statistic),
+    }
