@@ -149,6 +149,31 @@ def test_near_ties_are_told_apart_by_all_64_bits(oracle):
         assert lists(got) == oracle(counts, columns, limit, medians, [3001.0, 4567.0])
 
 
+@pytest.mark.parametrize("step", [2.0**-27, 2.0**-24, 2.0**-23, 2.0**-20])
+@pytest.mark.parametrize("spread", [0.0, 1e-6, 3.0])
+def test_values_nearer_than_single_precision_are_told_apart(oracle, step, spread):
+    """The float32 products put many of them in wrong order, within and across the sorting keys and the cut."""
+    rng = np.random.default_rng(6)
+    medians = (1 + rng.integers(0, 3000, 2500) * step) * np.exp(spread * rng.normal(size=2500))
+    counts = csr_matrix(rng.integers(1, 4, (3, 2500)).astype(np.float32))
+    columns = rng.permutation(2500).astype(np.int32)
+    for limit in (1, 700, 2499, 2500):
+        got, _ = rank(counts, columns, 2500, limit, medians=medians)
+        assert lists(got) == oracle(counts, columns, limit, medians)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_fractions_and_medians_equal_the_oracle(oracle, data):
+    """Subnormal float32, those beyond its end, and usual ones."""
+    n_genes = data.draw(st.integers(1, 30))
+    powers = arrays(np.float64, n_genes, elements=st.floats(-44, 44))
+    counts = csr_matrix(10.0 ** data.draw(powers)[None, :])
+    medians = 10.0 ** (data.draw(powers) / data.draw(st.sampled_from([2.0, 4.0, 40.0])))
+    got, _ = rank(counts, np.arange(n_genes), n_genes, 30, medians=medians, totals=np.array([1e60]))
+    assert lists(got) == oracle(counts, np.arange(n_genes), 30, medians, [1e60])
+
+
 def test_a_whole_vocabulary_of_65536_tokens(oracle):
     rng = np.random.default_rng(0)
     counts = csr_matrix(rng.integers(1, 50, (2, 65536)))
