@@ -174,7 +174,7 @@ def harmonise(
     columns = np.full(len(names), -1, dtype=np.int32)
     for i, (name, gene) in enumerate(zip(names, genes, strict=True)):
         if not excluded[i]:
-            aliased = (ensembl_id(name) or name).upper() in alias
+            aliased = bool(alias) and (ensembl_id(name) or name).upper() in alias
             columns[i] = tokens.find(name, gene, aliased, any_case)
     columns, n_merged = _merge(columns, names, vocab, policy)
     return GeneMap(columns, tuple(names), excluded, n_merged)

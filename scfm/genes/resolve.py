@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Literal, TypeAlias
 
 from scfm.genes.table import orthologs, table
@@ -30,16 +30,21 @@ def ensembl_id(name: str) -> str | None:
 
 def looks_like_mouse(names: Sequence[str]) -> bool:
     """Whether most names that a species' spelling tells apart (``Actb`` or ``ACTB``) are spelled as in mouse."""
+    human, mouse = (own.intersection(names) for own in _own_spellings())
+    return len(mouse) > len(human)
+
+
+@cache
+def _own_spellings() -> tuple[frozenset[str], frozenset[str]]:
+    """Symbols that are spelled so in human alone, and in mouse alone."""
     human, mouse = table("human").spelled, table("mouse").spelled
-    n_human = sum(name in human and name not in mouse for name in names)
-    n_mouse = sum(name in mouse and name not in human for name in names)
-    return n_mouse > n_human
+    return human - mouse, mouse - human
 
 
 def _human(names: Sequence[str]) -> Callable[[str], str | None]:
     genes = table("human")
     # Upper case would turn mouse symbols into human genes without a word; orthologs have to be asked for.
-    foreign = table("mouse").spelled - genes.spelled if looks_like_mouse(names) else frozenset()
+    foreign = _own_spellings()[1] if looks_like_mouse(names) else frozenset()
 
     def one(name: str) -> str | None:
         ensembl = ensembl_id(name)
