@@ -11,12 +11,14 @@ log = logging.getLogger(__name__)
 
 #: Inverse strengths of the L2 penalty that are tried, in units of one over the mean squared length of a row.
 STRENGTHS = (3.0, 30.0, 300.0)
+#: Parts of the cells, each held out once, by which a strength is chosen.
+FOLDS = 4
 #: The score of a class that no cell has.
 NEVER = -20.0
 
 
 def logistic_regression(values: np.ndarray, codes: np.ndarray, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Multinomial logistic regression, balanced over classes, its L2 penalty chosen on a quarter of the cells.
+    """Multinomial logistic regression, balanced over classes, its L2 penalty chosen by cross-validation.
 
     Args:
         values: (n, D).
@@ -48,15 +50,20 @@ def logistic_regression(values: np.ndarray, codes: np.ndarray, n_classes: int) -
 
 
 def _best_strength(fitted: Callable[[float, np.ndarray], Any], values: np.ndarray, codes: np.ndarray) -> float:
+    """The strength of best macro-F1 over cells that were held out; of equally good ones the strongest penalty."""
     from sklearn.metrics import f1_score
+    from sklearn.model_selection import KFold
 
-    order = np.random.default_rng(0).permutation(len(codes))
-    held, kept = order[: len(codes) // 4], order[len(codes) // 4 :]
-    if len(held) == 0 or len(np.unique(codes[kept])) < 2:
+    if len(codes) < FOLDS:
+        return STRENGTHS[0]
+    folds = list(KFold(FOLDS, shuffle=True, random_state=0).split(values))
+    if any(len(np.unique(codes[kept])) < 2 for kept, _ in folds):
         return STRENGTHS[0]
 
     def quality(strength: float) -> float:
-        called = fitted(strength, kept).predict(values[held])
-        return float(f1_score(codes[held], called, average="macro", zero_division=0))
+        called = np.empty_like(codes)
+        for kept, held in folds:
+            called[held] = fitted(strength, kept).predict(values[held])
+        return float(f1_score(codes, called, average="macro", zero_division=0))
 
     return max(STRENGTHS, key=quality)
