@@ -47,7 +47,9 @@ class Beside:
     costs: pd.DataFrame
 
 
-def look_beside(before: Checkpoint, data: CellData, judged: np.ndarray, device: torch.device) -> Beside:
+def look_beside(
+    before: Checkpoint, data: CellData, judged: np.ndarray, device: torch.device, *, probes: bool = True
+) -> Beside:
     """Features of (at most 10,000) training cells and the judged ones.
 
     Args:
@@ -55,9 +57,11 @@ def look_beside(before: Checkpoint, data: CellData, judged: np.ndarray, device: 
         data: the store and its split.
         judged: rows of the cells that the head is judged on.
         device: where to compute.
+        probes: whether probes will learn from training cells; else the pretrained backbone reads the judged ones
+            alone, which takes a fraction of the time.
     """
     rng = np.random.default_rng(0)
-    train = data.split.train
+    train = data.split.train if probes else data.split.train[:0]
     if len(train) > MOST:
         train = rng.choice(train, MOST, replace=False)
     rows = np.sort(np.concatenate([train, judged]))
@@ -67,6 +71,8 @@ def look_beside(before: Checkpoint, data: CellData, judged: np.ndarray, device: 
         UNTRAINED: lambda: embeddings(untrained(before, 0), data, rows, device),
         GENES: lambda: ranked_genes(data, rows, learnt),
     }
+    if not probes:
+        makers = {FROZEN: makers[FROZEN]}
     features, costs = {}, {}
     for name, make in makers.items():
         with Cost() as cost:

@@ -61,8 +61,9 @@ def report(output: Path, config: Mapping[str, Any], done: Finished, data: CellDa
     if len(done.judged) == 0:
         log.warning("No cell is held out (data.val, data.test): there is nothing to report.")
         return None
-    beside = look_beside(before, data, done.judged, done.module.device)
-    given = done.module.task.annotate(done.outputs) if hasattr(done.module.task, "annotate") else {}
+    probes = hasattr(done.module.task, "annotate")
+    beside = look_beside(before, data, done.judged, done.module.device, probes=probes)
+    given = done.module.task.annotate(done.outputs) if probes else {}
     curves = output / "curves.png"
     sections = [
         Section("", [paragraph(text) for text in _summary(done, config)], "summary"),
