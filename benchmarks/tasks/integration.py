@@ -1,47 +1,98 @@
 """Experimental batches brought together, beside the usual methods."""
 
 from collections.abc import Callable
+from pathlib import Path
 
+import anndata as ad
 import numpy as np
+from omegaconf import OmegaConf
 
+from scfm.data.store import TokenStore
 from scfm.evaluate.baseline import embed as baseline_embedding
 from scfm.evaluate.expression import read_expression
+from scfm.evaluate.integration import integration_scores
 from scfm.evaluate.structure import neighbor_overlap
 from tasks.bench import Bench, Measure, Set, predicted
 
+HEADS = ("triplet", "contrastive_sampler")
+BASELINES = ("hvg", "harmony", "combat")
+#: (before, after) integration, (n, D) and (n, d).
+Spaces = tuple[np.ndarray, np.ndarray]
+
 
 def integration(bench: Bench, measure: Measure, name: str, one: Set, seed: int) -> None:
-    """Scores of scIB over all cells, and the share of a cell's neighbours in its own batch that stay."""
+    """Scores of scIB over all cells, and neighbours that stay; then one batch cut at random, which should not move."""
     cells = bench.cells(one)
     cells.obs_names_make_unique()
     cells.obs["batch"] = cells.obs[str(one.group)].astype(str)
-    expression, labels = read_expression(cells), cells.obs[one.label].astype(str).to_numpy()
+    _all_cells(bench, measure, name, cells, one.label, seed)
+    largest = cells.obs["batch"].value_counts().index[0]
+    part = cells[cells.obs["batch"] == largest].copy()
+    _pseudo_batches(bench, measure, name, part, seed)
+
+
+def _all_cells(bench: Bench, measure: Measure, name: str, cells: ad.AnnData, label: str, seed: int) -> None:
+    expression, labels = read_expression(cells), cells.obs[label].astype(str).to_numpy()
     batch = cells.obs["batch"].to_numpy(dtype=object)
     plain = expression.principal_components(seed=seed)
     store = bench.store(name, cells, ["batch"])
     key = {"task": "integration", "set": name, "setting": "all cells", "seed": seed}
 
-    def scored(make: Callable[[], np.ndarray]) -> Callable[[], dict[str, float]]:
-        from scfm.evaluate.integration import integration_scores
-
+    def scored(make: Callable[[], Spaces]) -> Callable[[], dict[str, float]]:
         def score() -> dict[str, float]:
-            values = make()
-            found = integration_scores(values, labels, batch, plain, seed=seed)
-            kept = neighbor_overlap(plain, values, batch)
-            return {name: found[name] for name in ("total", "bio", "batch")} | {"kept_neighbors": kept}
+            before, after = make()
+            found = integration_scores(after, labels, batch, plain, seed=seed)
+            kept = {
+                "kept_of_own_start": neighbor_overlap(before, after, batch),
+                "kept_of_PCA": neighbor_overlap(plain, after, batch),
+            }
+            return {name: found[name] for name in ("total", "bio", "batch")} | kept
 
         return score
 
-    measure({**key, "method": "PCA, unintegrated"}, scored(lambda: plain))
-    for method in ("hvg", "harmony", "combat"):
+    measure({**key, "method": "PCA, unintegrated"}, scored(lambda: (plain, plain)))
+    for method in BASELINES:
         measure(
             {**key, "method": method},
-            scored(lambda method=method: baseline_embedding(method, expression, batch, None, seed)),
+            scored(lambda method=method: (plain, baseline_embedding(method, expression, batch, None, seed))),
         )
-    for head in ("triplet", "contrastive_sampler"):
+    for head in HEADS:
+        measure({**key, "method": f"scfm, {head}"}, scored(lambda head=head: _ours(bench, name, head, store, seed)))
 
-        def ours(head: str = head) -> np.ndarray:
-            folder = bench.finetune(f"{name}-{head}-{seed}", f"integration_{head}", store, seed)
-            return predicted(folder, store)[0]["integrated"]
 
-        measure({**key, "method": f"scfm, {head}"}, scored(ours))
+def _pseudo_batches(bench: Bench, measure: Measure, name: str, cells: ad.AnnData, seed: int) -> None:
+    """Cells of one batch that differ in nothing, cut at random into three: the share of 30 neighbours that stay."""
+    pieces = np.random.default_rng(seed).permutation(cells.n_obs) % 3
+    cells.obs["batch"] = np.array(["a", "b", "c"])[pieces]
+    batch, expression = cells.obs["batch"].to_numpy(dtype=object), read_expression(cells)
+    plain, own = expression.principal_components(seed=seed), f"{name}-pseudo-{seed}"
+    store = bench.store(own, cells, ["batch"])
+    key = {"task": "pseudo-batches", "set": name, "setting": "one batch cut into three", "seed": seed}
+
+    def kept(make: Callable[[], Spaces]) -> Callable[[], dict[str, float]]:
+        def score() -> dict[str, float]:
+            before, after = make()
+            return {
+                "kept_of_own_start": neighbor_overlap(before, after),
+                "kept_of_PCA": neighbor_overlap(plain, after),
+                "PCA_kept_by_start": neighbor_overlap(plain, before),
+            }
+
+        return score
+
+    for method in BASELINES:
+        measure(
+            {**key, "method": method},
+            kept(lambda method=method: (plain, baseline_embedding(method, expression, batch, None, seed))),
+        )
+    for head in HEADS:
+        measure({**key, "method": f"scfm, {head}"}, kept(lambda head=head: _ours(bench, own, head, store, seed)))
+
+
+def _ours(bench: Bench, name: str, head: str, store: Path, seed: int) -> Spaces:
+    """The gene components where a head's space begins, and that space after a fine-tune."""
+    folder = bench.finetune(f"{name}-{head}-{seed}", f"integration_{head}", store, seed, "report=false")
+    outputs, trained = predicted(folder, store)
+    cells = TokenStore.open(store)
+    length = OmegaConf.load(folder / "config.yaml").data.max_length
+    return trained.state.bag.of(cells.gather(np.arange(len(cells)), length)), outputs["integrated"]

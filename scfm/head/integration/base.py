@@ -22,13 +22,17 @@ KEY = "X_scfm_integrated"
 class Integration(nn.Module):
     """A projector on the cell embedding, from which batch effects are to be removed.
 
+    With ``genes`` the space begins at the first ``size`` gene components, and the projector, whose last layer starts at
+    zero, adds a shift to them: training moves cells only as far as its loss pays for it.
+
     Args:
         spec: what only the run knows.
         batch_key: obs column of the experimental batches.
         condition: obs column whose effect should survive; a warning says where every batch has a single one.
         size: width d of the integrated space.
         hidden: width of the projector's hidden layer; 0 for a linear one.
-        genes: linear components of the cell's genes beside the backbone's embedding; 0 leaves them out.
+        genes: linear components of the cell's genes beside the backbone's embedding, where the space begins; 0 leaves
+            them out, and the projector begins at random.
         context: tokens of a cell that the backbone reads, at most; the components read all. None: no limit.
 
     Attributes:
@@ -68,6 +72,9 @@ class Integration(nn.Module):
             raise ValueError(f"head.condition={condition!r} is not a categorical obs column of the store")
         self.state = CellState(spec, genes, context)
         self.projector = perceptron([self.state.width, *([hidden] if hidden else []), size], norm=False)
+        if genes:
+            for parameter in self.projector[-1].parameters():
+                nn.init.zeros_(parameter)
         self.sampling: Sampling | None = None
 
     def prepare(self, survey: Survey) -> None:
@@ -83,7 +90,14 @@ class Integration(nn.Module):
 
     def encode(self, backbone: Backbone, batch: Batch) -> Tensor:
         """The integrated space, (B, d) float32."""
-        return self.projector(self.state(backbone, batch)).float()
+        return self.placed(backbone, batch)[0]
+
+    def placed(self, backbone: Backbone, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The integrated space, (B, d) float32, and how far the projector has moved each cell in it, likewise."""
+        state = self.state(backbone, batch)
+        shift = self.projector(state).float()
+        start = state[:, self.state.deep :][:, : shift.shape[1]].float()
+        return shift + F.pad(start, (0, shift.shape[1] - start.shape[1])), shift
 
     @torch.no_grad()
     def predict(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
@@ -97,6 +111,25 @@ class Integration(nn.Module):
     def artifacts(self) -> dict[str, str | list[str]]:
         """Plain values that go beside the projection: what it needs, and the batches it learned from."""
         return {"projection": self.needs, "batch_key": self.batch_key, "batches": list(self.names)}
+
+
+def unrest(shift: Tensor, batches: Tensor) -> Tensor:
+    """Mean squared distance of a cell's shift from the mean shift of its batch: 0 where batches move as a whole.
+
+    Two cells of a batch keep their distance when both are shifted alike, so this is what integration does to
+    neighbourhoods inside batches.
+
+    Args:
+        shift: (B, d).
+        batches: (B,) codes, -1 where missing: such cells do not count.
+    """
+    known = batches >= 0
+    shift, codes = shift[known], batches[known].unique(return_inverse=True)[1]
+    if len(codes) == 0:
+        return shift.sum() * 0.0
+    member = F.one_hot(codes).to(shift.dtype)
+    mean = (member / member.sum(0)).T @ shift
+    return (shift - mean[codes]).square().sum(1).mean()
 
 
 class Contrastive(Integration):
@@ -116,6 +149,16 @@ def check_positive(**values: float) -> None:
     for name, value in values.items():
         if value <= 0:
             raise ValueError(f"head.{name}={value}; expected a number above 0")
+
+
+def check_stay(value: float) -> None:
+    """Refuse a negative weight of :func:`unrest`.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if value < 0:
+        raise ValueError(f"head.stay={value}; expected a weight, 0 or more")
 
 
 def check_shares(**values: float) -> None:

@@ -8,8 +8,9 @@ from typing import Literal
 
 import numpy as np
 from torch import Tensor
+from torch.nn import functional as F
 
-from scfm.head.integration.base import Contrastive, check_positive, check_shares
+from scfm.head.integration.base import Integration, check_positive, check_shares, check_stay, unrest
 from scfm.head.integration.contrast import nt_xent
 from scfm.head.integration.neighbour import coverage, other_neighbours, own_neighbours
 from scfm.head.survey import Survey, scattered
@@ -22,12 +23,15 @@ log = logging.getLogger(__name__)
 FEWEST_IN = 0.95
 
 
-class ContrastiveSampler(Contrastive):
+class ContrastiveSampler(Integration):
     """Two views of each cell attract, other cells of the *same* batch repel (Concerto; CONCORD; heads as SimCLR's).
 
     L = −1/(2B) Σ_i log[e^{s_ip(i)/T} / (e^{s_ip(i)/T} + Σ_{k∈N(i)} e^{ℓ_ik})] with s the cosine, p(i) the other view
     of i, N(i) all others of i's batch; see :func:`~scfm.head.integration.contrast.contrast` for ℓ and β. Negatives are
-    masked by batch as well as sampled by it, so a mixed validation batch is scored by the same rule.
+    masked by batch as well as sampled by it, so a mixed validation batch is scored by the same rule. No term draws
+    batches together: what only tells batches apart is of no use to it, and fades beside what tells cells apart. Where
+    cells are of few distinct kinds, repelling them all alike tears the kinds: ``stay`` times
+    :func:`~scfm.head.integration.base.unrest` of the views holds them.
 
     Args:
         spec: what only the run knows.
@@ -35,6 +39,10 @@ class ContrastiveSampler(Contrastive):
         condition: obs column whose effect should survive; only for a warning.
         size: width of the integrated space.
         hidden: width of the projector's hidden layer; 0 for a linear one.
+        genes: linear components of the cell's genes beside the backbone's embedding, where the space begins and
+            neighbours are sought; the space is then no sphere, though the loss compares cosines. 0 leaves them out.
+        longest: tokens of a view that the backbone reads, at most; the components read all. None: no limit.
+        stay: how much it costs to move cells of a batch apart; 0: nothing.
         mode: ``hcl`` draws the cells of a batch at random and weighs hard negatives; ``knn`` draws neighbours
             together, which are hard negatives, and weighs them alike.
         temperature: T.
@@ -63,6 +71,9 @@ class ContrastiveSampler(Contrastive):
         condition: str | None = None,
         size: int = 64,
         hidden: int = 256,
+        genes: int = 64,
+        longest: int | None = None,
+        stay: float = 0.1,
         mode: Literal["hcl", "knn"] = "hcl",
         temperature: float = 0.4,
         hardness: float = 1.0,
@@ -75,7 +86,13 @@ class ContrastiveSampler(Contrastive):
         context: float = 0.5,
         thin: float = 1.0,
     ) -> None:
-        super().__init__(spec, batch_key=batch_key, condition=condition, size=size, hidden=hidden)
+        if longest is not None and longest < 3:
+            raise ValueError(f"head.longest={longest}; expected at least 3 tokens, or null for all")
+        super().__init__(
+            spec, batch_key=batch_key, condition=condition, size=size, hidden=hidden, genes=genes, context=longest
+        )
+        check_stay(stay)
+        self.stay = stay if genes else 0.0
         if mode not in ("hcl", "knn"):
             raise ValueError(f"head.mode={mode!r}; expected hcl or knn")
         if micro_batches not in ("proportional", "equal", "coverage"):
@@ -97,9 +114,9 @@ class ContrastiveSampler(Contrastive):
         self.sampling = Sampling(by=batch_key, micro_batches=micro_batches, inside=p_in)
 
     def prepare(self, survey: Survey) -> None:
-        """Find neighbours on the frozen embedding: in mode ``knn`` each cell's, for ``coverage`` each batch's."""
+        """Find neighbours before training: in mode ``knn`` each cell's, for ``coverage`` each batch's."""
         super().prepare(survey)
-        rows, embedding = survey.rows[survey.train], survey.embedding[survey.train]
+        rows, embedding = survey.rows[survey.train], self.state.space(survey)[survey.train]
         batches, choice = survey.obs[self.batch_key][survey.train], self.sampling
         assert choice is not None, "set by __init__"
         if self.mode == "knn":
@@ -114,10 +131,15 @@ class ContrastiveSampler(Contrastive):
 
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
         """``loss``, and ``accuracy``: how often the other view is nearer than every negative."""
-        generator = generator_of(batch)
-        one, two = (self.encode(backbone, self.views(batch, generator)) for _ in range(2))
-        loss, accuracy = self.loss(one, two, batch.obs[self.batch_key])
-        return {"loss": loss, "accuracy": accuracy}
+        generator, codes = generator_of(batch), batch.obs[self.batch_key]
+        (one, shift), (two, _) = (self.placed(backbone, self.views(batch, generator)) for _ in range(2))
+        loss, accuracy = self.loss(F.normalize(one, dim=1), F.normalize(two, dim=1), codes)
+        return {"loss": loss + self.stay * unrest(shift, codes), "accuracy": accuracy}
+
+    def encode(self, backbone: Backbone, batch: Batch) -> Tensor:
+        """The integrated space, (B, d) float32; unit vectors where it does not begin at gene components."""
+        space = self.placed(backbone, batch)[0]
+        return space if self.state.bag.size else F.normalize(space, dim=1)
 
     def loss(self, one: Tensor, two: Tensor, batches: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and accuracy of two views, (B, d) unit vectors each, with batch codes (B,)."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scfm.head.integration.base import Integration, check_positive, check_shares
+from scfm.head.integration.base import Integration, check_positive, check_shares, check_stay, unrest
 from scfm.head.integration.neighbour import mutual_neighbours, own_neighbours
 from scfm.head.survey import Survey, looked_up, scattered
 from scfm.head.view import generator_of
@@ -17,7 +17,8 @@ from scfm.types import Backbone, Batch, Metrics, Sampling, Spec
 class Triplet(Integration):
     """INSCT's loss (Simon et al. 2021) with its sampling put right.
 
-    L = mean max(0, d(a,p) − min(d(a,n), d(p,n)) + 1), d Euclidean; with labels (1−w)·L + w·CE, w = ``weight``.
+    L = mean max(0, d(a,p) − min(d(a,n), d(p,n)) + 1), d Euclidean; with labels (1−w)·L + w·CE, w = ``weight``; plus
+    ``stay`` times :func:`~scfm.head.integration.base.unrest` where there are components to begin at.
     Positives are mutual nearest neighbours on the frozen embedding, for *every* pair of batches; cells without one
     get neighbours of their own batch, fewer by ``within``. Negatives are drawn from the anchor's own batch at rate 1,
     never from its neighbours, semi-hard (d_ap < d_an < d_ap + 1) where there are such. (The original reads negatives
@@ -29,14 +30,15 @@ class Triplet(Integration):
         condition: obs column whose effect should survive; only for a warning.
         size: width of the integrated space.
         hidden: width of the projector's hidden layer; 0 for a linear one.
-        genes: linear components of the cell's genes beside the backbone's embedding, in which neighbours are sought; 0
-            leaves them out and seeks on the embedding.
+        genes: linear components of the cell's genes beside the backbone's embedding, where the space begins and
+            neighbours are sought; 0 leaves them out and seeks on the embedding.
         context: tokens of a cell that the backbone reads, at most; the components read all. None: no limit.
         neighbours: k of the mutual neighbours.
         within: number of own-batch positives as a share of the mean number of mutual ones.
         label: obs column of known types: cells of one label in different batches are positives too, and the
             cross-entropy counts. Missing labels are left out.
         weight: w.
+        stay: how much it costs to move cells of a batch apart; 0: nothing.
 
     Raises:
         ValueError: a single batch, an unknown column, or a number out of its range.
@@ -51,7 +53,7 @@ class Triplet(Integration):
         *,
         batch_key: str,
         condition: str | None = None,
-        size: int = 32,
+        size: int = 64,
         hidden: int = 256,
         genes: int = 64,
         context: int | None = None,
@@ -59,12 +61,15 @@ class Triplet(Integration):
         within: float = 0.75,
         label: str | None = None,
         weight: float = 0.3,
+        stay: float = 0.1,
     ) -> None:
         super().__init__(
             spec, batch_key=batch_key, condition=condition, size=size, hidden=hidden, genes=genes, context=context
         )
         check_positive(neighbours=neighbours)
         check_shares(within=within, weight=weight)
+        check_stay(stay)
+        self.stay = stay if genes else 0.0
         self.neighbours, self.within, self.label, self.weight = neighbours, within, label, weight
         if label is not None:
             if label not in spec.classes:
@@ -95,7 +100,7 @@ class Triplet(Integration):
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
         """``loss``; ``accuracy``: the share of triplets in the right order; ``n_targets``: their number."""
         assert len(self.positives), "prepare(survey) finds the positives before the first step"
-        space = self.encode(backbone, batch)
+        space, shift = self.placed(backbone, batch)
         positive = among(looked_up(self.positives.to(batch.index.device), batch.index), batch.index)
         near = among(looked_up(self.near.to(batch.index.device), batch.index), batch.index)
         codes = batch.obs[self.batch_key]
@@ -108,7 +113,7 @@ class Triplet(Integration):
             truth = batch.obs[self.label]
             total = F.cross_entropy(self.classifier(space), truth, ignore_index=-1, reduction="sum")
             loss = (1 - self.weight) * loss + self.weight * total / (truth >= 0).sum().clamp(min=1)
-        return {"loss": loss, **metrics}
+        return {"loss": loss + self.stay * unrest(shift, codes), **metrics}
 
 
 def triplet_loss(space: Tensor, anchors: Tensor, positives: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:

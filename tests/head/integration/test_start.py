@@ -1,0 +1,70 @@
+"""Where integration begins, and what it costs to move cells of a batch apart."""
+
+import numpy as np
+import pytest
+import torch
+
+from scfm.evaluate.structure import neighbor_overlap
+from scfm.head.integration.base import unrest
+from scfm.head.integration.contrastive_sampler import ContrastiveSampler
+from scfm.head.integration.triplet import Triplet
+
+HEADS = (Triplet, ContrastiveSampler)
+
+
+@pytest.mark.parametrize("make", HEADS)
+@pytest.mark.parametrize("size", [4, 8, 12])
+@pytest.mark.parametrize("hidden", [0, 16])
+def test_the_space_begins_at_the_gene_components(make, size, hidden, spec, cells, tiny):
+    head = make(spec, batch_key="batch", size=size, hidden=hidden, genes=8).eval()
+    head.prepare(cells.survey(tiny))
+    batch = cells.batch(range(20))
+    wanted = torch.zeros(20, size)
+    wanted[:, : min(size, 8)] = head.state.bag(batch)[:, :size]
+    torch.testing.assert_close(head.predict(tiny, batch)["integrated"], wanted)
+
+
+@pytest.mark.parametrize("make", HEADS)
+def test_the_first_step_reaches_the_projector(make, spec, cells, tiny):
+    head = make(spec, batch_key="batch", size=8, hidden=16, genes=8)
+    head.prepare(cells.survey(tiny))
+    head(tiny, cells.batch(range(60), seed=1))["loss"].backward()
+    assert head.projector[-1].weight.grad.abs().max() > 0
+
+
+def test_without_components_the_contrast_is_on_the_sphere(spec, cells, tiny):
+    head = ContrastiveSampler(spec, batch_key="batch", size=8, hidden=16, genes=0).eval()
+    head.prepare(cells.survey(tiny))
+    found = head.predict(tiny, cells.batch(range(20)))["integrated"]
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(20))
+
+
+def test_unrest_by_hand():
+    shift = torch.tensor([[0.0, 0.0], [2.0, 0.0], [5.0, 5.0], [9.0, 9.0]])
+    assert unrest(shift, torch.tensor([3, 3, 1, -1])).item() == pytest.approx(2 / 3)  # 1 + 1 + 0 over three cells
+    assert unrest(shift, torch.full((4,), -1)).item() == 0
+
+
+def test_batches_that_move_as_a_whole_cost_nothing():
+    codes = torch.tensor([0, 0, 1, 1, 1])
+    assert unrest(torch.randn(2, 3)[codes], codes).item() == pytest.approx(0, abs=1e-10)
+
+
+def test_staying_keeps_neighbours_of_random_pseudo_batches(spec, cells, tiny):
+    survey = cells.survey(tiny)
+    survey.obs["batch"] = np.random.default_rng(0).permutation(120) % 3
+    whole, kept = cells.batch(range(120)), {}
+    whole.obs["batch"] = torch.from_numpy(survey.obs["batch"])
+    for stay in (0.0, 3.0):
+        torch.manual_seed(0)
+        head = Triplet(spec, batch_key="batch", size=8, hidden=16, genes=8, neighbours=8, stay=stay)
+        head.prepare(survey)
+        optimizer = torch.optim.Adam(head.parameters(), lr=5e-3)
+        for _ in range(30):
+            optimizer.zero_grad()
+            head(tiny, whole)["loss"].backward()
+            optimizer.step()
+        after = head.eval().predict(tiny, whole)["integrated"].numpy()
+        kept[stay] = neighbor_overlap(head.state.bag(whole).numpy(), after, k=10)
+    assert kept[3.0] > kept[0.0]
+    assert kept[3.0] > 0.9
