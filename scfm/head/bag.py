@@ -24,8 +24,9 @@ class GeneBag(nn.Module):
     """Principal components of gene scores, the best linear summary of the very tokens that the backbone reads.
 
     The gene at rank r of a cell's n genes scores √(log((n + 1) / (r + 1)) / n), one that the cell lacks 0: rank in the
-    cell instead of counts, and cells of all depths at about length 1 (Stirling). Components are centred and fitted once, on
-    training cells without their labels; they are saved with the head, so that new cells need their tokens alone.
+    cell instead of counts, and cells of all depths at about length 1 (Stirling). Components are centred and fitted
+    once, on training cells without their labels; they are saved with the head, so that new cells need their tokens
+    alone.
 
     Args:
         vocab: says which tokens are genes.
