@@ -9,7 +9,7 @@ from tasks.bench import Bench, Measure, Set, predicted, split_of
 
 
 def rejection(bench: Bench, measure: Measure, name: str, one: Set, seed: int) -> None:
-    """AUROC of confidence between test cells of known types and cells of a type that was left out of training."""
+    """AUROC of novelty (the rival: confidence), test cells of known types against a type left out of training."""
     cells = bench.cells(one)
     truth = cells.obs[one.label].astype(str).to_numpy()
     classes, codes = np.unique(truth, return_inverse=True)
@@ -29,7 +29,7 @@ def rejection(bench: Bench, measure: Measure, name: str, one: Set, seed: int) ->
     def ours() -> dict[str, float]:
         bench.finetune(run, "annotation_classifier", store, seed)
         outputs, head = predicted(folder, whole)
-        sure = head.annotate(outputs)["scfm_label_confidence"]
+        sure = -head.annotate(outputs)["scfm_label_novelty"]
         rows = np.concatenate([test(), np.flatnonzero(~known)])
         return {"auroc": unknown_auroc(sure[rows], known[rows])}
 

@@ -37,7 +37,9 @@ def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
     return float(np.exp(minimize_scalar(cross_entropy, bounds=(-bound, bound), method="bounded").x))
 
 
-def fit_thresholds(probabilities: np.ndarray, truth: np.ndarray, quantile: float) -> np.ndarray:
+def fit_thresholds(
+    probabilities: np.ndarray, truth: np.ndarray, quantile: float, sure: np.ndarray | None = None
+) -> np.ndarray:
     """How sure a call of each class must be.
 
     Only *correct* calls count: a threshold taken over wrong ones too would sink where the classifier errs most.
@@ -46,12 +48,13 @@ def fit_thresholds(probabilities: np.ndarray, truth: np.ndarray, quantile: float
         probabilities: (B, C) of labelled cells, after temperature.
         truth: (B,) their class codes.
         quantile: share of the correct calls that may be rejected.
+        sure: (B,) how sure each call is; None for its probability.
 
     Returns:
-        (C,) float64: the quantile of the largest probability over the cells correctly called that class; where these
+        (C,) float64: the quantile of ``sure`` over the cells correctly called that class; where these
         are fewer than 20, the quantile over the correct calls of all classes; 0 without any correct call.
     """
-    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1) if sure is None else sure
     correct = predicted == truth
     pooled = np.quantile(confidence[correct], quantile) if correct.any() else 0.0
     thresholds = np.full(probabilities.shape[1], pooled)

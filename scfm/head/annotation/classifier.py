@@ -170,12 +170,14 @@ class Classifier(nn.Module):
 
         Returns:
             ``scfm_<label>`` (B,) names, ``unknown`` where calibration says so, and ``scfm_<label>_confidence`` (B,)
-            float32, the probability of the likeliest class.
+            float32, the probability of the likeliest class; ``scfm_<label>_novelty`` (B,) float32 in [0, 1], on which
+            ``unknown`` is decided (:mod:`scfm.head.annotation.familiar`).
         """
         found: dict[str, np.ndarray] = {}
         for i, column in enumerate(self.columns):
-            names, confidence = column.name(outputs[self._key("logits", i)])
-            found |= {f"scfm_{column.label}": names, f"scfm_{column.label}_confidence": confidence}
+            names, confidence, novelty = column.name(outputs[self._key("logits", i)])
+            name = f"scfm_{column.label}"
+            found |= {name: names, f"{name}_confidence": confidence, f"{name}_novelty": novelty}
         return found
 
     def _logits(self, backbone: Backbone, batch: Batch) -> list[Tensor]:

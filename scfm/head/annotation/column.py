@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scfm.head.annotation.calibrate import fit_temperature, fit_thresholds
+from scfm.head.annotation.familiar import Familiarity
 from scfm.head.annotation.logistic import logistic_regression
 from scfm.head.annotation.score import labelled, softmax
 from scfm.types import Spec
@@ -90,7 +91,7 @@ class Column(nn.Module):
 
     Attributes:
         temperature: () divides the scores; 1 until calibrated.
-        thresholds: (C,) calls less sure than this are ``unknown``; 0, none rejected, until calibrated.
+        thresholds: (C,) calls of cells less familiar than this are ``unknown``; 0, none rejected, until calibrated.
 
     Raises:
         ValueError: see :func:`check_classes`.
@@ -111,6 +112,7 @@ class Column(nn.Module):
         self.register_buffer("weight", torch.tensor(weight, dtype=torch.float32))
         self.register_buffer("temperature", torch.ones(()))
         self.register_buffer("thresholds", torch.zeros(n_classes))
+        self.familiarity = Familiarity(n_classes)
 
     def forward(self, state: Tensor) -> Tensor:
         """Scores, (B, D) -> (B, C) float32."""
@@ -156,16 +158,18 @@ class Column(nn.Module):
         logits, truth = labelled(logits, truth)
         temperature = fit_temperature(logits, truth)
         probabilities = softmax(logits, temperature)
-        thresholds = fit_thresholds(probabilities, truth, quantile)
+        familiar = self.familiarity.fit(logits, truth, temperature)
+        thresholds = fit_thresholds(probabilities, truth, quantile, familiar)
         self.temperature.fill_(temperature)
         self.thresholds.copy_(torch.from_numpy(thresholds))
-        kept = probabilities.max(axis=1) >= thresholds[probabilities.argmax(axis=1)]
+        kept = familiar >= thresholds[probabilities.argmax(axis=1)]
         return {"temperature": temperature, "coverage": float(kept.mean()) if len(kept) else float("nan")}
 
-    def name(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(B,) names, ``unknown`` where a call is less sure than its threshold, and (B,) float32 confidences."""
+    def name(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(B,) names, ``unknown`` below the threshold of the call; (B,) float32 confidence; (B,) float32 novelty."""
         probabilities = softmax(logits, self.temperature.item())
         predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1).astype(np.float32)
+        familiar = self.familiarity.of(logits, self.temperature.item()).astype(np.float32)
         names = np.array(self.names, dtype=object)[predicted]
-        names[confidence < self.thresholds.cpu().numpy()[predicted]] = UNKNOWN
-        return names, confidence
+        names[familiar < self.thresholds.cpu().numpy()[predicted]] = UNKNOWN
+        return names, confidence, 1 - familiar

@@ -93,7 +93,8 @@ def test_several_columns_at_once(make_spec, make_batch, backbone):
     ]
     assert metrics["loss"].item() == pytest.approx(sum(parts).item(), rel=1e-6)
     assert "accuracy/tissue" in metrics
-    assert set(head.annotate(outputs)) == {f"scfm_{label}{end}" for label in head.labels for end in ("", "_confidence")}
+    ends = ("", "_confidence", "_novelty")
+    assert set(head.annotate(outputs)) == {f"scfm_{label}{end}" for label in head.labels for end in ends}
     assert "macro_f1/tissue" in head.summarise(outputs, {name: codes.numpy() for name, codes in batch.obs.items()})
 
 
