@@ -23,10 +23,9 @@ MOST = 20_000
 class GeneBag(nn.Module):
     """Principal components of gene scores, the best linear summary of the very tokens that the backbone reads.
 
-    The gene at rank r of a cell's n genes scores √(log((n + 1) / (r + 1)) / n), one that the cell lacks 0: rank in the
-    cell instead of counts, and cells of all depths at about length 1 (Stirling). Components are centred and fitted
-    once, on training cells without their labels; they are saved with the head, so that new cells need their tokens
-    alone.
+    The gene at rank r of a cell's n genes scores (1 − r / 2n) / √n, one that the cell lacks 0: rank in the cell
+    instead of counts, and cells of all depths at about the same length. Components are centred and fitted once, on
+    training cells without their labels; they are saved with the head, so that new cells need their tokens alone.
 
     Args:
         vocab: says which tokens are genes.
@@ -88,7 +87,7 @@ class GeneBag(nn.Module):
 
 
 def gene_scores(gene: Tensor, batch: Batch) -> Tensor:
-    """(T,) float32: √(log((n + 1) / (r + 1)) / n) of the gene at rank r of n, 0 for tokens that are no genes.
+    """(T,) float32: (1 − r / 2n) / √n of the gene at rank r of n, 0 for tokens that are no genes.
 
     Args:
         gene: (T,) 1 where the token is a gene, else 0.
@@ -101,7 +100,7 @@ def gene_scores(gene: Tensor, batch: Batch) -> Tensor:
     before = torch.cat([seen.new_zeros(1), seen])[batch.boundaries.long()]
     n = (before[1:] - before[:-1]).clamp(min=1)[cell]
     rank = seen - 1 - before[:-1][cell]
-    return (gene * (((n + 1) / (rank + 1).clamp(min=1)).log() / n).sqrt()).float()
+    return (gene * (1 - rank / (2 * n)) / n.sqrt()).float()
 
 
 def score_matrix(cells: Ragged, gene: np.ndarray) -> csr_matrix:
@@ -117,7 +116,7 @@ def score_matrix(cells: Ragged, gene: np.ndarray) -> csr_matrix:
     ids, n = ids[is_gene], np.diff(seen)
     rank = np.arange(len(ids)) - np.repeat(seen[:-1], n)
     each = np.repeat(n, n)
-    values = np.sqrt(np.log((each + 1) / (rank + 1)) / each).astype(np.float32)
+    values = ((1 - rank / (2 * each)) / np.sqrt(each)).astype(np.float32)
     return csr_matrix((values, ids, seen), shape=(len(cells), len(gene)))
 
 
