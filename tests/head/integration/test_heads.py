@@ -33,7 +33,7 @@ MAKERS = {
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_trains_saves_loads_projects(name, exercise, tiny, cells):
-    steps = 100 if "triplet" in name else 30
+    steps = 200 if "triplet" in name else 30  # its negatives are chosen anew, hard ones first: the loss falls late
     head, before, after = exercise(MAKERS[name], tiny, steps=steps, counts=name in ("scvi", "scalex"))
     assert after < before
     outputs = {key: value.numpy() for key, value in head.predict(tiny, cells.batch([1, 2])).items()}
