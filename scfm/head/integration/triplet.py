@@ -33,7 +33,7 @@ class Triplet(Integration):
         genes: linear components of the cell's genes beside the backbone's embedding, where the space begins and
             neighbours are sought; 0 leaves them out and seeks on the embedding.
         context: tokens of a cell that the backbone reads, at most; the components read all. None: no limit.
-        neighbours: k of the mutual neighbours.
+        neighbours: k of the mutual neighbours; of the own batch, a quarter of its cells at most.
         within: number of own-batch positives as a share of the mean number of mutual ones.
         label: obs column of known types: cells of one label in different batches are positives too, and the
             cross-entropy counts. Missing labels are left out.
@@ -88,7 +88,7 @@ class Triplet(Integration):
         for part in (survey.train, ~survey.train):
             members = np.flatnonzero(part & (batches >= 0))
             if len(members) > 1:
-                own = own_neighbours(space[members], batches[members], k)
+                own = nearest_quarter(own_neighbours(space[members], batches[members], k), batches[members])
                 mutual = mutual_neighbours(space[members], batches[members], k)
                 found = filled(mutual, own, self.within)
                 near[members], positives[members] = named(own, members), named(found, members)
@@ -178,6 +178,13 @@ def among(table: Tensor, rows: Tensor) -> Tensor:
 def alike(labels: Tensor, batches: Tensor) -> Tensor:
     """(B, B) bool: cells of one known label in different batches."""
     return (labels[:, None] == labels) & (labels[:, None] >= 0) & (batches[:, None] != batches)
+
+
+def nearest_quarter(own: np.ndarray, batches: np.ndarray) -> np.ndarray:
+    """Own-batch neighbours (n, k) without those beyond a quarter of the batch: the other cells can be negatives."""
+    _, place, counts = np.unique(batches, return_inverse=True, return_counts=True)
+    quarter = np.maximum(counts // 4, 1)[place]
+    return np.where(np.arange(own.shape[1]) < quarter[:, None], own, -1)
 
 
 def filled(mutual: np.ndarray, own: np.ndarray, share: float) -> np.ndarray:

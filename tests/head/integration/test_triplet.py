@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scfm.head.integration.neighbour import mutual_neighbours, own_neighbours
-from scfm.head.integration.triplet import Triplet, alike, among, draw_triplets, filled, triplet_loss
+from scfm.head.integration.triplet import Triplet, alike, among, draw_triplets, filled, nearest_quarter, triplet_loss
 
 
 def test_loss_by_hand():
@@ -111,3 +111,12 @@ def test_positives_are_asked_for_and_held_out_cells_stay_apart(spec, cells, tiny
     for row in range(120):
         partners = table[row][table[row] >= 0]
         assert (train[partners] == train[row]).all()
+
+
+def test_small_batches_keep_cells_that_can_be_negatives():
+    """Held-out cells of a batch may be fewer than the neighbours that are sought."""
+    batches = np.repeat([4, 7], [12, 3])
+    own = own_neighbours(np.random.default_rng(0).normal(size=(15, 2)), batches, 30)
+    near = nearest_quarter(own, batches)
+    assert (near >= 0).sum(axis=1).tolist() == [3] * 12 + [1] * 3
+    assert (near[:, :3][near[:, :3] >= 0] == own[:, :3][near[:, :3] >= 0]).all()
