@@ -44,6 +44,10 @@ def check(data: np.ndarray, start: int, stop: int) -> tuple[float, int]:
     return total, FINE if total > 0 else EMPTY
 
 
+#: Values that are divided at a time, while they and their medians are still in the nearest cache.
+_STRETCH = np.uint64(64)
+
+
 @compiled
 def take(
     indices: np.ndarray,
@@ -51,28 +55,29 @@ def take(
     start: int,
     stop: int,
     columns: np.ndarray,
-    rates: np.ndarray,
+    scales: np.ndarray,
+    total: float,
     values: np.ndarray,
-    near: np.ndarray,
+    medians: np.ndarray,
     tokens: np.ndarray,
 ) -> int:
-    """Tokens, counts and about-right float32 values of a row; -1 where its columns do not ascend.
-
-    ``near`` is count × ``rates``, three roundings of float32 from the exact value up to a factor that all share.
-    """
-    n = np.uint64(0)  # unsigned: no test for a negative index
+    """Tokens and scaled counts of a row whose columns all have their own token; -1 where one is there twice."""
+    n, k, end = np.uint64(0), np.uint64(start), np.uint64(stop)  # unsigned: no test for a negative index
     before = np.int64(-1)
     ascending: bool | np.bool_ = True
-    for k in range(np.uint64(start), np.uint64(stop)):
-        column = np.int64(indices[k])
-        ascending &= column > before
-        before = column
-        token = columns[np.uint64(column)]
-        value = data[k]
-        values[n] = np.float64(value)
-        near[n] = np.float32(value) * rates[np.uint64(column)]
-        tokens[n] = token
-        n += np.uint64(token >= 0)
+    while k < end:
+        first, until = n, min(k + _STRETCH, end)
+        while k < until:
+            column = np.int64(indices[k])
+            ascending &= column > before
+            before = column
+            token = columns[np.uint64(column)]
+            values[n] = np.float64(data[k])
+            medians[n - first] = scales[np.uint64(column)]
+            tokens[n] = token
+            n += np.uint64(token >= 0)
+            k += np.uint64(1)
+        scale(values[first:n], medians, total)
     return np.int64(n) if ascending else np.int64(-1)  # type: ignore[return-value]
 
 

@@ -3,8 +3,7 @@
 The order of a cell's tokens is defined on float64: value descending, equal values by ascending token id, and only then
 truncated. Where columns meet on one token, or ties are long because raw counts are ranked, counts are added up in a
 dense row of the vocabulary beside a bitmap of the touched tokens: reading the bitmap gives them in ascending order.
-Otherwise a row is taken as it lies, sorted by float32 products, and only genes that these cannot tell apart are divided
-in float64. :mod:`scfm.tokenizer.order` sorts.
+Otherwise a row is taken as it lies. :mod:`scfm.tokenizer.order` sorts.
 """
 
 from __future__ import annotations
@@ -15,15 +14,8 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from scfm.tokenizer.gather import BAD_TOTAL, EMPTY, FINE, INFINITE, NAN, NEGATIVE, add_up, check, collect, scale, take
-from scfm.tokenizer.order import BUCKETS, Exact, compiled, order, repair, span
+from scfm.tokenizer.order import BUCKETS, compiled, order, place, repair, span
 from scfm.types import Ragged
-
-#: Twice the error of a float32 product of three roundings, in units of its last bit, with room.
-_ERROR = 16
-#: Bits of the float32 values between which the products are normal numbers; beyond, all is done in float64.
-_TINY, _HUGE = (int(np.float32(value).view(np.int32)) for value in (1e-30, 1e30))
-#: Medians for which 1 / median is far from the ends of float32.
-_USUAL = (1e-15, 1e15)
 
 _FAULTS = {
     NAN: "has a NaN among its counts",
@@ -54,7 +46,6 @@ class _Work(NamedTuple):
     dense: np.ndarray
     words: np.ndarray
     values: np.ndarray
-    near: np.ndarray
     medians: np.ndarray
     tokens: np.ndarray
     keys: np.ndarray
@@ -68,7 +59,6 @@ def _work(size: int) -> _Work:
         dense=np.zeros(size),
         words=np.zeros(size // 64 + 1, dtype=np.uint64),
         values=np.empty(size),
-        near=np.empty(size, dtype=np.float32),
         medians=np.empty(size),
         tokens=np.empty(size, dtype=np.uint16),
         keys=np.empty(size, dtype=np.uint32),
@@ -79,61 +69,30 @@ def _work(size: int) -> _Work:
 
 
 @compiled
-def _drop_zeros(work: _Work, n: int) -> int:
+def _drop_zeros(values: np.ndarray, tokens: np.ndarray, n: int) -> int:
     kept = 0
     for i in range(n):
-        if work.values[i] > 0:
-            work.values[kept] = work.values[i]
-            work.near[kept] = work.near[i]
-            work.tokens[kept] = work.tokens[i]
+        if values[i] > 0:
+            values[kept] = values[i]
+            tokens[kept] = tokens[i]
             kept += 1
     return kept
 
 
 @compiled
-def _rank_values(n: int, limit: int, work: _Work, out: np.ndarray) -> int:
-    """Tokens of the ``n`` values, most expressed first, into ``out``; how many."""
+def _rank_cell(n: int, limit: int, work: _Work, out: np.ndarray) -> int:
+    """Tokens of the ``n`` collected values, most expressed first, into ``out``; how many."""
     bits = work.values.view(np.int64)
     highest, lowest = span(bits, n)
     if lowest <= 0:
-        n = _drop_zeros(work, n)
+        n = _drop_zeros(work.values, work.tokens, n)
         highest, lowest = span(bits, n)
     if n == 0:
         return 0
-    return _write(bits, n, highest, lowest, limit, 0, Exact(work.values, work.tokens, work.medians[:0], 1.0), work, out)
-
-
-@compiled
-def _rank_near(n: int, limit: int, medians: np.ndarray, total: float, work: _Work, out: np.ndarray) -> int:
-    """The same from counts and products near their values; -1 where these are too small or too large to say."""
-    bits = work.near.view(np.int32)
-    highest, lowest = span(bits, n)
-    if lowest <= 0:
-        n = _drop_zeros(work, n)
-        highest, lowest = span(bits, n)
-    if n == 0:
-        return 0
-    if lowest < _TINY or highest > _HUGE:
-        return -1
-    return _write(bits, n, highest, lowest, limit, _ERROR, Exact(work.values, work.tokens, medians, total), work, out)
-
-
-@compiled
-def _write(
-    bits: np.ndarray,
-    n: int,
-    highest: int,
-    lowest: int,
-    limit: int,
-    error: int,
-    exact: Exact,
-    work: _Work,
-    out: np.ndarray,
-) -> int:
-    kept, position, slack = order(bits, n, highest, lowest, limit, error, work.keys, work.other, work.low, work.high)
-    repair(work.keys, kept, position, slack, exact)
+    at = (np.uint32(1) << place(n)) - np.uint32(1)
+    kept = order(bits, n, highest, lowest, limit, work.keys, work.other, work.low, work.high)
+    repair(work.keys, kept, at, bits, work.tokens)
     kept = min(kept, limit)
-    at = (np.uint32(1) << position) - np.uint32(1)
     for i in range(np.uint64(kept)):
         out[i] = work.tokens[work.keys[i] & at]
     return kept
@@ -147,7 +106,7 @@ def _rank_block(
     columns: np.ndarray,
     direct: bool,
     medians: np.ndarray,
-    rates: np.ndarray,
+    scales: np.ndarray,
     totals: np.ndarray,
     limit: int,
     prefix: np.ndarray,
@@ -167,17 +126,15 @@ def _rank_block(
             fault = FINE if 0 < total < np.inf else BAD_TOTAL
         if fault != FINE:
             return row, fault
-        room = out[end + len(prefix) :]
         n = -1
         if direct:
-            n = take(indices, data, start, stop, columns, rates, work.values, work.near, work.tokens)
-            n = _rank_near(n, limit, medians, total, work, room) if n > 0 else n
+            n = take(indices, data, start, stop, columns, scales, total, work.values, work.medians, work.tokens)
         if n < 0:
             add_up(indices, data, start, stop, columns, work.dense, work.words)
             n = collect(work.dense, work.words, medians, work.values, work.medians, work.tokens)
             if len(medians):
                 scale(work.values[:n], work.medians, total)
-            n = _rank_values(n, limit, work, room) if n else 0
+        n = _rank_cell(n, limit, work, out[end + len(prefix) :])
         if n:
             out[end : end + len(prefix)] = prefix
             end += len(prefix) + n
@@ -234,15 +191,14 @@ def rank(
     prefix = np.empty(0, np.uint16) if prefix is None else prefix.astype(np.uint16)
     suffix = np.empty(0, np.uint16) if suffix is None else suffix.astype(np.uint16)
     # Ties among raw counts are long: there, tokens must come in ascending order, which the direct way does not give.
-    direct = medians is not None and unique and _USUAL[0] < medians.min() and medians.max() < _USUAL[1]
-    rates = np.where(columns >= 0, 1 / medians[columns], 1.0) if medians is not None and direct else _NONE
+    direct = medians is not None and unique
+    scales = np.where(columns >= 0, medians[columns], 1.0) if medians is not None and direct else _NONE
     longest = np.minimum(np.diff(counts.indptr), limit) + len(prefix) + len(suffix)
     ids = np.empty(int(longest.sum()), dtype=np.uint16)
     offsets = np.zeros(counts.shape[0] + 1, dtype=np.int64)
     row, fault = _rank_block(
         counts.indptr, counts.indices, counts.data, columns.astype(np.int32), direct,
-        _NONE if medians is None else medians, rates.astype(np.float32),
-        _NONE if totals is None else np.asarray(totals, np.float64),
+        _NONE if medians is None else medians, scales, _NONE if totals is None else np.asarray(totals, np.float64),
         limit, prefix, suffix, _work(_work_size(counts, n_tokens)), ids, offsets,
     )  # fmt: skip
     if fault != FINE:

@@ -1,18 +1,15 @@
 """Exact descending order of positive float64 values, compiled.
 
-The bits of positive floats order like integers. A key of 32 bits holds a value's distance from the highest, coarsened
-to at most 20 bits, above the value's position. Keys are sorted by two stable counting passes of 10 bits, and the few
-runs of equal distances are then put in order by the float64 values and the token id. Where a cell is longer than the
-limit, the first histogram tells which keys cannot reach it, and they are not sorted.
-
-The bits may be those of a float32 product that is a few units off: then distances that differ by less than twice that
-error are one run as well (``slack``), and only its members are divided exactly.
+Positive float64 bits order like integers. A key of 32 bits holds a value's distance from the highest, coarsened to at
+most 20 bits, above the value's position. Keys are sorted by two stable counting passes of 10 bits, and the few runs of
+equal distances are then put in order by all 64 bits and the token id. Where a cell is longer than the limit, the first
+histogram tells which keys cannot reach it, and they are not sorted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 from numba import njit
@@ -43,45 +40,19 @@ def place(n: int) -> np.uint32:
     return bits
 
 
-class Exact(NamedTuple):
-    """What the exact values of a cell come from.
-
-    Attributes:
-        values: (n,) float64, by position; counts that are still to be divided where ``medians`` is not empty.
-        tokens: (n,) their tokens.
-        medians: (V,) of the tokens, or empty: then ``values`` are final.
-        total: counts of the cell.
-    """
-
-    values: np.ndarray
-    tokens: np.ndarray
-    medians: np.ndarray
-    total: float
-
-
 @compiled
-def divide(exact: Exact, i: int) -> None:
-    """((x / total) * 10000) / median in exactly this order, in place."""
-    exact.values[i] = exact.values[i] / exact.total * 10000.0 / exact.medians[exact.tokens[i]]
-
-
-@compiled
-def _before(a: np.uint32, b: np.uint32, at: np.uint32, exact: Exact) -> bool:
+def _before(a: np.uint32, b: np.uint32, at: np.uint32, bits: np.ndarray, tokens: np.ndarray) -> bool:
     """Whether key a comes before key b: value descending, then token id ascending."""
     i, j = a & at, b & at
-    one, other = exact.values[i], exact.values[j]
-    return one > other or (one == other and exact.tokens[i] < exact.tokens[j])
+    return bits[i] > bits[j] or (bits[i] == bits[j] and tokens[i] < tokens[j])
 
 
 @compiled
-def _repair_run(keys: np.ndarray, start: int, stop: int, at: np.uint32, exact: Exact) -> None:
-    """Shell sort of a run by value and token, unless it is in order; short runs: an insertion sort."""
-    if len(exact.medians):
-        for i in range(start, stop):
-            divide(exact, keys[i] & at)
+def _repair_run(keys: np.ndarray, start: int, stop: int, at: np.uint32, bits: np.ndarray, tokens: np.ndarray) -> None:
+    """Shell sort of a run of equal keys by value and token, unless it is in order; short runs: an insertion sort."""
     ordered = True
     for i in range(start + 1, stop):
-        ordered &= not _before(keys[i], keys[i - 1], at, exact)
+        ordered &= not _before(keys[i], keys[i - 1], at, bits, tokens)
     if ordered:
         return
     for gap in _GAPS:
@@ -90,36 +61,37 @@ def _repair_run(keys: np.ndarray, start: int, stop: int, at: np.uint32, exact: E
         for i in range(start + gap, stop):
             key = keys[i]
             j = i
-            while j >= start + gap and _before(key, keys[j - gap], at, exact):
+            while j >= start + gap and _before(key, keys[j - gap], at, bits, tokens):
                 keys[j] = keys[j - gap]
                 j -= gap
             keys[j] = key
 
 
 @compiled
-def repair(keys: np.ndarray, n: int, position: np.uint32, slack: np.uint32, exact: Exact) -> None:
-    """Put every run of sorting keys at most ``slack`` apart in order; ``position`` bits of a key are its position."""
+def repair(keys: np.ndarray, n: int, at: np.uint32, bits: np.ndarray, tokens: np.ndarray) -> None:
+    """Put every run of equal sorting keys in order; ``at`` masks the position in a key."""
     i = 1
     while i < n:
         stop = min(n, i + _STRETCH)
-        close = 0
+        equal = 0
         for k in range(np.uint64(i), np.uint64(stop)):
-            close += (keys[k] >> position) - (keys[k - np.uint64(1)] >> position) <= slack
-        i = _repair_runs(keys, i - 1, stop, n, position, slack, exact) if close else stop
+            equal += (keys[k] ^ keys[k - np.uint64(1)]) <= at
+        i = _repair_runs(keys, i - 1, stop, n, at, bits, tokens) if equal else stop
 
 
 @compiled
 def _repair_runs(
-    keys: np.ndarray, start: int, stop: int, n: int, position: np.uint32, slack: np.uint32, exact: Exact
+    keys: np.ndarray, start: int, stop: int, n: int, at: np.uint32, bits: np.ndarray, tokens: np.ndarray
 ) -> int:
     """Repair the runs that begin from ``start`` to ``stop``; the position after the last key looked at."""
-    at = (np.uint32(1) << position) - np.uint32(1)
+    while start > 0 and (keys[start] ^ keys[start - 1]) <= at:
+        start -= 1
     while start < stop:
         end = start + 1
-        while end < n and (keys[end] >> position) - (keys[end - 1] >> position) <= slack:
+        while end < n and (keys[end] ^ keys[start]) <= at:
             end += 1
         if end - start > 1:
-            _repair_run(keys, start, end, at, exact)
+            _repair_run(keys, start, end, at, bits, tokens)
         start = end
     return start
 
@@ -141,36 +113,18 @@ def order(
     highest: int,
     lowest: int,
     limit: int,
-    error: int,
     keys: np.ndarray,
     other: np.ndarray,
     low: np.ndarray,
     high: np.ndarray,
-) -> tuple[int, np.uint32, np.uint32]:
-    """Sort positions by value, at least the first ``min(n, limit)``.
-
-    Args:
-        bits: (n,) of positive floats.
-        n: how many.
-        highest: of the bits.
-        lowest: of the bits.
-        limit: how many of the first matter.
-        error: by how much two values in wrong order may differ in their bits; 0 for exact ones.
-        keys: scratch; the sorted keys.
-        other: scratch.
-        low: scratch.
-        high: scratch.
-
-    Returns:
-        Number of keys, bits of a key that are its position, and how far apart the keys of one run may lie.
-    """
+) -> int:
+    """Sort positions by value; the lowest :func:`place` bits of the first ``min(n, limit)`` keys hold them."""
     position = place(n)
     assert position < 32
     width = np.uint64(min(2 * _DIGIT, np.uint32(32) - position))
     shift = np.uint64(0)
     while np.uint64(highest - lowest) >> shift >> width:
         shift += np.uint64(1)
-    slack = np.uint32(0) if error == 0 else np.uint32((np.uint64(error) >> shift) + np.uint64(1))
     low[:] = 0
     high[:] = 0
     for i in range(np.uint64(n)):
@@ -178,31 +132,26 @@ def order(
     for i in range(np.uint64(n)):
         high[keys[i] >> (position + _DIGIT)] += np.int32(1)
     if n > limit:
-        n = _cut(keys, n, limit, position, slack, high)
+        n = _cut(keys, n, limit, position, high)
     for i in range(np.uint64(n)):
         low[(keys[i] >> position) & _LOW] += np.int32(1)
     _sort(keys, other, n, position, low, high)
-    return n, position, slack
+    return n
 
 
 @compiled
-def _cut(keys: np.ndarray, n: int, limit: int, position: np.uint32, slack: np.uint32, high: np.ndarray) -> int:
-    """Keep the keys whose high digit can still be among the first ``limit``, and those within ``slack`` of them."""
+def _cut(keys: np.ndarray, n: int, limit: int, position: np.uint32, high: np.ndarray) -> int:
+    """Keep the keys whose high digit can still be among the first ``limit``."""
     last, before = 0, 0
     while before + high[last] < limit:
         before += high[last]
         last += 1
-    high[last:] = 0
-    end = (np.uint64(last + 1) << np.uint64(_DIGIT)) + np.uint64(slack)
+    high[last + 1 :] = 0
     kept = np.uint64(0)
     for i in range(np.uint64(n)):
         key = keys[i]
         keys[kept] = key
-        digit = key >> (position + _DIGIT)
-        inside = np.uint64(key >> position) < end
-        if inside and digit >= last:
-            high[digit] += np.int32(1)
-        kept += np.uint64(inside)
+        kept += np.uint64(key >> (position + _DIGIT) <= last)
     return np.int64(kept)  # type: ignore[return-value]
 
 
