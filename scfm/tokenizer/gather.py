@@ -25,7 +25,7 @@ def _trailing_zeros(context: Any, word: Any) -> Any:
 def check(data: np.ndarray, start: int, stop: int) -> tuple[float, int]:
     """A row's total over all columns, added in four lanes, and a fault. Loops without a branch are vectorised."""
     row = data[start:stop]
-    a, b, c, d, negative = 0.0, 0.0, 0.0, 0.0, 0
+    a, b, c, d, negative = 0.0, 0.0, 0.0, 0.0, False
     whole = row.size // 4 * 4
     for k in range(0, whole, 4):
         a += np.float64(row[k])
@@ -35,7 +35,7 @@ def check(data: np.ndarray, start: int, stop: int) -> tuple[float, int]:
     for k in range(whole, row.size):
         a += np.float64(row[k])
     for k in range(row.size):
-        negative += row[k] < 0
+        negative |= row[k] < 0
     total = (a + b) + (c + d)
     if not total < np.inf:
         return total, NAN if total != total else INFINITE
@@ -45,7 +45,7 @@ def check(data: np.ndarray, start: int, stop: int) -> tuple[float, int]:
 
 
 #: Values that are divided at a time, while they and their medians are still in the nearest cache.
-_STRETCH = np.uint64(64)
+_STRETCH = np.uint64(32)
 
 
 @compiled
