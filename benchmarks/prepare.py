@@ -1,6 +1,6 @@
 """scfm-prepare beside a plain restatement of the published Geneformer tokenizer, on the same cells, in one run.
 
-python benchmarks/prepare.py [--cells 100000] [--genes 1950] [--repeats 3] [--two-workers]
+python benchmarks/prepare.py [--cells 40000] [--genes 1950] [--repeats 3] [--two-workers]
 
 Counts cells per CPU-second: time of this process and of its children, user and system. The two alternate; the page
 cache is warm. The restatement does what the published tokenizer does (ctheodoris/Geneformer,
@@ -144,7 +144,7 @@ def by_workers(path: Path, cells: int, workers: int, tokenizer: MedianTokenizer)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", type=int, default=100_000)
+    parser.add_argument("--cells", type=int, default=40_000)
     parser.add_argument("--genes", type=int, default=1950, help="genes of a cell, about")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--two-workers", action="store_true", help="also compare two workers with one, by wall time")
