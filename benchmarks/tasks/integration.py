@@ -1,6 +1,7 @@
 """Experimental batches brought together, beside the usual methods."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import anndata as ad
@@ -9,7 +10,7 @@ from omegaconf import OmegaConf
 
 from scfm.data.store import TokenStore
 from scfm.evaluate.baseline import embed as baseline_embedding
-from scfm.evaluate.expression import read_expression
+from scfm.evaluate.expression import Expression, read_expression
 from scfm.evaluate.integration import integration_scores
 from scfm.evaluate.structure import neighbor_overlap
 from tasks.bench import Bench, Measure, Set, predicted
@@ -51,13 +52,10 @@ def _all_cells(bench: Bench, measure: Measure, name: str, cells: ad.AnnData, lab
         return score
 
     measure({**key, "method": "PCA, unintegrated"}, scored(lambda: (plain, plain)))
-    for method in BASELINES:
-        measure(
-            {**key, "method": method},
-            scored(lambda method=method: (plain, baseline_embedding(method, expression, batch, None, seed))),
-        )
-    for head in HEADS:
-        measure({**key, "method": f"scfm, {head}"}, scored(lambda head=head: _ours(bench, name, head, store, seed)))
+    theirs = {m: partial(_theirs, m, expression, batch, plain, seed) for m in BASELINES}
+    ours = {f"scfm, {head}": partial(_ours, bench, name, head, store, seed) for head in HEADS}
+    for method, make in {**theirs, **ours}.items():
+        measure({**key, "method": method}, scored(make))
 
 
 def _pseudo_batches(bench: Bench, measure: Measure, name: str, cells: ad.AnnData, seed: int) -> None:
@@ -80,13 +78,14 @@ def _pseudo_batches(bench: Bench, measure: Measure, name: str, cells: ad.AnnData
 
         return score
 
-    for method in BASELINES:
-        measure(
-            {**key, "method": method},
-            kept(lambda method=method: (plain, baseline_embedding(method, expression, batch, None, seed))),
-        )
-    for head in HEADS:
-        measure({**key, "method": f"scfm, {head}"}, kept(lambda head=head: _ours(bench, own, head, store, seed)))
+    theirs = {m: partial(_theirs, m, expression, batch, plain, seed) for m in BASELINES}
+    ours = {f"scfm, {head}": partial(_ours, bench, own, head, store, seed) for head in HEADS}
+    for method, make in {**theirs, **ours}.items():
+        measure({**key, "method": method}, kept(make))
+
+
+def _theirs(method: str, expression: Expression, batch: np.ndarray, plain: np.ndarray, seed: int) -> Spaces:
+    return plain, baseline_embedding(method, expression, batch, None, seed)
 
 
 def _ours(bench: Bench, name: str, head: str, store: Path, seed: int) -> Spaces:
