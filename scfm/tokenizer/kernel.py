@@ -50,8 +50,7 @@ class _Work(NamedTuple):
     tokens: np.ndarray
     keys: np.ndarray
     other: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+    counts: np.ndarray
 
 
 def _work(size: int) -> _Work:
@@ -63,8 +62,7 @@ def _work(size: int) -> _Work:
         tokens=np.empty(size, dtype=np.uint16),
         keys=np.empty(size, dtype=np.uint32),
         other=np.empty(size, dtype=np.uint32),
-        low=np.zeros(BUCKETS, dtype=np.int32),
-        high=np.zeros(BUCKETS, dtype=np.int32),
+        counts=np.zeros(BUCKETS, dtype=np.uint64),
     )
 
 
@@ -90,7 +88,7 @@ def _rank_cell(n: int, limit: int, work: _Work, out: np.ndarray) -> int:
     if n == 0:
         return 0
     at = (np.uint32(1) << place(n)) - np.uint32(1)
-    kept = order(bits, n, highest, lowest, limit, work.keys, work.other, work.low, work.high)
+    kept = order(bits, n, highest, lowest, limit, work.keys, work.other, work.counts)
     repair(work.keys, kept, at, bits, work.tokens)
     kept = min(kept, limit)
     for i in range(np.uint64(kept)):

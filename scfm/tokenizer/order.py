@@ -20,10 +20,13 @@ R = TypeVar("R")
 _DIGIT = np.uint32(10)
 BUCKETS = 1 << 10
 _LOW = np.uint32(BUCKETS - 1)
+_HALF = np.uint64(32)
+_HIGH_ONE = np.uint64(1 << 32)
+_LOW_HALF = np.uint64((1 << 32) - 1)
 _GAPS = np.array([701, 301, 132, 57, 23, 10, 4, 1])
 
 #: Keys looked at together for equal neighbours: without a branch, so that the comparison is vectorised.
-_STRETCH = 64
+_STRETCH = 16
 
 
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
@@ -115,8 +118,7 @@ def order(
     limit: int,
     keys: np.ndarray,
     other: np.ndarray,
-    low: np.ndarray,
-    high: np.ndarray,
+    counts: np.ndarray,
 ) -> int:
     """Sort positions by value; the lowest :func:`place` bits of the first ``min(n, limit)`` keys hold them."""
     position = place(n)
@@ -125,28 +127,36 @@ def order(
     shift = np.uint64(0)
     while np.uint64(highest - lowest) >> shift >> width:
         shift += np.uint64(1)
-    low[:] = 0
-    high[:] = 0
     for i in range(np.uint64(n)):
         keys[i] = np.uint32((np.uint64(highest - bits[i]) >> shift) << np.uint64(position)) | np.uint32(i)
-    for i in range(np.uint64(n)):
-        high[keys[i] >> (position + _DIGIT)] += np.int32(1)
+    _count(keys, n, position, counts)
     if n > limit:
-        n = _cut(keys, n, limit, position, high)
-    for i in range(np.uint64(n)):
-        low[(keys[i] >> position) & _LOW] += np.int32(1)
-    _sort(keys, other, n, position, low, high)
+        n = _cut(keys, n, limit, position, counts)
+        _count(keys, n, position, counts)
+    _sort(keys, other, n, position, counts)
     return n
 
 
 @compiled
-def _cut(keys: np.ndarray, n: int, limit: int, position: np.uint32, high: np.ndarray) -> int:
+def _count(keys: np.ndarray, n: int, position: np.uint32, counts: np.ndarray) -> None:
+    """Histograms of both digits in one array: of the low digit in the low half of each word, of the high in the high.
+
+    So one pass over it turns both into places.
+    """
+    counts[:] = 0
+    for i in range(np.uint64(n)):
+        key = keys[i] >> position
+        counts[key >> _DIGIT] += _HIGH_ONE
+        counts[key & _LOW] += np.uint64(1)
+
+
+@compiled
+def _cut(keys: np.ndarray, n: int, limit: int, position: np.uint32, counts: np.ndarray) -> int:
     """Keep the keys whose high digit can still be among the first ``limit``."""
-    last, before = 0, 0
-    while before + high[last] < limit:
-        before += high[last]
+    last, before = 0, np.int64(counts[0] >> _HALF)
+    while before < limit:
         last += 1
-    high[last + 1 :] = 0
+        before += np.int64(counts[last] >> _HALF)
     kept = np.uint64(0)
     for i in range(np.uint64(n)):
         key = keys[i]
@@ -156,21 +166,20 @@ def _cut(keys: np.ndarray, n: int, limit: int, position: np.uint32, high: np.nda
 
 
 @compiled
-def _sort(keys: np.ndarray, other: np.ndarray, n: int, position: np.uint32, low: np.ndarray, high: np.ndarray) -> None:
+def _sort(keys: np.ndarray, other: np.ndarray, n: int, position: np.uint32, counts: np.ndarray) -> None:
     """Two stable counting passes; the result is in ``keys``."""
-    a, b = np.int32(0), np.int32(0)
+    before = np.uint64(0)
     for d in range(BUCKETS):
-        low[d], a = a, a + low[d]
-        high[d], b = b, b + high[d]
+        counts[d], before = before, before + counts[d]
     for i in range(np.uint64(n)):
         key = keys[i]
         d = (key >> position) & _LOW
-        to = low[d]
-        other[np.uint32(to)] = key
-        low[d] = to + np.int32(1)
+        to = counts[d]
+        other[to & _LOW_HALF] = key
+        counts[d] = to + np.uint64(1)
     for i in range(np.uint64(n)):
         key = other[i]
         d = key >> (position + _DIGIT)
-        to = high[d]
-        keys[np.uint32(to)] = key
-        high[d] = to + np.int32(1)
+        to = counts[d]
+        keys[to >> _HALF] = key
+        counts[d] = to + _HIGH_ONE
