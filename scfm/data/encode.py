@@ -73,10 +73,10 @@ class Encoder:
             ValueError: a cell without counts (unless they are to be dropped), or one that cannot be ranked.
         """
         run, genes = self._run, self._genes
-        sums = tally(block.counts, genes.weights, self.sums)
+        sums = tally(block.counts, genes.weights, self.sums, whole=block.whole)
         kept = keep(run, block, sums, genes, self._file, self._dropped)
         rows = np.flatnonzero(kept)
-        tokens = self._encode(block, rows, sums)
+        tokens = self._encode(block, rows)
         known = tokens.lengths > 0
         self._dropped["no gene of the vocabulary"] += int((~known).sum())
         rows = rows[known]
@@ -97,14 +97,12 @@ class Encoder:
             "genes_per_cell": self._gene_bins.tolist(),
         }
 
-    def _totals(self, block: Block, sums: Tally) -> np.ndarray:
-        column = self._run.options["n_counts"]
-        return sums.totals if column is None else block.obs[column].to_numpy(dtype=np.float64)
-
-    def _encode(self, block: Block, rows: np.ndarray, sums: Tally) -> Ragged:
+    def _encode(self, block: Block, rows: np.ndarray) -> Ragged:
         counts = block.counts if len(rows) == block.counts.shape[0] else block.counts[rows]
+        column = self._run.options["n_counts"]
+        totals = None if column is None else block.obs[column].to_numpy(dtype=np.float64)[rows]
         try:
-            return self._run.tokenizer.encode(counts, self._genes.columns, self._totals(block, sums)[rows])
+            return self._run.tokenizer.encode(counts, self._genes.columns, totals)
         except ValueError as error:
             row = getattr(error, "row", None)
             cell = "" if row is None else f", cell {block.obs.index[rows[row]]!r}"

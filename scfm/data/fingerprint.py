@@ -38,4 +38,5 @@ def cell_hashes(counts: csr_matrix, columns: np.ndarray, vocab: Vocab) -> np.nda
         columns: (G,) token id of each column, -1 where it has none (``Tokenizer.harmonise(genes).columns``).
         vocab: the vocabulary.
     """
-    return tally(counts, gene_weights(columns, vocab.tokens)).hashes
+    whole = bool((counts.data == np.floor(counts.data)).all())
+    return tally(counts, gene_weights(columns, vocab.tokens), whole=whole).hashes

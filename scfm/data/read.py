@@ -34,11 +34,13 @@ class Block:
         counts: (B, G) as stored; int, or float with integer values unless ``counts="lognorm_ok"``.
         obs: B rows; the index holds the cells' names.
         start: row of the first cell in the file.
+        whole: whether the file holds counts, so that all of these are integers.
     """
 
     counts: csr_matrix
     obs: pd.DataFrame
     start: int
+    whole: bool = True
 
     @property
     def totals(self) -> np.ndarray:
@@ -140,7 +142,7 @@ class CellFile:
             obs = window.iloc[low - first : low - first + counts.shape[0]]
             kept = counts if self._keep is None else counts[:, self._keep]
             self._require_counts(kept, obs)
-            yield Block(kept, obs, low)
+            yield Block(kept, obs, low, self.is_counts)
             low += counts.shape[0]
 
     def _require_counts(self, counts: csr_matrix, obs: pd.DataFrame) -> None:

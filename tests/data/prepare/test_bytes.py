@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scipy.sparse import csc_matrix, csr_matrix
+from scipy.sparse import csc_matrix, csr_matrix, vstack
 
-from prepared import lists
+from prepared import lists, rank_tokenizer
 from scfm.data.fingerprint import cell_hashes
 from scfm.data.pool import Local
 from scfm.data.prepare import prepare
@@ -71,6 +71,17 @@ def test_bytes_do_not_depend_on_compression_and_layout(files, fitted, tmp_path, 
     assert {name: got[name] for name in same} == {name: reference[name] for name in same}
     if kind != "layer":  # there, scfm.json tells where the counts were found
         assert got == reference
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_bytes_of_fractions_do_not_depend_on_blocks(cells, tmp_path):
+    """A block whose values all happen to be whole is still one of fractions to the hash of its cells."""
+    adata = cells.copy()
+    adata.X = vstack([cells.X[:60], np.log1p(cells.X[60:])], format="csr")
+    adata.write_h5ad(tmp_path / "x.h5ad")
+    for size in (60, 1000):
+        prepare(tmp_path / "x.h5ad", tmp_path / f"{size}", rank_tokenizer(), counts="lognorm_ok", block_size=size)
+    assert checksums(tmp_path / "60") == checksums(tmp_path / "1000")
 
 
 def test_columns_in_another_order_give_the_same_tokens(files, fitted, tmp_path, store):
