@@ -223,9 +223,10 @@ class CellModule(pl.LightningModule):
             self.log_dict(scalars, batch_size=weight, on_step=False, on_epoch=True, sync_dist=True)
 
     def _evaluate(self, stage: str, batch: Batch) -> None:
-        self._log(stage, self.task(self.backbone, batch), batch)
+        backbone: Any = Once(self.backbone)  # loss and prediction mostly read the same
+        self._log(stage, self.task(backbone, batch), batch)
         if hasattr(self.task, "summarise"):
-            found = self.task.predict(self.backbone, batch) | {f"target/{name}": batch.obs[name] for name in batch.obs}
+            found = self.task.predict(backbone, batch) | {f"target/{name}": batch.obs[name] for name in batch.obs}
             self._seen.append({name: value.cpu().numpy() for name, value in found.items()})
 
     def _summarise(self, stage: str) -> None:

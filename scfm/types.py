@@ -204,8 +204,9 @@ class Task(Protocol):
     ``learnt`` those of the ``labels`` whose classes are learnt and not just read. ``prepare(survey)`` looks at the
     cells before training (:class:`scfm.head.survey.Survey`), ``view(batch)`` says what it lets the backbone read, and
     ``sampling`` (:class:`Sampling`, or None) says how micro-batches are chosen; where ``counts_needed``, batches carry
-    counts. After training, ``consolidate(outputs, targets)`` is given all training cells, and ``calibrate(outputs,
-    targets)`` cells that nothing else looked at.
+    counts. ``consolidate(outputs, targets)`` is given all training cells when an epoch begins; after training
+    ``refit(outputs, targets)`` is given all cells to learn from, and ``calibrate(outputs, targets)`` cells that nothing
+    else looked at.
     """
 
     causal: ClassVar[bool | None]

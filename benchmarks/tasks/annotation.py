@@ -29,15 +29,16 @@ def annotation(bench: Bench, measure: Measure, name: str, one: Set, seed: int) -
         known = _labelled(codes, parts["test"], share, seed) if share < 1 else np.ones(len(codes), dtype=bool)
         cells.obs["label"] = np.where(known, truth, None)
         store = bench.store(run, cells, columns, *more)
+        for experiment in one.heads:
+            folder = bench.output / "runs" / f"{run}-{experiment}"
 
-        def ours(*options: str, store: Path = store, run: str = run) -> dict[str, float]:
-            folder = bench.finetune(run, "annotation_classifier", store, seed, *options)
-            found = json.loads((folder / "metrics.json").read_text())
-            return {"macro_f1": found["test/macro_f1"], "accuracy": found["test/accuracy"]}
+            def ours(store: Path = store, folder: Path = folder, experiment: str = experiment) -> dict[str, float]:
+                bench.finetune(folder.name, experiment, store, seed)
+                found = json.loads((folder / "metrics.json").read_text())
+                return {"macro_f1": found["test/macro_f1"], "accuracy": found["test/accuracy"]}
 
-        split = bench.output / "runs" / run / "split.csv"
-        measure({**key, "method": "scfm, fine-tuned"}, ours)
-        parts = split_of(split.parent, cells.obs_names)
+            measure({**key, "method": f"scfm, {experiment.removeprefix('annotation_')}"}, ours)
+            parts = split_of(folder, cells.obs_names)
         train = np.concatenate([rows for part, rows in parts.items() if part != "test"])
         train, test = np.sort(train[known[train]]), parts["test"]
         for method, (features, model) in _rivals(bench, name, cells).items():

@@ -20,6 +20,7 @@ CORPUS = (
     "skin_ctcl_hc", "celltypist_sample", "hcl_fetal_thymus2", "pbmc_frozen_donor_a", "pisces_pbmc",
 )  # fmt: skip
 QUIET = ("trainer.accelerator=cpu", "callbacks.progress=null", "trainer.enable_progress_bar=false", "overwrite=true")
+FINETUNE = (*QUIET, "report=false")
 
 Measure = Callable[[dict[str, Any], Callable[[], dict[str, float]]], None]
 
@@ -41,6 +42,7 @@ class Set:
         species: of the gene names.
         root: for pseudotime, the lowest truth counts as the root type; -1 in the truth is no truth.
         settings: shares of the labels.
+        heads: experiments that are measured; all split the cells alike.
         names: one name for the same label in several files; "" for none.
     """
 
@@ -50,6 +52,7 @@ class Set:
     group: str | None = None
     species: str = "human"
     settings: tuple[float, ...] = (1.0,)
+    heads: tuple[str, ...] = ("annotation_classifier",)
     names: dict[str, str] = field(default_factory=dict)
 
 
@@ -59,12 +62,16 @@ PBMC = {
     "Monocyte": "CD14+ Mono", "unknown": "",
 }  # fmt: skip
 
+#: Experiments that name cell types.
+NAMING = ("annotation_classifier", "annotation_prototype")
+
 SETS = {
-    "zheng": Set("annotation", ("zheng_sorted_pbmc_3500",), "cell_type", settings=(1.0, 0.1)),
-    "breast": Set("annotation", ("breast_tnbc_cid4465",), "cell_type_minor", settings=(1.0, 0.1)),
+    "zheng": Set("annotation", ("zheng_sorted_pbmc_3500",), "cell_type", settings=(1.0, 0.1), heads=NAMING),
+    "breast": Set("annotation", ("breast_tnbc_cid4465",), "cell_type_minor", settings=(1.0, 0.1), heads=NAMING),
     "crohn": Set("annotation", ("crohn_gut_scp1884_1020",), "cell_type", "donor"),
     "kang": Set("annotation", ("kang_pbmc_ctrl",), "cell_type", "donor", settings=(1.0, 0.1)),
     "zheng_unknown": Set("rejection", ("zheng_sorted_pbmc_3500",), "cell_type"),
+    "hao_unknown": Set("rejection", ("hao_pbmc_small",), "cell_type"),
     "pancreas": Set("trajectory", ("pancreas_endocrinogenesis_739_7192g",), "stage_rank", species="mouse"),
     "pancreas_root": Set("pseudotime", ("pancreas_endocrinogenesis_739_7192g",), "stage_rank", species="mouse"),
     "paul15_root": Set("pseudotime", ("paul15_2730",), "ery_rank", species="mouse"),
@@ -148,7 +155,7 @@ class Bench:
         folder = self.output / "runs" / name
         seeds = [f"seed={seed}", f"data.split_seed={seed}"]
         base = [f"init_from={self.checkpoint}", f"store={store}", f"output={folder}"]
-        call(["finetune", f"experiment={experiment}", *base, *seeds, *more, *QUIET])
+        call(["finetune", f"experiment={experiment}", *base, *seeds, *more, *FINETUNE])
         return folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,17 +20,22 @@ log = logging.getLogger(__name__)
 #: Cells that the components are fitted on, at most.
 MOST = 20_000
 
+#: How much a gene counts by its rank; see :func:`rank_scores`.
+Score = Literal["linear", "log"]
+
 
 class GeneBag(nn.Module):
     """Principal components of gene scores, the best linear summary of the very tokens that the backbone reads.
 
-    The gene at rank r of a cell's n genes scores (1 − r / 2n) / √n, one that the cell lacks 0: rank in the cell
-    instead of counts, and cells of all depths at about the same length. Components are centred and fitted once, on
-    training cells without their labels; they are saved with the head, so that new cells need their tokens alone.
+    A gene scores by its rank in the cell (:func:`rank_scores`), one that the cell lacks 0: rank instead of counts, and
+    cells of all depths at about the same length. Components are centred and fitted once, on training cells without
+    their labels; they are saved with the head, so that new cells need their tokens alone.
 
     Args:
         vocab: says which tokens are genes.
         size: number of components k; 0 for none.
+        score: ``log`` lets the most expressed genes count for more, which tells types apart; ``linear`` keeps the
+            neighbourhoods on which diffusion runs.
 
     Attributes:
         rows: (V, k), what each gene adds per score.
@@ -40,9 +46,9 @@ class GeneBag(nn.Module):
     rows: Tensor
     centre: Tensor
 
-    def __init__(self, vocab: Vocab, size: int) -> None:
+    def __init__(self, vocab: Vocab, size: int, score: Score = "linear") -> None:
         super().__init__()
-        self.size = size
+        self.size, self.score = size, score
         gene = torch.zeros(len(vocab))
         gene[torch.from_numpy(vocab.gene_ids.astype(np.int64))] = 1
         self.register_buffer("gene", gene, persistent=False)
@@ -63,7 +69,7 @@ class GeneBag(nn.Module):
         if survey.tokens is None or len(places) < 3:
             raise ValueError(f"head.genes={self.size} needs the tokens of at least 3 training cells; set head.genes=0")
         places = places[np.unique(np.linspace(0, len(places) - 1, min(len(places), MOST)).astype(np.int64))]
-        scores = score_matrix(survey.tokens(places), self.gene.cpu().numpy() > 0)
+        scores = self._scores(survey.tokens(places))
         mean, directions = principal_directions(scores, self.size)
         found = scores @ directions.T - mean @ directions.T
         scale = np.sqrt(self.size / max((found**2).sum(1).mean(), 1e-12))
@@ -74,7 +80,7 @@ class GeneBag(nn.Module):
         """(B, k) float32."""
         if self.size == 0:
             return self.rows.new_zeros(batch.n_cells, 0)
-        scores = gene_scores(self.gene[batch.ids], batch)
+        scores = gene_scores(self.gene[batch.ids], batch, self.score)
         summed = F.embedding_bag(
             batch.ids, self.rows, batch.boundaries[:-1].long(), mode="sum", per_sample_weights=scores
         )
@@ -82,16 +88,31 @@ class GeneBag(nn.Module):
 
     def of(self, cells: Ragged) -> np.ndarray:
         """The same of many cells, (n, k) float32, outside of training."""
-        scores = score_matrix(cells, self.gene.cpu().numpy() > 0)
+        scores = self._scores(cells)
         return (scores @ self.rows.cpu().numpy() - self.centre.cpu().numpy()).astype(np.float32)
 
+    def _scores(self, cells: Ragged) -> csr_matrix:
+        return score_matrix(cells, self.gene.cpu().numpy() > 0, self.score)
 
-def gene_scores(gene: Tensor, batch: Batch) -> Tensor:
-    """(T,) float32: (1 − r / 2n) / √n of the gene at rank r of n, 0 for tokens that are no genes.
+
+def rank_scores(rank: Tensor, n: Tensor, score: Score) -> Tensor:
+    """What the gene at rank r = 0, 1, … of n scores: the squares of a cell sum up to a number near 7/12, or near 1.
+
+    Returns:
+        ``linear``: (1 − r / 2n) / √n; ``log``: √(ln((n + 1) / (r + 1)) / n).
+    """
+    if score == "linear":
+        return (1 - rank / (2 * n)) / n.sqrt()
+    return (((n + 1) / (rank + 1)).log() / n).sqrt()
+
+
+def gene_scores(gene: Tensor, batch: Batch, score: Score = "linear") -> Tensor:
+    """(T,) float32: the score of each gene of packed cells, 0 for tokens that are no genes.
 
     Args:
         gene: (T,) 1 where the token is a gene, else 0.
         batch: packed cells.
+        score: see :func:`rank_scores`.
     """
     cell = torch.repeat_interleave(
         torch.arange(batch.n_cells, device=gene.device), batch.lengths, output_size=batch.n_tokens
@@ -100,24 +121,24 @@ def gene_scores(gene: Tensor, batch: Batch) -> Tensor:
     before = torch.cat([seen.new_zeros(1), seen])[batch.boundaries.long()]
     n = (before[1:] - before[:-1]).clamp(min=1)[cell]
     rank = seen - 1 - before[:-1][cell]
-    return (gene * (1 - rank / (2 * n)) / n.sqrt()).float()
+    return (gene * rank_scores(rank.clamp(min=0), n, score)).float()
 
 
-def score_matrix(cells: Ragged, gene: np.ndarray) -> csr_matrix:
+def score_matrix(cells: Ragged, gene: np.ndarray, score: Score = "linear") -> csr_matrix:
     """The same scores of many cells, (B, V) float32 CSR.
 
     Args:
         cells: token ids.
         gene: (V,) bool, which tokens are genes.
+        score: see :func:`rank_scores`.
     """
     ids = cells.values.astype(np.int64)
     is_gene = gene[ids]
     seen = np.concatenate([[0], np.cumsum(is_gene)])[cells.offsets]
     ids, n = ids[is_gene], np.diff(seen)
     rank = np.arange(len(ids)) - np.repeat(seen[:-1], n)
-    each = np.repeat(n, n)
-    values = ((1 - rank / (2 * each)) / np.sqrt(each)).astype(np.float32)
-    return csr_matrix((values, ids, seen), shape=(len(cells), len(gene)))
+    values = rank_scores(torch.from_numpy(rank).double(), torch.from_numpy(np.repeat(n, n)).double(), score)
+    return csr_matrix((values.float().numpy(), ids, seen), shape=(len(cells), len(gene)))
 
 
 def principal_directions(scores: csr_matrix, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scfm.head.bag import GeneBag
+from scfm.head.bag import GeneBag, Score
 from scfm.head.pool import embed
 from scfm.head.survey import Survey
 from scfm.head.view import select
@@ -26,6 +26,7 @@ class CellState(nn.Module):
         genes: number of components k.
         context: the backbone reads this many tokens of a cell at most, the most expressed; the components read all of
             them. None: both read all.
+        score: how much a gene counts by its rank, see :class:`~scfm.head.bag.GeneBag`.
 
     Attributes:
         deep: D.
@@ -35,7 +36,7 @@ class CellState(nn.Module):
         ValueError: a negative number of components, or no room for a gene.
     """
 
-    def __init__(self, spec: Spec, genes: int = 0, context: int | None = None) -> None:
+    def __init__(self, spec: Spec, genes: int = 0, context: int | None = None, *, score: Score = "linear") -> None:
         super().__init__()
         if context is not None and context < 3:
             raise ValueError(f"head.context={context}; expected at least 3 tokens, or null for all")
@@ -44,7 +45,7 @@ class CellState(nn.Module):
             raise ValueError(f"head.genes={genes}; expected a number of components, 0 for the backbone alone")
         self.vocab, self.deep, self.width = spec.vocab, spec.width, spec.width + genes
         self.norm = nn.LayerNorm(spec.width)
-        self.bag = GeneBag(spec.vocab, genes)
+        self.bag = GeneBag(spec.vocab, genes, score)
 
     def prepare(self, survey: Survey) -> None:
         """Fit the components on the training cells; see :meth:`GeneBag.prepare`."""

@@ -42,11 +42,12 @@ class Finished:
 
 
 def finish(path: Path, data: CellData, device: torch.device) -> Finished:
-    """Fit to whole sets what training could only follow: prototypes to all labelled cells, thresholds to cells apart.
+    """Fit to whole sets what training could only follow: the last layer to all labelled cells, thresholds to others.
 
-    Prototypes become the means over all training cells; temperature and rejection thresholds are fitted on
-    ``data.split.calibration``, which nothing else looks at. The checkpoint is amended, and the metrics that this
-    changes are computed again.
+    Prototypes and linear classifiers learn from the training cells once more and, where there are test cells to judge
+    by, from those of validation too: these have chosen the step and are of no further use. Temperature and rejection
+    thresholds are fitted on ``data.split.calibration``, which nothing else looks at. The checkpoint is amended, and the
+    metrics of the cells to judge by are computed again; those of validation stay as they were when the step was chosen.
 
     Args:
         path: checkpoint of the best step.
@@ -54,44 +55,47 @@ def finish(path: Path, data: CellData, device: torch.device) -> Finished:
         device: where to compute.
     """
     module = restore_predictor(read(path)).to(device)
-    before = _summary(module, data)
-    metrics: dict[str, float] = {}
-    if _refit(module, data, metrics):
+    part = "test" if len(data.split.test) else "val"
+    judged = data.split.test if part == "test" else data.split.val
+    refitted = _refit(module, data)
+    before = _scores(module.task, predictions(module, data, judged), data, judged)
+    metrics = _calibrate(module, data)
+    outputs = predictions(module, data, judged)
+    if refitted or metrics:
         amend(path, module.task)
-        after = _summary(module, data)
-        metrics |= after
-        metrics |= {f"{name}_uncalibrated": before[name] for name in before if name.split("/")[1] == "ece"}
-    judged, part = (data.split.test, "test") if len(data.split.test) else (data.split.val, "validation")
-    return Finished(path, module, metrics, judged, part, predictions(module, data, judged))
+        after = _scores(module.task, outputs, data, judged)
+        if metrics and len(judged):
+            after |= {f"{name}_uncalibrated": value for name, value in before.items() if name.split("/")[0] == "ece"}
+            after |= _coverage(module.task, outputs, data, judged)
+        metrics |= {f"{part}/{name}": float(value) for name, value in after.items()}
+    return Finished(path, module, metrics, judged, "test" if part == "test" else "validation", outputs)
 
 
-def _refit(module: CellModule, data: CellData, metrics: dict[str, float]) -> bool:
-    """Whether the head has changed."""
-    task: Any = module.task
-    changed = False
-    if hasattr(task, "consolidate"):
-        task.consolidate(predictions(module, data, data.split.train), targets(data, data.split.train))
-        changed = True
+def _refit(module: CellModule, data: CellData) -> bool:
+    """Whether the head has learnt once more."""
+    if not hasattr(module.task, "refit"):
+        return False
+    parts = [data.split.train, data.split.val] if len(data.split.test) else [data.split.train]
+    rows = np.sort(np.concatenate(parts))
+    module.task.refit(predictions(module, data, rows), targets(data, rows))
+    return True
+
+
+def _calibrate(module: CellModule, data: CellData) -> dict[str, float]:
+    """``calibration/...``; nothing where there is nothing to calibrate, or no cell to do so."""
     rows = data.split.calibration
-    if hasattr(task, "calibrate") and len(rows):
-        found = task.calibrate(predictions(module, data, rows), targets(data, rows))
-        metrics |= {f"calibration/{name}": value for name, value in found.items()}
-        log.info("Temperature and rejection thresholds are fitted on %d calibration cells.", len(rows))
-        changed = True
-    return changed
+    if not hasattr(module.task, "calibrate") or len(rows) == 0:
+        return {}
+    found = module.task.calibrate(predictions(module, data, rows), targets(data, rows))
+    log.info("Temperature and rejection thresholds are fitted on %d calibration cells.", len(rows))
+    return {f"calibration/{name}": value for name, value in found.items()}
 
 
-def _summary(module: CellModule, data: CellData) -> dict[str, float]:
-    """Metrics over all validation and all test cells, by part; with coverage where cells may be left unnamed."""
-    found: dict[str, float] = {}
-    if not hasattr(module.task, "calibrate"):
-        return found
-    for part, rows in (("val", data.split.val), ("test", data.split.test)):
-        if len(rows):
-            outputs, truth = predictions(module, data, rows), targets(data, rows)
-            scored = module.task.summarise(outputs, dict(truth)) | _coverage(module.task, outputs, data, rows)
-            found |= {f"{part}/{name}": float(value) for name, value in scored.items()}
-    return found
+def _scores(task: Any, outputs: dict[str, np.ndarray], data: CellData, rows: np.ndarray) -> dict[str, float]:
+    """The head's own metrics of some cells; none for a head that is not calibrated, which training has judged."""
+    if not hasattr(task, "calibrate") or len(rows) == 0:
+        return {}
+    return dict(task.summarise(outputs, dict(targets(data, rows))))
 
 
 def _coverage(task: Any, outputs: dict[str, np.ndarray], data: CellData, rows: np.ndarray) -> dict[str, float]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from scfm.head.bag import GeneBag, gene_scores, score_matrix
+from scfm.head.bag import GeneBag, gene_scores, rank_scores, score_matrix
 from scfm.head.state import CellState, shortened
 from scfm.types import Ragged
 
@@ -19,10 +19,19 @@ def test_scores_by_hand():
     expected[0, [5, 3, 8]] = np.array([1, 1 - 1 / 6, 1 - 2 / 6]) / np.sqrt(3)
     expected[1, 4] = 1
     np.testing.assert_allclose(score_matrix(cells, gene).toarray(), expected, rtol=1e-6)
+    expected[0, [5, 3, 8]] = np.sqrt(np.log([4 / 1, 4 / 2, 4 / 3]) / 3)
+    expected[1, 4] = np.sqrt(np.log(2))
+    np.testing.assert_allclose(score_matrix(cells, gene, "log").toarray(), expected, rtol=1e-6)
 
 
-def fitted(cells, tiny, spec, size=5):
-    bag = GeneBag(spec.vocab, size)
+@pytest.mark.parametrize("score", ["linear", "log"])
+def test_cells_of_all_depths_are_about_as_long(score):
+    lengths = [rank_scores(torch.arange(n).double(), torch.tensor(float(n)), score).norm() for n in (50, 500, 5000)]
+    assert max(lengths) / min(lengths) < 1.1
+
+
+def fitted(cells, tiny, spec, size=5, score="linear"):
+    bag = GeneBag(spec.vocab, size, score)
     bag.prepare(cells.survey(tiny))
     return bag
 
@@ -37,8 +46,9 @@ def test_components_are_those_of_a_plain_pca(cells, tiny, spec):
         assert abs(np.corrcoef(oracle[:, k], ours[:, k])[0, 1]) == pytest.approx(1, abs=1e-4)
 
 
-def test_a_packed_batch_and_a_sparse_matrix_give_the_same(cells, tiny, spec):
-    bag, rows = fitted(cells, tiny, spec), [3, 77, 12]
+@pytest.mark.parametrize("score", ["linear", "log"])
+def test_a_packed_batch_and_a_sparse_matrix_give_the_same(score, cells, tiny, spec):
+    bag, rows = fitted(cells, tiny, spec, score=score), [3, 77, 12]
     packed = bag(cells.batch(rows))
     np.testing.assert_allclose(packed.numpy(), bag.of(cells.ragged(rows)), atol=1e-5)
     torch.testing.assert_close(bag(cells.batch([77])), packed[1:2], atol=1e-6, rtol=1e-5)

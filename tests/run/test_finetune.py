@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from scfm import checkpoint
 from scfm.data.batch import pack
 from scfm.data.store import TokenStore
+from scfm.head.annotation.classifier import Classifier
 from scfm.run.amend import amend
 from scfm.run.restore import restore_predictor
 from support import command, write_made_store
@@ -93,12 +94,12 @@ def test_without_calibration_every_cell_is_named(finetune):
     assert "test/coverage" not in json.loads((folder / "metrics.json").read_text())
 
 
-def test_prototypes_are_means_of_all_training_cells_and_take_new_classes(finetune, made_store):
+def test_prototypes_are_means_of_all_cells_to_learn_from_and_take_new_classes(finetune, made_store):
     _, folder = finetune("head=annotation/prototype", "trainer.max_steps=30", "validate_every=10", "optim.lr=3e-3")
     best = folder / "checkpoints/best.ckpt"
     module, store = restore_predictor(checkpoint.read(best)), TokenStore.open(made_store)
     split = pd.read_csv(folder / "split.csv").set_index("cell")["part"]
-    rows = np.flatnonzero(split[store.names(np.arange(len(store)))].to_numpy() == "train")
+    rows = np.flatnonzero(split[store.names(np.arange(len(store)))].isin(["train", "val"]).to_numpy())
     batch = pack(store.gather(rows), rows)
     found = module.task.predict(module.backbone, batch)["position"].numpy()
     truth = store.obs("cell_type")[rows]
@@ -113,6 +114,18 @@ def test_prototypes_are_means_of_all_training_cells_and_take_new_classes(finetun
     assert (
         again.annotate({"position": found[:5].mean(0, keepdims=True) + 50, "logits": logits})["scfm_cell_type"] == "new"
     )
+
+
+def test_validation_cells_are_learnt_from_only_where_test_cells_judge(finetune, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Classifier, "refit", lambda self, outputs, targets: seen.append(len(outputs["embedding"])))
+    for name, options in (("a", ()), ("b", ("data.test=0",))):
+        _, folder = finetune("trainer.max_steps=1", *options, output=name)
+        parts = pd.read_csv(folder / "split.csv")["part"].value_counts()
+        found = json.loads((folder / "metrics.json").read_text())
+        assert parts["val"]
+        assert seen.pop() == parts["train"] + (parts["val"] if name == "a" else 0)
+        assert ("val/coverage" in found) == (name == "b")
 
 
 def test_the_head_says_what_to_watch(finetune):

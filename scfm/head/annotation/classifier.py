@@ -21,18 +21,19 @@ class Classifier(nn.Module):
     """Names the class of each cell, for one or several label columns at once.
 
     Where the backbone reads a cell in depth, ``genes`` components of its ranked genes stand beside (a wide and a deep
-    path, Cheng et al. 2016); a linear classifier begins at the logistic regression of both (a head that starts at
-    random first spoils the pretrained weights, Kumar et al. 2022). The loss is the sum over the columns of the weighted
-    cross-entropy of their labelled cells. Where labels are missing, cells can take part through pseudo-labels
-    (:mod:`scfm.head.annotation.pseudo`). Metrics and outputs of the first column have plain names, those of the others
-    end in ``/column``.
+    path, Cheng et al. 2016). A linear classifier begins at the logistic regression of both (a head that starts at
+    random first spoils the pretrained weights, Kumar et al. 2022) and ends at that of what they have become. The loss
+    is the sum over the columns of the weighted cross-entropy of their labelled cells. Where labels are missing, cells
+    can take part through pseudo-labels (:mod:`scfm.head.annotation.pseudo`). Metrics and outputs of the first column
+    have plain names, those of the others end in ``/column``.
 
     Args:
         spec: classes, their counts, width, vocabulary.
         label: obs column, or several.
         genes: linear components of the cell's genes beside the embedding; 0 leaves them out.
         context: tokens of a cell that the backbone reads, at most; the components read all. None: no limit.
-        probe: begin at a logistic regression on the frozen backbone; without effect where there is a hidden layer.
+        probe: begin at a logistic regression on the frozen backbone and end at one on the tuned; without effect where
+            there is a hidden layer.
         hidden: width of a hidden layer; 0 for a linear classifier.
         dropout: before each linear layer.
         class_weights: weigh the classes inversely to their frequency, within a factor of ten.
@@ -78,7 +79,7 @@ class Classifier(nn.Module):
         self.labels = (label,) if isinstance(label, str) else tuple(label)
         if not self.labels or len(set(self.labels)) != len(self.labels):
             raise ValueError(f"head.label={list(self.labels)}; expected one obs column or several different ones")
-        self.state, self.probe, self.reject = CellState(spec, genes, context), probe, reject
+        self.state, self.probe, self.reject = CellState(spec, genes, context, score="log"), probe, reject
         self.pseudo_weight, self.pseudo_confidence, self.token_drop = pseudo_weight, pseudo_confidence, token_drop
         self.columns = nn.ModuleList(  # type: ignore[assignment]
             Column(spec, name, self.state.width, hidden=hidden, dropout=dropout, class_weights=class_weights)
@@ -96,7 +97,18 @@ class Classifier(nn.Module):
             return
         states = self.state.of(survey)[survey.train]
         for column in self.columns:
-            column.begin_at(states, survey.obs[column.label][survey.train])
+            column.regress(states, survey.obs[column.label][survey.train])
+
+    def refit(self, outputs: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> None:
+        """End where a logistic regression on the tuned backbone does; not where cells without a label have taught.
+
+        Args:
+            outputs: what :meth:`predict` gave for the cells to learn from.
+            targets: their class codes by column, -1 where missing.
+        """
+        if self.probe and not self.pseudo_weight:
+            for column in self.columns:
+                column.regress(outputs["embedding"], targets[column.label])
 
     def __call__(self, backbone: Backbone, batch: Batch) -> Metrics:
         """``loss``, ``accuracy`` of the labelled cells of each column, and ``n_targets`` of the first."""
@@ -123,8 +135,9 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def predict(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
-        """``logits`` (B, C) float32 of each column; needs no labels."""
-        return {self._key("logits", i): logits for i, logits in enumerate(self._logits(backbone, batch))}
+        """``embedding`` (B, D), which the columns read, and ``logits`` (B, C) float32 of each; needs no labels."""
+        state = self.state(backbone, batch)
+        return {"embedding": state, **{self._key("logits", i): column(state) for i, column in enumerate(self.columns)}}
 
     def summarise(self, outputs: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> dict[str, float]:
         """Metrics of a whole epoch.

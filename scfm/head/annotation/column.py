@@ -118,11 +118,11 @@ class Column(nn.Module):
         """Scores, (B, D) -> (B, C) float32."""
         return self.layers(state).float()
 
-    def begin_at(self, states: np.ndarray, truth: np.ndarray) -> None:
-        """Start from the logistic regression of the labelled cells, where the classifier is linear.
+    def regress(self, states: np.ndarray, truth: np.ndarray) -> None:
+        """Become the logistic regression of the labelled cells, where the classifier is linear.
 
         Args:
-            states: (n, D) of training cells.
+            states: (n, D) of the cells to learn from.
             truth: (n,) class codes, -1 where missing.
         """
         last = self.layers[-1]

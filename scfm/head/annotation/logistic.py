@@ -1,4 +1,4 @@
-"""Where a linear classifier begins: the logistic regression of what it will read."""
+"""Where a linear classifier begins and ends: the logistic regression of what it reads."""
 
 import logging
 import warnings
@@ -40,7 +40,7 @@ def logistic_regression(values: np.ndarray, codes: np.ndarray, n_classes: int) -
 
     strength = _best_strength(fitted, values, codes)
     model = fitted(strength, np.arange(len(codes)))
-    log.info("The classifier begins at the logistic regression of %d cells (C=%g).", len(codes), strength / scale)
+    log.info("The classifier is now the logistic regression of %d cells (C=%g).", len(codes), strength / scale)
     weight, bias = model.coef_, model.intercept_
     if len(model.classes_) == 2:  # one score, whose sign decides
         weight, bias = np.vstack([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2

@@ -11,8 +11,10 @@ from torch.nn import functional as F
 
 from scfm.head.annotation.calibrate import MIN_CELLS, fit_temperature
 from scfm.head.annotation.column import UNKNOWN, check_classes, class_weight
+from scfm.head.annotation.discriminant import discriminant_directions
 from scfm.head.annotation.score import labelled, scores, softmax
-from scfm.head.pool import embed
+from scfm.head.state import CellState
+from scfm.head.survey import Survey
 from scfm.types import Backbone, Batch, Metrics, Spec
 
 
@@ -23,14 +25,17 @@ class Prototype(nn.Module):
 
         L = CE(softmax(−d(z, P)/τ), y) + η Σ_c (1/n_c) Σ_{i of c} ‖z_i − P_c‖
 
-    over the labelled cells of the batch, n_c counted there. Prototypes are no parameters: each is the running mean of
+    over the labelled cells of the batch, n_c counted there. The projection begins at the discriminant directions of the
+    labelled cells (:mod:`scfm.head.annotation.discriminant`). Prototypes are no parameters: each is the running mean of
     its class's z, summed over all devices; :meth:`consolidate` replaces them by the means over a whole labelled set.
     A new class is a new row (:meth:`add_class`), without training.
 
     Args:
         spec: classes, their counts, width, vocabulary.
         label: obs column.
-        dim: width of the learned projection; 0 leaves the normalised embedding as it is.
+        genes: linear components of the cell's genes beside the embedding; 0 leaves them out.
+        context: tokens of a cell that the backbone reads, at most; the components read all. None: no limit.
+        dim: width of the learned projection; 0 leaves the state of the cell as it is.
         dropout: before the projection.
         class_weights: weigh the classes inversely to their frequency, within a factor of ten.
         temperature: τ in units of √width.
@@ -58,6 +63,8 @@ class Prototype(nn.Module):
         spec: Spec,
         *,
         label: str,
+        genes: int = 64,
+        context: int | None = None,
         dim: int = 64,
         dropout: float = 0.1,
         class_weights: bool = True,
@@ -74,15 +81,31 @@ class Prototype(nn.Module):
             raise ValueError(f"head.temperature={temperature}; expected a number above 0")
         counts = check_classes(spec, label)
         self.labels, self.names = (label,), list(spec.classes[label])
-        self.vocab, self.pull, self.momentum, self.reject = spec.vocab, pull, momentum, reject
-        self.norm, self.dropout = nn.LayerNorm(spec.width), nn.Dropout(dropout)
-        self.project = nn.Linear(spec.width, dim) if dim else nn.Identity()
-        width, n_classes = dim or spec.width, len(self.names)
+        self.pull, self.momentum, self.reject = pull, momentum, reject
+        self.state, self.dropout = CellState(spec, genes, context, score="log"), nn.Dropout(dropout)
+        self.project = nn.Linear(self.state.width, dim) if dim else nn.Identity()
+        width, n_classes = dim or self.state.width, len(self.names)
         weight = class_weight(counts) if class_weights else np.ones(n_classes)
         self.register_buffer("weight", torch.tensor(weight, dtype=torch.float32))
         self.register_buffer("means", torch.full((n_classes, width), torch.nan))
         self.register_buffer("radius", torch.full((n_classes,), torch.inf))
         self.register_buffer("sharpness", torch.tensor(1 / (temperature * width**0.5)))
+
+    def view(self, batch: Batch) -> Batch:
+        """What the backbone reads of a batch."""
+        return self.state.view(batch)
+
+    def prepare(self, survey: Survey) -> None:
+        """Fit the components of genes on the training cells, and begin at the directions that tell classes apart."""
+        self.state.prepare(survey)
+        truth = survey.obs[self.labels[0]]
+        known = survey.train & (truth >= 0)
+        if isinstance(self.project, nn.Identity) or len(np.unique(truth[known])) < 2:
+            return
+        directions = discriminant_directions(self.state.of(survey)[known], truth[known], self.project.out_features)
+        with torch.no_grad():
+            self.project.weight[: len(directions)] = torch.from_numpy(directions)
+            self.project.bias.zero_()
 
     def __call__(self, backbone: Backbone, batch: Batch) -> Metrics:
         """``loss``, ``accuracy`` and ``n_targets`` of the labelled cells."""
@@ -90,7 +113,7 @@ class Prototype(nn.Module):
 
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
         """See :meth:`__call__`."""
-        z, truth = self._position(backbone, batch), batch.obs[self.labels[0]]
+        z, truth = self._position(self.state(backbone, batch)), batch.obs[self.labels[0]]
         if self.training:
             self._move(z.detach(), truth)
         known = truth >= 0
@@ -108,9 +131,10 @@ class Prototype(nn.Module):
 
     @torch.no_grad()
     def predict(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
-        """``position`` (B, D') in the learned space and ``logits`` (B, C), −d/τ; needs no labels."""
-        z = self._position(backbone, batch)
-        return {"position": z, "logits": -self._distance(z) * self.sharpness}
+        """``embedding`` (B, D), ``position`` (B, D') in the learned space, ``logits`` (B, C), −d/τ; needs no labels."""
+        state = self.state(backbone, batch)
+        z = self._position(state)
+        return {"embedding": state, "position": z, "logits": -self._distance(z) * self.sharpness}
 
     def summarise(self, outputs: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> dict[str, float]:
         """``macro_f1, accuracy, balanced_accuracy, ece`` of a whole epoch."""
@@ -126,6 +150,8 @@ class Prototype(nn.Module):
         truth = targets[self.labels[0]]
         for code in np.unique(truth[truth >= 0]):
             self.means[code] = torch.from_numpy(outputs["position"][truth == code].mean(axis=0)).to(self.means)
+
+    refit = consolidate
 
     def calibrate(self, outputs: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> dict[str, float]:
         """Fit τ and the radius of each class on cells that were not trained on.
@@ -204,9 +230,8 @@ class Prototype(nn.Module):
         self.radius = torch.cat([self.radius, self.radius.new_tensor([radius])])
         self.weight = torch.cat([self.weight, self.weight.new_ones(1)])
 
-    def _position(self, backbone: Backbone, batch: Batch) -> Tensor:
-        embedding = embed(backbone, batch, self.vocab).to(self.norm.weight.dtype)
-        return self.project(self.dropout(self.norm(embedding))).float()
+    def _position(self, state: Tensor) -> Tensor:
+        return self.project(self.dropout(state)).float()
 
     def _distance(self, z: Tensor) -> Tensor:
         """(B, C) Euclidean distances; to a class not met yet, farther than to all others."""

@@ -6,6 +6,7 @@ import torch
 
 from scfm.head.annotation.classifier import Classifier
 from scfm.head.annotation.column import class_weight
+from scfm.head.annotation.logistic import logistic_regression
 from scfm.head.annotation.pseudo import thinner
 
 
@@ -153,3 +154,22 @@ def test_warns_of_a_class_with_one_cell(make_spec, caplog):
 def test_refuses_numbers_out_of_range(make_spec, wrong):
     with pytest.raises(ValueError, match=f"head.{next(iter(wrong))}="):
         Classifier(make_spec(), **{"label": "cell_type", **wrong})
+
+
+def test_ends_at_the_logistic_regression_of_the_cells_it_is_given(make_spec, make_batch, backbone):
+    head, batch = Classifier(make_spec(), label="cell_type", genes=0).eval(), make_batch(np.arange(60) % 3, missing=[1])
+    outputs = outputs_of(head, backbone, batch)
+    truth = batch.obs["cell_type"].numpy()
+    head.refit(outputs, {"cell_type": truth})
+    weight, bias = logistic_regression(outputs["embedding"][truth >= 0], truth[truth >= 0], 3)
+    np.testing.assert_allclose(
+        outputs_of(head, backbone, batch)["logits"], outputs["embedding"] @ weight.T + bias, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("options", [{"probe": False}, {"hidden": 8}, {"pseudo_weight": 0.5}])
+def test_what_no_logistic_regression_can_replace_stays_as_trained(options, make_spec, make_batch, backbone):
+    head, batch = Classifier(make_spec(), label="cell_type", **options).eval(), make_batch([0, 1, 2] * 5)
+    before = outputs_of(head, backbone, batch)
+    head.refit(before, {"cell_type": batch.obs["cell_type"].numpy()})
+    np.testing.assert_array_equal(outputs_of(head, backbone, batch)["logits"], before["logits"])

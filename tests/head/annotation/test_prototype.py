@@ -25,7 +25,9 @@ def trained(make_spec, make_batch, backbone):
 
 
 def test_loss_against_the_formula(make_spec, make_batch, backbone):
-    head = Prototype(make_spec((2, 2)), label="cell_type", dim=0, dropout=0.0, class_weights=False, pull=0.5).eval()
+    head = Prototype(
+        make_spec((2, 2)), label="cell_type", genes=0, dim=0, dropout=0.0, class_weights=False, pull=0.5
+    ).eval()
     batch = make_batch([0, 1, 1, 0], missing=[3])
     head.means.copy_(torch.randn(2, 16))
     z = outputs_of(head, backbone, batch)["position"][:3]
@@ -37,7 +39,7 @@ def test_loss_against_the_formula(make_spec, make_batch, backbone):
 
 
 def test_prototypes_are_running_means_and_consolidate_to_exact_ones(make_spec, make_batch, backbone):
-    head = Prototype(make_spec((2, 2)), label="cell_type", dim=0, dropout=0.0, momentum=0.75)
+    head = Prototype(make_spec((2, 2)), label="cell_type", genes=0, dim=0, dropout=0.0, momentum=0.75)
     batches = [make_batch([0, 0, 1], seed=seed) for seed in (1, 2)]
     for batch in batches:
         head(backbone, batch)
