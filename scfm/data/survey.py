@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from scfm.data.context import Context, context
-from scfm.data.labels import require_columns, survey_column
+from scfm.data.format.names import WINDOW
+from scfm.data.labels import merge_columns, require_columns, survey_column
 from scfm.data.layout import write_arrays, write_json
 from scfm.data.read import CellFile
 
@@ -34,16 +36,22 @@ def survey_file(folder: str, mark: str, key: str) -> dict[str, Any]:
             f"{where}: n_counts={options['n_counts']!r} is no column of obs; it has "
             f"{', '.join(cells.obs_columns) or 'none'}. Without it a cell's counts are added up"
         )
-    obs = cells.obs_rows(0, cells.n_cells, have)
     record = {
         "cells": cells.n_cells,
         "genes": len(cells.genes),
         "counts_from": cells.counts_from,
         "genes_from": cells.genes_from,
-        "columns": {name: survey_column(obs[name], name == options["group"]) for name in have},
+        "columns": merge_columns((where, columns) for columns in _columns(cells, have, options["group"])),
     }
     write_json(run.work.record("survey", key), record)
     return record
+
+
+def _columns(cells: CellFile, names: Sequence[str], group: str | None) -> Iterator[dict[str, list[str] | None]]:
+    """The categories of some obs columns, a window of cells at a time."""
+    for start in range(0, cells.n_cells, WINDOW) if names else ():
+        obs = cells.obs_rows(start, start + WINDOW, names)
+        yield {name: survey_column(obs[name], name == group) for name in names}
 
 
 def check_genes(folder: str, mark: str, key: str) -> dict[str, Any]:

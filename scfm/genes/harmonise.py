@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -74,18 +75,26 @@ class _Tokens:
     """Finds tokens by name (the token itself) and by gene (what the token stands for)."""
 
     def __init__(self, vocab: Vocab, alias: Mapping[str, str], species: Species) -> None:
-        self.exact = {vocab.tokens[i]: int(i) for i in vocab.gene_ids}
-        self.upper: dict[str, int] = {}
-        self.by_gene: dict[str, list[int]] = {}
+        self.exact = {vocab.tokens[i]: i for i in vocab.gene_ids.tolist()}
+        self.alias = alias
         self.symbols: Mapping[str, str] = {} if species == "other" else tokens_of_symbols()
         self.namesakes = {} if species == "other" else table("human").namesakes
-        aliases = {symbol_token(name): self._gene(target) for name, target in alias.items()}
+
+    @cached_property
+    def upper(self) -> dict[str, int]:
+        """Token id by upper-case name."""
+        return {name.upper(): token for name, token in reversed(self.exact.items())}
+
+    @cached_property
+    def by_gene(self) -> dict[str, list[int]]:
+        """Token ids by what they stand for."""
+        found: dict[str, list[int]] = {}
+        aliases = {symbol_token(name): self._gene(target) for name, target in self.alias.items()}
         for name, token in self.exact.items():
-            upper = name.upper()
-            self.upper.setdefault(upper, token)
-            gene = ensembl_id(name) or aliases.get(upper) or self.symbols.get(upper)
+            gene = ensembl_id(name) or aliases.get(name.upper()) or self.symbols.get(name.upper())
             if gene is not None:
-                self.by_gene.setdefault(gene, []).append(token)
+                found.setdefault(gene, []).append(token)
+        return found
 
     def _gene(self, target: str) -> str:
         return ensembl_id(target) or self.symbols.get(symbol_token(target).upper(), target)
@@ -103,11 +112,13 @@ class _Tokens:
     def find(self, name: str, gene: str | None, aliased: bool, any_case: bool) -> int:
         """Token id of a column, -1 where it has none: its own name first, unless an alias says otherwise."""
         own = ensembl_id(name) or symbol_token(name)
-        direct = self.exact.get(own, self.upper.get(own.upper(), -1) if any_case else -1)
-        same = self._of(gene, name)
-        if direct >= 0 and (direct in same or not (aliased and same)):
+        direct = self.exact.get(own, -1)
+        if direct < 0 and any_case:
+            direct = self.upper.get(own.upper(), -1)
+        if direct >= 0 and not aliased:
             return direct
-        return same[0] if same else -1
+        same = self._of(gene, name)
+        return direct if direct in same or not same else same[0]
 
 
 def limit_alias(alias: Mapping[str, str], vocab: Vocab) -> dict[str, str]:

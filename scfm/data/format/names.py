@@ -62,7 +62,9 @@ def gene_names(var: pd.DataFrame, column: str | None = None) -> tuple[list[str],
 
 
 def _share(names: list[str]) -> float:
-    return sum(ENSEMBL.fullmatch(name) is not None for name in names) / max(1, len(names))
+    """The share of Ensembl ids, of a thousand names or more evenly spread."""
+    some = names[:: max(1, len(names) // 1000)]
+    return sum(ENSEMBL.fullmatch(name) is not None for name in some) / max(1, len(some))
 
 
 def _filled(values: pd.Series, index: list[str]) -> list[str]:
