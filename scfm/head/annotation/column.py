@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from scfm.head.annotation.calibrate import fit_temperature, fit_thresholds
 from scfm.head.annotation.familiar import Familiarity
-from scfm.head.annotation.logistic import logistic_regression
 from scfm.head.annotation.score import labelled, softmax
+from scfm.head.logistic import regress
 from scfm.types import Spec
 
 logger = logging.getLogger(__name__)
@@ -127,12 +127,8 @@ class Column(nn.Module):
         """
         last = self.layers[-1]
         assert isinstance(last, nn.Linear)
-        if len(self.layers) > 2 or len(np.unique(truth[truth >= 0])) < 2:
-            return
-        weight, bias = logistic_regression(states[truth >= 0], truth[truth >= 0], len(self.names))
-        with torch.no_grad():
-            last.weight.copy_(torch.from_numpy(weight))
-            last.bias.copy_(torch.from_numpy(bias))
+        if len(self.layers) <= 2:
+            regress(last, states, truth)
 
     def loss(self, logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
         """Weighted cross-entropy over the labelled cells (-1 = missing), and how many of them there are.

@@ -6,8 +6,8 @@ import torch
 
 from scfm.head.annotation.classifier import Classifier
 from scfm.head.annotation.column import class_weight
-from scfm.head.annotation.logistic import logistic_regression
 from scfm.head.annotation.pseudo import thinner
+from scfm.head.logistic import logistic_regression
 
 
 def outputs_of(head, backbone, batch):

@@ -1,4 +1,4 @@
-"""Where a linear classifier begins and ends: the logistic regression of what it reads."""
+"""Where a linear layer begins and ends: the logistic regression of what it reads."""
 
 import logging
 import warnings
@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
 log = logging.getLogger(__name__)
 
@@ -15,6 +17,23 @@ STRENGTHS = (3.0, 30.0, 300.0)
 FOLDS = 4
 #: The score of a class that no cell has.
 NEVER = -20.0
+
+
+def regress(layer: nn.Linear, values: np.ndarray, codes: np.ndarray) -> None:
+    """Make a layer (D → C) the logistic regression of the labelled cells; it stays where these are of one class.
+
+    Args:
+        layer: whose weights are set.
+        values: (n, D) what it reads.
+        codes: (n,) class codes, -1 where missing.
+    """
+    known = codes >= 0
+    if len(np.unique(codes[known])) < 2:
+        return
+    weight, bias = logistic_regression(values[known], codes[known], layer.out_features)
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(weight))
+        layer.bias.copy_(torch.from_numpy(bias))
 
 
 def logistic_regression(values: np.ndarray, codes: np.ndarray, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -40,7 +59,7 @@ def logistic_regression(values: np.ndarray, codes: np.ndarray, n_classes: int) -
 
     strength = _best_strength(fitted, values, codes)
     model = fitted(strength, np.arange(len(codes)))
-    log.info("The classifier is now the logistic regression of %d cells (C=%g).", len(codes), strength / scale)
+    log.info("A linear layer is now the logistic regression of %d cells (C=%g).", len(codes), strength / scale)
     weight, bias = model.coef_, model.intercept_
     if len(model.classes_) == 2:  # one score, whose sign decides
         weight, bias = np.vstack([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
