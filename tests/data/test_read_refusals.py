@@ -149,10 +149,12 @@ def test_obs_var_and_x_of_different_length(h5ad, cells):
     path = h5ad(cells)
     replace(path, "X/indptr", np.arange(40))
     assert "X is damaged" in refusal(path)
-    path = h5ad(cells)
-    values = np.full(cells.X.nnz, 5000, dtype=np.int32)
-    replace(path, "X/indices", values)
-    assert "a column number is outside 30 columns" in refusal(path)
+    for number, dtype in ((30, "<i4"), (-1, "<i4"), (-1, "<i8"), (5000, ">i4"), (5000, "<u2")):
+        path = h5ad(cells)
+        values = cells.X.indices.astype(dtype)
+        values[len(values) // 2] = number
+        replace(path, "X/indices", values)
+        assert "a column number is outside 30 columns" in refusal(path)
 
 
 def test_cell_names_that_occur_twice(h5ad, cells):

@@ -104,7 +104,7 @@ class Compressed:
             )
 
     def _block(self, values: np.ndarray, columns: np.ndarray, pointers: np.ndarray) -> csr_matrix:
-        if len(columns) and columns.view(f"u{columns.itemsize}").max() >= self.shape[1]:  # negative: far beyond
+        if len(columns) and columns.view(columns.dtype.str.replace("i", "u")).max() >= self.shape[1]:  # -1 is large
             raise ValueError(f"its {self.group.name} is damaged: a column number is outside {self.shape[1]} columns")
         block = csr_matrix((len(pointers) - 1, self.shape[1]), dtype=values.dtype)
         columns = columns.astype(np.int32, copy=False)
