@@ -1,5 +1,7 @@
 """Order along development from a root type alone."""
 
+from functools import partial
+
 import numpy as np
 from scipy.stats import spearmanr
 
@@ -22,11 +24,12 @@ def pseudotime(bench: Bench, measure: Measure, name: str, one: Set, seed: int) -
         folder = bench.finetune(f"{name}-{seed}", "trajectory_pseudotime", store, seed, *options)
         return {"spearman": float(spearmanr(predicted(folder, store)[0]["pseudotime"][true], truth[true]).statistic)}
 
-    def theirs() -> dict[str, float]:
-        graph = neighbour_graph(read_expression(cells).principal_components(seed=seed), 15)
+    def theirs(neighbours: int) -> dict[str, float]:
+        graph = neighbour_graph(read_expression(cells).principal_components(seed=seed), neighbours)
         found = diffusion_pseudotime(graph, extreme_cell(graph, truth == 0))
         reached = true & np.isfinite(found)
         return {"spearman": float(spearmanr(found[reached], truth[reached]).statistic)}
 
     measure({**key, "method": "scfm, learned diffusion"}, ours)
-    measure({**key, "method": "DPT on PCA"}, theirs)
+    for neighbours, method in ((15, "DPT on PCA"), (50, "DPT on PCA, 50 neighbours")):
+        measure({**key, "method": method}, partial(theirs, neighbours))

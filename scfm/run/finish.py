@@ -92,8 +92,8 @@ def _calibrate(module: CellModule, data: CellData) -> dict[str, float]:
 
 
 def _scores(task: Any, outputs: dict[str, np.ndarray], data: CellData, rows: np.ndarray) -> dict[str, float]:
-    """The head's own metrics of some cells; none for a head that is not calibrated, which training has judged."""
-    if not hasattr(task, "calibrate") or len(rows) == 0:
+    """The head's own metrics of some cells; none for a head that nothing is fitted to here: training has judged it."""
+    if not (hasattr(task, "calibrate") or hasattr(task, "refit")) or len(rows) == 0:
         return {}
     return dict(task.summarise(outputs, dict(targets(data, rows))))
 

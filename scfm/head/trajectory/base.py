@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scfm.head.bag import Score
 from scfm.head.perceptron import perceptron
 from scfm.head.state import CellState
 from scfm.head.survey import Survey
@@ -32,9 +33,11 @@ class Trajectory(nn.Module):
         fate: obs column that names the terminal state of terminal cells; None leaves fates out.
         genes: linear components of the cell's genes beside the backbone's embedding; 0 leaves them out.
         context: tokens of a cell that the backbone reads, at most; the components read all. None: no limit.
-        warm_up: steps that the head takes alone, on the frozen backbone, before fine-tuning begins.
-        hidden: width of the hidden layer; 0 for a linear network.
         dropout: before each linear layer.
+        score: how much a gene counts by its rank, see :class:`~scfm.head.bag.GeneBag`.
+        size: numbers that place a cell on the line.
+        hidden: width of the hidden layer; 0 for a linear network.
+        warm_up: steps that the head takes alone, on the frozen backbone, before fine-tuning begins.
 
     Attributes:
         needs: what projecting new cells takes, in a sentence.
@@ -55,22 +58,24 @@ class Trajectory(nn.Module):
         fate: str | None,
         genes: int,
         context: int | None,
-        warm_up: int,
-        hidden: int,
         dropout: float,
+        score: Score = "linear",
+        size: int = 1,
+        hidden: int = 0,
+        warm_up: int = 0,
     ) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
             raise ValueError(f"head.dropout={dropout}; expected a share, 0 <= dropout < 1")
         if warm_up < 0:
             raise ValueError(f"head.warm_up={warm_up}; expected a number of steps, 0 or more")
-        self.state, self.warm_up = CellState(spec, genes, context), warm_up
+        self.state, self.warm_up = CellState(spec, genes, context, score=score), warm_up
         self.label, self.fate = label, fate
         self.fates = check_fate(spec, fate)
         self.labels = tuple(name for name in (label, fate) if name is not None)
         self.learnt = self.labels
         sizes = [self.state.width, *([hidden] if hidden else [])]
-        self.line = perceptron([*sizes, 1], dropout=dropout, norm=False)
+        self.line = perceptron([*sizes, size], dropout=dropout, norm=False)
         self.branches = perceptron([*sizes, len(self.fates)], dropout=dropout, norm=False) if self.fates else None
 
     def view(self, batch: Batch) -> Batch:
@@ -114,9 +119,9 @@ class Trajectory(nn.Module):
 
     @torch.no_grad()
     def predict(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
-        """``pseudotime`` (B,) and, with fates, ``fates`` (B, K) probabilities; needs no labels."""
+        """``pseudotime`` (B,), ``fates`` (B, K) probabilities where there are any, and the ``embedding`` (B, D)."""
         state = self.state(backbone, batch)
-        found = self.outputs(state)
+        found = {"embedding": state, **self.outputs(state)}
         if self.branches is not None:
             found["fates"] = self.branches(state).float().softmax(1)
         return found

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scfm.head.logistic import regress
 from scfm.head.survey import Survey
 from scfm.head.trajectory.base import STAGE, Trajectory, with_fates
 from scfm.head.trajectory.label import ordered_stages, spearman
@@ -16,10 +15,12 @@ from scfm.types import Backbone, Batch, Metrics, Spec
 
 
 class Ordinal(Trajectory):
-    """Cumulative logits over K ordered stages (McCullagh 1980; CORAL, Cao et al. 2020).
+    """The distribution of a cell over K ordered stages, by a linear layer on the cell's state.
 
-    P(y > k) = σ(a(h) − θ_k), θ_1 < … < θ_{K−1}, L = −Σ_k [1{y>k} log P(y>k) + 1{y≤k} log P(y≤k)], mean over the cells
-    with a stage. Pseudotime is the expected stage, Σ_k P(y > k) / (K − 1).
+    P(y > k) = Σ_{j>k} softmax(a(h))_j, L = −Σ_k [1{y>k} log P(y>k) + 1{y≤k} log P(y≤k)], mean over the cells with a
+    stage. Each stage has a direction of its own: development bends, and one direction with thresholds on it (McCullagh
+    1980) cannot follow. The layer begins at the logistic regression of embedding and gene components and ends at that
+    of what they have become. A cell's stage is the median of its distribution, pseudotime the mean, over K − 1.
 
     Args:
         spec: what only the run knows.
@@ -28,8 +29,6 @@ class Ordinal(Trajectory):
         fate: obs column that names the terminal state of terminal cells; null leaves it out.
         genes: see :class:`~scfm.head.trajectory.base.Trajectory`.
         context: likewise.
-        warm_up: likewise.
-        hidden: width of the hidden layer; 0 for a linear network.
         dropout: before each linear layer.
         fate_weight: weight of the fates.
 
@@ -46,35 +45,43 @@ class Ordinal(Trajectory):
         label: str,
         stages: list[str] | None = None,
         fate: str | None = None,
-        genes: int = 32,
+        genes: int = 64,
         context: int | None = None,
-        warm_up: int = 300,
-        hidden: int = 128,
         dropout: float = 0.1,
         fate_weight: float = 1.0,
     ) -> None:
+        ordered = ordered_stages(spec, label, stages)
         super().__init__(
-            spec, label=label, fate=fate, genes=genes, context=context, warm_up=warm_up, hidden=hidden, dropout=dropout
+            spec,
+            label=label,
+            fate=fate,
+            genes=genes,
+            context=context,
+            dropout=dropout,
+            score="log",
+            size=len(ordered),
         )
-        self.stages, self.fate_weight = ordered_stages(spec, label, stages), fate_weight
+        self.stages, self.fate_weight = ordered, fate_weight
         rank = [self.stages.index(name) for name in spec.classes[label]]
         self.register_buffer("rank", torch.tensor(rank), persistent=False)
-        n = len(self.stages) - 1
-        self.first = nn.Parameter(torch.tensor(-(n - 1) / 2.0))
-        self.steps = nn.Parameter(torch.full((n - 1,), math.log(math.e - 1)))  # softplus of it is 1
 
     def prepare(self, survey: Survey) -> None:
         """Fit the components of genes on the training cells, and begin."""
         super().prepare(survey)
-        codes = survey.obs[str(self.label)]
-        known = survey.train & (codes >= 0)
-        truth = self.rank.cpu()[torch.from_numpy(codes[known])]
-        self.begin(survey, known, lambda state, rows: self.loss(self.logits(state), truth[rows]))
+        train = {name: values[survey.train] for name, values in survey.obs.items()}
+        self.refit({"embedding": self.state.of(survey)[survey.train]}, train)
 
-    @property
-    def thresholds(self) -> Tensor:
-        """(K-1,) θ, strictly increasing."""
-        return torch.cat([self.first[None], self.first + F.softplus(self.steps).cumsum(0)])
+    def refit(self, outputs: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> None:
+        """Make the linear layers the logistic regressions of stage and fate.
+
+        Args:
+            outputs: ``embedding``, see :meth:`predict`, of the cells to learn from.
+            targets: their class codes by column, -1 where missing.
+        """
+        codes = targets[str(self.label)]
+        _regress(self.line, outputs["embedding"], np.where(codes >= 0, self.rank.cpu().numpy()[codes], -1))
+        if self.branches is not None:
+            _regress(self.branches, outputs["embedding"], targets[str(self.fate)])
 
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
         """``loss``, ``accuracy``, ``error`` in stages, ``n_targets``: the cells with a stage."""
@@ -93,8 +100,10 @@ class Ordinal(Trajectory):
         return with_fates(self, state, batch, metrics, self.fate_weight)
 
     def logits(self, state: Tensor) -> Tensor:
-        """(B, K-1) a(h) − θ_k."""
-        return self.place(state)[:, None] - self.thresholds
+        """(B, K-1) log P(y > k) − log P(y ≤ k), falling in k."""
+        log_p = self.line(state).float().log_softmax(1)
+        above = log_p.flip(1).logcumsumexp(1).flip(1)[:, 1:]
+        return above - log_p.logcumsumexp(1)[:, :-1]
 
     def loss(self, logits: Tensor, truth: Tensor) -> Tensor:
         """Mean over cells of the summed binary cross-entropies; ranks (B,) from 0."""
@@ -118,3 +127,9 @@ class Ordinal(Trajectory):
         codes = targets[str(self.label)]
         truth = np.where(codes >= 0, self.rank.cpu().numpy()[np.maximum(codes, 0)], np.nan)
         return {"spearman": spearman(outputs["pseudotime"], truth)}
+
+
+def _regress(network: nn.Sequential, states: np.ndarray, codes: np.ndarray) -> None:
+    layer = network[-1]
+    assert isinstance(layer, nn.Linear)
+    regress(layer, states, codes)

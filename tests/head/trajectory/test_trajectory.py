@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
+from scfm.head.logistic import logistic_regression
 from scfm.head.survey import Survey
 from scfm.head.trajectory.base import pair_accuracy, pairwise_order
 from scfm.head.trajectory.ordinal import Ordinal
@@ -18,7 +19,7 @@ SMALL = {"hidden": 16, "dropout": 0.0, "genes": 8, "warm_up": 0}
 STAGES = ["d0", "d1", "d2", "d3"]
 MAKERS = {
     "time": lambda spec: Time(spec, label="time", fate="fate", **SMALL),
-    "ordinal": lambda spec: Ordinal(spec, label="stage", stages=STAGES, fate="fate", **SMALL),
+    "ordinal": lambda spec: Ordinal(spec, label="stage", stages=STAGES, fate="fate", genes=8, dropout=0.0),
     "pseudotime": lambda spec: Pseudotime(spec, root_type="d0", root_label="stage", fate="fate", **SMALL),
     "pseudotime_cell": lambda spec: Pseudotime(spec, root_cell="cell3", **SMALL),
 }
@@ -72,18 +73,41 @@ def test_ordinal_loss_by_hand(spec):
     assert head.loss(logits, truth).item() == pytest.approx((first + second) / 2, rel=1e-5)
 
 
-def test_thresholds_increase_whatever_the_parameters(spec):
-    head = Ordinal(spec, label="stage", stages=STAGES)
-    torch.testing.assert_close(head.thresholds, torch.tensor([-1.0, 0.0, 1.0]))
-    with torch.no_grad():
-        head.steps.copy_(torch.tensor([-9.0, 4.0]))
-        assert (head.thresholds.diff() > 0).all()
+def test_ordinal_logits_are_those_of_the_summed_probabilities(spec):
+    head = Ordinal(spec, label="stage", stages=STAGES).eval()
+    state = torch.randn(5, head.state.width)
+    p = head.line(state).softmax(1)
+    above = torch.stack([p[:, k:].sum(1) for k in (1, 2, 3)], dim=1)
+    torch.testing.assert_close(head.logits(state).sigmoid(), above)
+    found = head.outputs(state)
+    torch.testing.assert_close(found["pseudotime"], (p * torch.arange(4)).sum(1) / 3)
+    median = (p.cumsum(1) < 0.5).sum(1)
+    assert torch.equal(found["stage"], median)
+
+
+def test_ordinal_begins_and_ends_at_a_logistic_regression(spec, cells, tiny):
+    head = Ordinal(spec, label="stage", stages=STAGES[::-1], fate="fate", genes=8).eval()
+    survey = cells.survey(tiny)
+    head.prepare(survey)
+    weight, bias = logistic_regression(head.state.of(survey), 3 - cells.obs["stage"], 4)
+    torch.testing.assert_close(head.line[-1].weight.detach(), torch.from_numpy(weight))
+    torch.testing.assert_close(head.line[-1].bias.detach(), torch.from_numpy(bias))
+    outputs = {name: value.numpy() for name, value in head.predict(tiny, cells.batch(range(120))).items()}
+    named = cells.obs["fate"] >= 0
+    assert (outputs["fates"].argmax(1) == cells.obs["fate"])[named].mean() > 0.6
+    halved = {"stage": np.where(np.arange(120) % 2, cells.obs["stage"], -1), "fate": np.full(120, -1)}
+    fates = head.branches[-1].weight.clone()
+    head.refit(outputs, halved)
+    torch.testing.assert_close(head.branches[-1].weight, fates)  # nothing to learn them from
+    rows = np.arange(120) % 2 == 1
+    weight, _ = logistic_regression(outputs["embedding"][rows], 3 - cells.obs["stage"][rows], 4)
+    torch.testing.assert_close(head.line[-1].weight.detach(), torch.from_numpy(weight))
 
 
 def test_missing_labels_do_not_count(spec, cells, tiny):
     for head, name, missing in (
         (Time(spec, label="time", **SMALL), "time", np.nan),
-        (Ordinal(spec, label="stage", stages=STAGES, **SMALL), "stage", -1),
+        (Ordinal(spec, label="stage", stages=STAGES, genes=8), "stage", -1),
     ):
         head.eval()
         batch = cells.batch(range(10))
@@ -201,11 +225,11 @@ def test_held_out_cells_take_the_mean_of_their_training_neighbours(spec, cells, 
 
 
 @pytest.mark.parametrize("name", ["time", "ordinal", "pseudotime"])
-def test_warmed_up_the_head_knows_before_the_backbone_moves(name, spec, cells, tiny):
+def test_the_head_knows_before_the_backbone_moves(name, spec, cells, tiny):
     more = {"hidden": 16, "dropout": 0.0, "genes": 8, "warm_up": 100}
     heads = {
         "time": lambda: Time(spec, label="time", **more),
-        "ordinal": lambda: Ordinal(spec, label="stage", stages=STAGES, **more),
+        "ordinal": lambda: Ordinal(spec, label="stage", stages=STAGES, genes=8),
         "pseudotime": lambda: Pseudotime(spec, root_type="d0", root_label="stage", **more),
     }
     head, train = heads[name](), np.arange(120) % 4 > 0
