@@ -11,7 +11,8 @@ import pytest
 
 from documented import documented, smaller
 from ranks import environment, free_port
-from support import SMALL
+from scfm.data.synthetic import synthetic_cells
+from support import SMALL, checksums, command
 
 pytestmark = [pytest.mark.slurm, pytest.mark.distributed, pytest.mark.timeout(240)]
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -109,3 +110,38 @@ def test_a_sweep_as_a_slurm_array(slurm, made_store, tmp_path):
     folders = {path.parent.name for path in tmp_path.rglob("*_submitted.pkl")}
     assert len({name.partition("_")[0] for name in folders}) == 1, f"one array, not jobs of their own: {folders}"
     assert {name.partition("_")[2] for name in folders} == {"0", "1"}
+
+
+def test_a_store_by_arrays_of_jobs(slurm, tmp_path):
+    """The commands of docs/scale.md, with two jobs to an array: the bytes of a single run."""
+    (tmp_path / "atlas").mkdir()
+    cells = synthetic_cells(n_cells=240, n_genes=120, seed=2)
+    for number in range(3):
+        cells[number * 80 : number * 80 + 80].write_h5ad(tmp_path / "atlas" / f"{number}.h5ad")
+    (block,) = [b for b in (REPOSITORY / "docs/scale.md").read_text().split("```") if "docs/prepare.sbatch" in b]
+    commands, options = block.removeprefix("bash\n"), "genes.max_dropped=1 cells_per_part=40"
+    fewer = f"sbatch --cpus-per-task=1 --mem=0 --output={tmp_path}/%A-%a.log --"
+    replacements = {
+        "sbatch --": fewer,
+        "--array=1-16": "--array=1-2",
+        "group=donor": f"group=donor {options}",
+        "'atlas/": f"'{tmp_path}/atlas/",
+        "stores/atlas": f"{tmp_path}/arrays",
+    }
+    for before, after in replacements.items():
+        assert before in commands
+        commands = commands.replace(before, after)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euc", commands], cwd=REPOSITORY, env=environment(PATH=path), capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    job = done.stdout.split()[-1]
+    wait_for(lambda: state_of(job) in ("COMPLETED", "FAILED", "CANCELLED"), 180, "the jobs do not end")
+    said = {log.name: log.read_text() for log in tmp_path.glob("*.log")}
+    assert state_of(job) == "COMPLETED", said
+    assert len(said) == 5, "two arrays of two, and a last one"
+    words = [f"input={tmp_path}/atlas/*.h5ad", "tokenizer=geneformer_v2", "obs=[cell_type,donor]", "group=donor"]
+    command("prepare", *words, *options.split(), f"output={tmp_path}/one")
+    assert checksums(tmp_path / "arrays") == checksums(tmp_path / "one")
