@@ -223,9 +223,10 @@ class CellModule(pl.LightningModule):
             self.log_dict(scalars, batch_size=weight, on_step=False, on_epoch=True, sync_dist=True)
 
     def _evaluate(self, stage: str, batch: Batch) -> None:
-        backbone: Any = Once(self.backbone)  # loss and prediction mostly read the same
+        summed_up = hasattr(self.task, "summarise")
+        backbone: Any = Once(self.backbone) if summed_up else self.backbone  # loss and prediction read the same
         self._log(stage, self.task(backbone, batch), batch)
-        if hasattr(self.task, "summarise"):
+        if summed_up:
             found = self.task.predict(backbone, batch) | {f"target/{name}": batch.obs[name] for name in batch.obs}
             self._seen.append({name: value.cpu().numpy() for name, value in found.items()})
 

@@ -45,6 +45,16 @@ def test_one_pass_for_embedding_and_head(fine, batch, monkeypatch):
 
 
 @torch.inference_mode()
+def test_one_pass_for_loss_and_metrics_of_held_out_cells(fine, batch, monkeypatch):
+    passes, run = [], Backbone._run
+    monkeypatch.setattr(Backbone, "_run", lambda self, *a, **k: passes.append(1) or run(self, *a, **k))
+    monkeypatch.setattr(fine, "_log", lambda stage, metrics, batch: None)
+    fine._evaluate("val", replace(batch, obs={"cell_type": torch.zeros(batch.n_cells, dtype=torch.long)}))
+    assert len(passes) == 1
+    assert fine._seen.pop()["logits"].shape[0] == batch.n_cells
+
+
+@torch.inference_mode()
 def test_other_cells_or_another_layer_are_computed(fine, batch):
     once = Once(fine.backbone)
     first = once.hidden(batch, -1)

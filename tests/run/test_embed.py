@@ -4,9 +4,11 @@ import anndata as ad
 import numpy as np
 import pytest
 
+from scfm.checkpoint import read
 from scfm.data.synthetic import synthetic_cells
 from scfm.genes import resolve
 from scfm.genes.table import orthologs
+from scfm.run.restore import restore_predictor
 from support import SMALL, command
 
 FAST = ("trainer.accelerator=cpu", "trainer.enable_progress_bar=false")
@@ -77,6 +79,8 @@ def test_a_fine_tuned_checkpoint_names_cells_without_labels(made, tmp_path):
     named = embed(made, "fine", tmp_path / "new.h5ad", tmp_path / "named.h5ad")
     assert set(named.obs["scfm_cell_type"]) <= set(ad.read_h5ad(made / "cells.h5ad").obs["cell_type"])
     assert named.obs["scfm_cell_type_confidence"].between(0, 1).all()
+    task = restore_predictor(read(made / "fine/checkpoints/last.ckpt")).task
+    assert named.obsm["X_scfm"].shape[1] == task.state.width > task.state.deep
 
 
 def test_cells_that_the_model_cannot_read_are_nan_and_said(made, tmp_path, caplog):
