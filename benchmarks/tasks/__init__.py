@@ -8,6 +8,7 @@ from tasks.integration import integration
 from tasks.pseudotime import pseudotime
 from tasks.rejection import rejection
 from tasks.trajectory import trajectory
+from tasks.visualization import visualization
 
 TASKS: dict[str, Callable[[Bench, Measure, str, Set, int], None]] = {
     "annotation": annotation,
@@ -15,4 +16,5 @@ TASKS: dict[str, Callable[[Bench, Measure, str, Set, int], None]] = {
     "trajectory": trajectory,
     "pseudotime": pseudotime,
     "integration": integration,
+    "visualization": visualization,
 }

@@ -43,6 +43,7 @@ class Set:
         root: for pseudotime, the lowest truth counts as the root type; -1 in the truth is no truth.
         settings: shares of the labels.
         heads: experiments that are measured; all split the cells alike.
+        most: cells of each group, drawn once; None for all.
         names: one name for the same label in several files; "" for none.
     """
 
@@ -53,6 +54,7 @@ class Set:
     species: str = "human"
     settings: tuple[float, ...] = (1.0,)
     heads: tuple[str, ...] = ("annotation_classifier",)
+    most: int | None = None
     names: dict[str, str] = field(default_factory=dict)
 
 
@@ -69,12 +71,14 @@ SETS = {
     "zheng": Set("annotation", ("zheng_sorted_pbmc_3500",), "cell_type", settings=(1.0, 0.1), heads=NAMING),
     "breast": Set("annotation", ("breast_tnbc_cid4465",), "cell_type_minor", settings=(1.0, 0.1), heads=NAMING),
     "crohn": Set("annotation", ("crohn_gut_scp1884_1020",), "cell_type", "donor"),
-    "kang": Set("annotation", ("kang_pbmc_ctrl",), "cell_type", "donor", settings=(1.0, 0.1)),
+    "kang": Set("annotation", ("kang_pbmc_ctrl",), "cell_type", "donor", settings=(1.0, 0.1), most=500),
     "zheng_unknown": Set("rejection", ("zheng_sorted_pbmc_3500",), "cell_type"),
     "hao_unknown": Set("rejection", ("hao_pbmc_small",), "cell_type"),
     "pancreas": Set("trajectory", ("pancreas_endocrinogenesis_739_7192g",), "stage_rank", species="mouse"),
     "pancreas_root": Set("pseudotime", ("pancreas_endocrinogenesis_739_7192g",), "stage_rank", species="mouse"),
     "paul15_root": Set("pseudotime", ("paul15_2730",), "ery_rank", species="mouse"),
+    "zheng_map": Set("visualization", ("zheng_sorted_pbmc_3500",), "cell_type"),
+    "pancreas_map": Set("visualization", ("pancreas_endocrinogenesis_739_7192g",), "cell_type", species="mouse"),
     "sc_mixology": Set("integration", ("sc_mixology_cell_lines",), "cell_line", "batch"),
     "pbmc3k+zheng": Set("integration", ("pbmc3k", "zheng_sorted_pbmc_3500"), "cell_type", "batch", names=PBMC),
 }
@@ -129,7 +133,7 @@ class Bench:
         """The cells of a set; those of several files with obs["batch"] and their common genes."""
         parts = [ad.read_h5ad(self.file(name)) for name in one.files]
         if len(parts) == 1:
-            return parts[0]
+            return parts[0] if one.most is None else _drawn(parts[0], one.group, one.most)
         for part in parts:
             part.var_names_make_unique()
         whole = ad.concat(dict(zip(one.files, parts, strict=True)), label="batch", join="inner", index_unique="-")
@@ -157,6 +161,13 @@ class Bench:
         base = [f"init_from={self.checkpoint}", f"store={store}", f"output={folder}"]
         call(["finetune", f"experiment={experiment}", *base, *seeds, *more, *FINETUNE])
         return folder
+
+
+def _drawn(cells: ad.AnnData, group: str | None, most: int) -> ad.AnnData:
+    """At most so many cells of each group, in their order."""
+    order = np.random.default_rng(0).permutation(cells.n_obs)
+    place = cells.obs[group].iloc[order].groupby(cells.obs[group].iloc[order], observed=True).cumcount()
+    return cells[np.sort(order[place.to_numpy() < most])].copy()
 
 
 def predicted(folder: Path, store: Path) -> tuple[dict[str, np.ndarray], Any]:

@@ -24,7 +24,7 @@ HEADS = {
     "trajectory/pseudotime": (
         "head.root_type='type 1'", "head.root_label=cell_type", "head.fate=end"
     ),
-    "visualization/parametric_umap": ("adapt=frozen", "head.share=0.5"),
+    "visualization/parametric_umap": ("adapt=frozen", "head.sample=80", "head.warm_up=50"),
 }  # fmt: skip
 WRITES = {
     "integration": ("X_scfm_integrated", None),

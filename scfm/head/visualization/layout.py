@@ -59,13 +59,15 @@ def density_sample(embedding: np.ndarray, size: int, seed: int, neighbour: int =
 
 @same_threads()
 def net_umap(
-    features: np.ndarray, *, share: float, neighbours: int, min_dist: float, polish: int, seed: int
+    features: np.ndarray, *, sample: int, neighbours: int, min_dist: float, polish: int, seed: int
 ) -> np.ndarray:
-    """Coordinates of all cells: UMAP of a sample, regressed onto the rest, polished (net-UMAP; Cumulus, pegasus).
+    """Coordinates of all cells: UMAP, of a sample regressed onto the rest and polished where there are many cells.
+
+    The latter is the net-UMAP of Cumulus and pegasus.
 
     Args:
         features: (n, D) scaled.
-        share: of the cells in the sample.
+        sample: cells that UMAP lays out, chosen by density.
         neighbours: of UMAP's graph.
         min_dist: of UMAP.
         polish: epochs of UMAP over all cells, from the regressed coordinates; 0 leaves those.
@@ -77,16 +79,15 @@ def net_umap(
     Raises:
         ValueError: too few cells.
     """
-    size = max(round(share * len(features)), 5 * neighbours)
     if len(features) <= neighbours + 1:
         raise ValueError(f"{len(features)} cells are too few for {neighbours} neighbours each; lower head.neighbours")
     options = {"n_neighbors": neighbours, "min_dist": min_dist, "random_state": seed, "n_jobs": 1}
     umap = load_umap()
-    if size >= len(features):
+    if sample >= len(features):
         return umap.UMAP(**options).fit_transform(features).astype(np.float32)
-    sample = density_sample(features, size, seed)
-    layout = umap.UMAP(**options).fit_transform(features[sample])
-    guess = _regressed(features, sample, layout, seed)
+    chosen = density_sample(features, sample, seed)
+    layout = umap.UMAP(**options).fit_transform(features[chosen])
+    guess = _regressed(features, chosen, layout, seed)
     if polish == 0:
         return guess.astype(np.float32)
     return umap.UMAP(**options, init=guess, n_epochs=polish).fit_transform(features).astype(np.float32)

@@ -12,8 +12,8 @@ from scfm.head.visualization.layout import curve, density_sample, net_umap
 from scfm.head.visualization.parametric_umap import ParametricUMAP, cross_entropy
 
 MAKERS = {
-    "regression": lambda spec: ParametricUMAP(spec, neighbours=8, share=0.4, polish=10),
-    "cross_entropy": lambda spec: ParametricUMAP(spec, form="cross_entropy", neighbours=8),
+    "regression": lambda spec: ParametricUMAP(spec, genes=8, neighbours=8, sample=50, polish=10, warm_up=20),
+    "cross_entropy": lambda spec: ParametricUMAP(spec, form="cross_entropy", genes=0, neighbours=8, warm_up=0),
 }
 
 
@@ -30,7 +30,7 @@ def test_trains_saves_loads_projects(name, exercise, tiny, cells):
 
 
 def test_regression_is_the_mean_squared_error_of_scaled_coordinates(spec, cells, tiny):
-    head = ParametricUMAP(spec, neighbours=8, share=1.0, decay=0.0)
+    head = ParametricUMAP(spec, genes=8, neighbours=8, decay=0.0, warm_up=0)
     train = np.arange(120) < 100
     head.prepare(cells.survey(tiny, train))
     batch = cells.batch([1, 5, 110])
@@ -40,9 +40,9 @@ def test_regression_is_the_mean_squared_error_of_scaled_coordinates(spec, cells,
     unit = np.nanstd(head.layout.numpy(), axis=0).max() / 15
     assert metrics["loss"].item() == pytest.approx((((found - layout) / unit) ** 2).mean(), rel=1e-4)
     assert metrics["n_targets"] == 2
-    decayed = ParametricUMAP(spec, neighbours=8, share=1.0, decay=0.5)
+    decayed = ParametricUMAP(spec, genes=8, neighbours=8, decay=0.5, warm_up=0)
     decayed.load_state_dict(head.state_dict())
-    decayed.layout, decayed.n_cells = head.layout, head.n_cells
+    decayed.layout, decayed.table = head.layout, head.table
     squares = sum(w.square().sum() for n, w in head.network.named_parameters() if n.endswith("weight"))
     extra = decayed(tiny, batch)["loss"] - metrics["loss"]
     assert extra.item() == pytest.approx(0.5 * squares.item() / 200, rel=1e-3)
@@ -85,7 +85,7 @@ def test_sparse_regions_are_sampled_more():
 
 def test_the_layout_follows_from_the_seed():
     points = np.random.default_rng(0).normal(size=(90, 5)).astype(np.float32)
-    options = {"share": 0.5, "neighbours": 6, "min_dist": 0.5, "polish": 5}
+    options = {"sample": 45, "neighbours": 6, "min_dist": 0.5, "polish": 5}
     np.testing.assert_array_equal(net_umap(points, seed=3, **options), net_umap(points, seed=3, **options))
 
 
@@ -104,7 +104,7 @@ def test_a_handful_of_cells_has_no_trustworthiness(spec):
     ("wrong", "words"),
     [
         ({"form": "tsne"}, "head.form='tsne'"),
-        ({"share": 0.0}, "head.share=0.0"),
+        ({"sample": 70}, "head.sample=70; expected at least 5 times head.neighbours=15"),
         ({"neighbours": 1}, "head.neighbours=1"),
         ({"min_dist": -0.1}, "min_dist=-0.1"),
     ],
@@ -116,7 +116,7 @@ def test_refuses_numbers_out_of_range(spec, wrong, words):
 
 def test_too_few_cells_are_refused():
     with pytest.raises(ValueError, match="9 cells are too few for 15 neighbours"):
-        net_umap(np.zeros((9, 3)), share=0.1, neighbours=15, min_dist=0.5, polish=1, seed=0)
+        net_umap(np.zeros((9, 3)), sample=75, neighbours=15, min_dist=0.5, polish=1, seed=0)
 
 
 def test_without_umap_the_extra_is_named(monkeypatch):
