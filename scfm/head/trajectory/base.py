@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
@@ -20,9 +19,6 @@ from scfm.types import Backbone, Batch, Metrics, Spec
 #: What scfm-embed writes.
 PSEUDOTIME, STAGE, FATES = "scfm_pseudotime", "scfm_stage", "X_scfm_fates"
 
-#: The head's steps before fine-tuning: cells of one, learning rate, weight decay.
-WARM_UP_CELLS, WARM_UP_RATE, WARM_UP_DECAY = 128, 2e-3, 0.1
-
 
 class Trajectory(nn.Module):
     """Places cells along a process.
@@ -37,7 +33,6 @@ class Trajectory(nn.Module):
         score: how much a gene counts by its rank, see :class:`~scfm.head.bag.GeneBag`.
         size: numbers that place a cell on the line.
         hidden: width of the hidden layer; 0 for a linear network.
-        warm_up: steps that the head takes alone, on the frozen backbone, before fine-tuning begins.
 
     Attributes:
         needs: what projecting new cells takes, in a sentence.
@@ -62,14 +57,11 @@ class Trajectory(nn.Module):
         score: Score = "linear",
         size: int = 1,
         hidden: int = 0,
-        warm_up: int = 0,
     ) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
             raise ValueError(f"head.dropout={dropout}; expected a share, 0 <= dropout < 1")
-        if warm_up < 0:
-            raise ValueError(f"head.warm_up={warm_up}; expected a number of steps, 0 or more")
-        self.state, self.warm_up = CellState(spec, genes, context, score=score), warm_up
+        self.state = CellState(spec, genes, context, score=score)
         self.label, self.fate = label, fate
         self.fates = check_fate(spec, fate)
         self.labels = tuple(name for name in (label, fate) if name is not None)
@@ -85,26 +77,6 @@ class Trajectory(nn.Module):
     def prepare(self, survey: Survey) -> None:
         """Fit the components of genes on the training cells."""
         self.state.prepare(survey)
-
-    def begin(self, survey: Survey, known: np.ndarray, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
-        """Train the head alone on what the frozen backbone sees, lest it first spoil it (Kumar et al. 2022).
-
-        Args:
-            survey: all cells.
-            known: (n,) bool, training cells whose truth is known.
-            loss: of states (m, D) and of their places (m,) among the known.
-        """
-        states = torch.from_numpy(self.state.of(survey)[known])
-        own = [parameter for name, parameter in self.named_parameters() if not name.startswith("state.")]
-        optimizer = torch.optim.AdamW(own, lr=WARM_UP_RATE, weight_decay=WARM_UP_DECAY)
-        generator = torch.Generator().manual_seed(0)
-        self.train()
-        for _ in range(self.warm_up if len(states) else 0):
-            rows = torch.randperm(len(states), generator=generator)[:WARM_UP_CELLS]
-            optimizer.zero_grad()
-            loss(states[rows], rows).backward()
-            optimizer.step()
-        self.zero_grad(set_to_none=True)
 
     def place(self, state: Tensor) -> Tensor:
         """Where cell embeddings (B, D) are on the line, (B,) float32."""

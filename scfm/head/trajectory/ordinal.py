@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from scfm.head.logistic import regress
-from scfm.head.survey import Survey
-from scfm.head.trajectory.base import STAGE, Trajectory, with_fates
+from scfm.head.trajectory.base import STAGE, with_fates
 from scfm.head.trajectory.label import ordered_stages, spearman
+from scfm.head.trajectory.staged import Staged
 from scfm.types import Backbone, Batch, Metrics, Spec
 
 
-class Ordinal(Trajectory):
+class Ordinal(Staged):
     """The distribution of a cell over K ordered stages, by a linear layer on the cell's state.
 
     P(y > k) = Σ_{j>k} softmax(a(h))_j, L = −Σ_k [1{y>k} log P(y>k) + 1{y≤k} log P(y≤k)], mean over the cells with a
-    stage. Each stage has a direction of its own: development bends, and one direction with thresholds on it (McCullagh
-    1980) cannot follow. The layer begins at the logistic regression of embedding and gene components and ends at that
-    of what they have become. A cell's stage is the median of its distribution, pseudotime the mean, over K − 1.
+    stage. A cell's stage is the median of its distribution, pseudotime the mean, over K − 1.
 
     Args:
         spec: what only the run knows.
@@ -65,23 +64,10 @@ class Ordinal(Trajectory):
         rank = [self.stages.index(name) for name in spec.classes[label]]
         self.register_buffer("rank", torch.tensor(rank), persistent=False)
 
-    def prepare(self, survey: Survey) -> None:
-        """Fit the components of genes on the training cells, and begin."""
-        super().prepare(survey)
-        train = {name: values[survey.train] for name, values in survey.obs.items()}
-        self.refit({"embedding": self.state.of(survey)[survey.train]}, train)
-
-    def refit(self, outputs: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> None:
-        """Make the linear layers the logistic regressions of stage and fate.
-
-        Args:
-            outputs: ``embedding``, see :meth:`predict`, of the cells to learn from.
-            targets: their class codes by column, -1 where missing.
-        """
+    def codes(self, targets: Mapping[str, np.ndarray]) -> np.ndarray:
+        """(n,) ranks of the stages, -1 where missing."""
         codes = targets[str(self.label)]
-        _regress(self.line, outputs["embedding"], np.where(codes >= 0, self.rank.cpu().numpy()[codes], -1))
-        if self.branches is not None:
-            _regress(self.branches, outputs["embedding"], targets[str(self.fate)])
+        return np.where(codes >= 0, self.rank.cpu().numpy()[codes], -1)
 
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
         """``loss``, ``accuracy``, ``error`` in stages, ``n_targets``: the cells with a stage."""
@@ -124,12 +110,5 @@ class Ordinal(Trajectory):
 
     def summarise(self, outputs: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> dict[str, float]:
         """``spearman`` of pseudotime and true rank over a whole epoch."""
-        codes = targets[str(self.label)]
-        truth = np.where(codes >= 0, self.rank.cpu().numpy()[np.maximum(codes, 0)], np.nan)
-        return {"spearman": spearman(outputs["pseudotime"], truth)}
-
-
-def _regress(network: nn.Sequential, states: np.ndarray, codes: np.ndarray) -> None:
-    layer = network[-1]
-    assert isinstance(layer, nn.Linear)
-    regress(layer, states, codes)
+        rank = self.codes(targets)
+        return {"spearman": spearman(outputs["pseudotime"], np.where(rank >= 0, rank, np.nan))}

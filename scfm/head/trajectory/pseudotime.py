@@ -19,6 +19,9 @@ from scfm.types import Backbone, Batch, Metrics, Spec
 
 log = logging.getLogger(__name__)
 
+#: The head's steps before training: cells of one, learning rate, weight decay.
+WARM_UP_CELLS, WARM_UP_RATE, WARM_UP_DECAY = 128, 2e-3, 0.1
+
 
 class Pseudotime(Trajectory):
     """Diffusion pseudotime on the cells' gene components, regressed (DPT: Haghverdi et al. 2016, through scanpy).
@@ -40,7 +43,7 @@ class Pseudotime(Trajectory):
         genes: components of the space of the graph, and beside the embedding; see
             :class:`~scfm.head.trajectory.base.Trajectory`.
         context: likewise.
-        warm_up: likewise.
+        warm_up: steps that the head takes alone before training.
         hidden: width of the hidden layer; 0 for a linear network.
         dropout: before each linear layer.
         order: weight of the pairwise term.
@@ -78,16 +81,17 @@ class Pseudotime(Trajectory):
             fate=fate,
             genes=genes,
             context=context,
-            warm_up=warm_up,
             hidden=hidden,
             dropout=dropout,
         )
+        if warm_up < 0:
+            raise ValueError(f"head.warm_up={warm_up}; expected a number of steps, 0 or more")
         if neighbours < 2 or softness <= 0 or min(order, fate_weight) < 0:
             raise ValueError(
                 f"head.neighbours={neighbours}, softness={softness}, order={order}, fate_weight={fate_weight}; "
                 "expected at least 2 neighbours, a softness above 0, weights of 0 or more"
             )
-        self.root_cell, self.root_type = root_cell, root_type
+        self.root_cell, self.root_type, self.warm_up = root_cell, root_type, warm_up
         self.learnt = () if fate is None else (fate,)
         self.root_code = _check_root(spec, root_cell, root_type, root_label)
         self.neighbours, self.order, self.softness, self.fate_weight = neighbours, order, softness, fate_weight
@@ -114,10 +118,25 @@ class Pseudotime(Trajectory):
             terminal = survey.obs[self.fate][train]
             ends = absorption(cells.obsp["connectivities"], time, terminal, len(self.fates))
             self.ends = torch.from_numpy(scattered(survey.rows, _spread(ends, survey.train, near), missing=np.nan))
-        known = survey.train.copy()
-        known[train] = np.isfinite(time)
-        truth = torch.from_numpy(time[np.isfinite(time)])
-        self.begin(survey, known, lambda state, rows: self.loss(self.place(state), truth[rows]))
+        reached = np.isfinite(time)
+        self._begin(torch.from_numpy(self.state.of(survey)[train[reached]]), torch.from_numpy(time[reached]))
+
+    def _begin(self, states: Tensor, truth: Tensor) -> None:
+        """Train the head alone on what the frozen backbone sees, lest it first spoil it (Kumar et al. 2022).
+
+        Args:
+            states: (m, D) of training cells that the root reaches.
+            truth: (m,) their pseudotimes.
+        """
+        optimizer = torch.optim.AdamW(self.line.parameters(), lr=WARM_UP_RATE, weight_decay=WARM_UP_DECAY)
+        generator = torch.Generator().manual_seed(0)
+        self.train()
+        for _ in range(self.warm_up):
+            rows = torch.randperm(len(states), generator=generator)[:WARM_UP_CELLS]
+            optimizer.zero_grad()
+            self.loss(self.place(states[rows]), truth[rows]).backward()
+            optimizer.step()
+        self.zero_grad(set_to_none=True)
 
     def loss(self, predicted: Tensor, truth: Tensor) -> Tensor:
         """Huber loss and order of pseudotimes, (B,) each."""

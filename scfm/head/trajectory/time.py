@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -10,16 +11,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scfm.head.survey import Survey
-from scfm.head.trajectory.base import Trajectory, pair_accuracy, pairwise_order, with_fates
+from scfm.head.trajectory.base import pair_accuracy, pairwise_order, with_fates
 from scfm.head.trajectory.label import numbers_of, spearman
+from scfm.head.trajectory.staged import Staged
 from scfm.types import Backbone, Batch, Metrics, Spec
 
 log = logging.getLogger(__name__)
 
 
-class Time(Trajectory):
+class Time(Staged):
     """Regression of time with its order, and lineages where cells branch.
 
+    t̂ = Σ_b softmax(a(h))_b c_b, the mean of a distribution over the times that were seen, or over ``bins`` stretches of
+    equally many training cells with mean times c_b where these are more.
     L = Huber(t̂, t) + ``order`` · mean log(1 + e^{−sign(t_i−t_j)(t̂_i−t̂_j)/s}) + ``fate_weight`` · CE(lineage), with t
     scaled to [0, 1] over the training cells and s = ``softness``. Cells without a time count for the lineage alone.
 
@@ -30,9 +34,8 @@ class Time(Trajectory):
         batch_key: obs column of experimental batches; warns where each has a single time.
         genes: see :class:`~scfm.head.trajectory.base.Trajectory`.
         context: likewise.
-        warm_up: likewise.
-        hidden: width of the hidden layer; 0 for a linear network.
         dropout: before each linear layer.
+        bins: classes of the distribution, at most.
         order: weight of the pairwise term.
         softness: s, in units of the whole range.
         fate_weight: weight of the lineages.
@@ -43,6 +46,8 @@ class Time(Trajectory):
 
     low: Tensor
     span: Tensor
+    centres: Tensor
+    edges: Tensor
     numbers: Tensor | None
 
     def __init__(
@@ -52,17 +57,18 @@ class Time(Trajectory):
         label: str,
         fate: str | None = None,
         batch_key: str | None = None,
-        genes: int = 32,
+        genes: int = 64,
         context: int | None = None,
-        warm_up: int = 300,
-        hidden: int = 128,
         dropout: float = 0.1,
+        bins: int = 16,
         order: float = 0.1,
         softness: float = 0.1,
         fate_weight: float = 1.0,
     ) -> None:
+        if bins < 2:
+            raise ValueError(f"head.bins={bins}; expected at least 2")
         super().__init__(
-            spec, label=label, fate=fate, genes=genes, context=context, warm_up=warm_up, hidden=hidden, dropout=dropout
+            spec, label=label, fate=fate, genes=genes, context=context, dropout=dropout, score="log", size=bins
         )
         if softness <= 0 or min(order, fate_weight) < 0:
             raise ValueError(
@@ -77,6 +83,8 @@ class Time(Trajectory):
         self.register_buffer("numbers", numbers_of(spec, label), persistent=False)
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("span", torch.ones(()))
+        self.register_buffer("centres", torch.zeros(bins))
+        self.register_buffer("edges", torch.full((bins - 1,), torch.inf))
 
     def prepare(self, survey: Survey) -> None:
         """Learn the range of the training cells' times, and begin; warn where batch and time cannot be told apart.
@@ -84,7 +92,6 @@ class Time(Trajectory):
         Raises:
             ValueError: no time, or a single one.
         """
-        super().prepare(survey)
         times = self.times(torch.from_numpy(survey.obs[str(self.label)][survey.train])).numpy()
         known = np.isfinite(times)
         if len(np.unique(times[known])) < 2:
@@ -94,10 +101,28 @@ class Time(Trajectory):
         self.span.fill_(float(np.ptp(times[known])))
         if self.batch_key is not None:
             _warn_of_batches(times[known], survey.obs[self.batch_key][survey.train][known], self.batch_key)
-        chosen = survey.train.copy()
-        chosen[survey.train] = known
-        truth = torch.from_numpy((times[known] - self.low.item()) / self.span.item())
-        self.begin(survey, chosen, lambda state, rows: self.loss(self.place(state), truth[rows]))
+        self._divide((times[known] - self.low.item()) / self.span.item())
+        super().prepare(survey)
+
+    def _divide(self, scaled: np.ndarray) -> None:
+        """Learn the classes from the scaled times of training cells."""
+        seen, bins = np.unique(scaled), len(self.centres)
+        edges = (seen[1:] + seen[:-1]) / 2
+        if len(seen) > bins:
+            edges = np.unique(np.quantile(scaled, np.arange(1, bins) / bins))
+        self.edges[: len(edges)] = torch.from_numpy(edges).to(self.edges)
+        code = np.searchsorted(edges, scaled)
+        for own in np.unique(code):
+            self.centres[own] = float(scaled[code == own].mean())
+
+    def codes(self, targets: Mapping[str, np.ndarray]) -> np.ndarray:
+        """(n,) classes of the times, -1 where missing."""
+        scaled = (self.times(torch.from_numpy(targets[str(self.label)]).to(self.low.device)) - self.low) / self.span
+        return torch.where(scaled.isfinite(), torch.searchsorted(self.edges, scaled), -1).cpu().numpy()
+
+    def place(self, state: Tensor) -> Tensor:
+        """Where cell embeddings (B, D) are on the line, (B,) float32: the mean of their distributions."""
+        return self.line(state).float().softmax(1) @ self.centres
 
     def times(self, values: Tensor) -> Tensor:
         """(B,) float32 times of the column's values, nan where missing."""

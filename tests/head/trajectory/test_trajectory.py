@@ -15,13 +15,14 @@ from scfm.head.trajectory.ordinal import Ordinal
 from scfm.head.trajectory.pseudotime import Pseudotime
 from scfm.head.trajectory.time import Time
 
-SMALL = {"hidden": 16, "dropout": 0.0, "genes": 8, "warm_up": 0}
+SMALL = {"dropout": 0.0, "genes": 8}
+COLD = {"hidden": 16, "warm_up": 0, **SMALL}
 STAGES = ["d0", "d1", "d2", "d3"]
 MAKERS = {
     "time": lambda spec: Time(spec, label="time", fate="fate", **SMALL),
-    "ordinal": lambda spec: Ordinal(spec, label="stage", stages=STAGES, fate="fate", genes=8, dropout=0.0),
-    "pseudotime": lambda spec: Pseudotime(spec, root_type="d0", root_label="stage", fate="fate", **SMALL),
-    "pseudotime_cell": lambda spec: Pseudotime(spec, root_cell="cell3", **SMALL),
+    "ordinal": lambda spec: Ordinal(spec, label="stage", stages=STAGES, fate="fate", **SMALL),
+    "pseudotime": lambda spec: Pseudotime(spec, root_type="d0", root_label="stage", fate="fate", **COLD),
+    "pseudotime_cell": lambda spec: Pseudotime(spec, root_cell="cell3", **COLD),
 }
 
 
@@ -226,11 +227,10 @@ def test_held_out_cells_take_the_mean_of_their_training_neighbours(spec, cells, 
 
 @pytest.mark.parametrize("name", ["time", "ordinal", "pseudotime"])
 def test_the_head_knows_before_the_backbone_moves(name, spec, cells, tiny):
-    more = {"hidden": 16, "dropout": 0.0, "genes": 8, "warm_up": 100}
     heads = {
-        "time": lambda: Time(spec, label="time", **more),
-        "ordinal": lambda: Ordinal(spec, label="stage", stages=STAGES, genes=8),
-        "pseudotime": lambda: Pseudotime(spec, root_type="d0", root_label="stage", **more),
+        "time": lambda: Time(spec, label="time", **SMALL),
+        "ordinal": lambda: Ordinal(spec, label="stage", stages=STAGES, **SMALL),
+        "pseudotime": lambda: Pseudotime(spec, root_type="d0", root_label="stage", **COLD | {"warm_up": 100}),
     }
     head, train = heads[name](), np.arange(120) % 4 > 0
     before = {key: value.clone() for key, value in tiny.state_dict().items()}
@@ -241,16 +241,41 @@ def test_the_head_knows_before_the_backbone_moves(name, spec, cells, tiny):
     assert all(torch.equal(before[key], value) for key, value in tiny.state_dict().items())
 
 
-def test_a_time_that_is_missing_takes_no_part_in_the_warm_up(spec, cells, tiny):
+def test_a_time_that_is_missing_takes_no_part_in_the_beginning(spec, cells, tiny):
     survey = cells.survey(tiny)
     survey.obs["time"] = np.where(np.arange(120) < 60, np.nan, survey.obs["time"]).astype(np.float32)
-    head = Time(spec, label="time", hidden=0, dropout=0.0, genes=8, warm_up=20)
+    head = Time(spec, label="time", **SMALL)
     head.prepare(survey)
     assert all(parameter.isfinite().all() for parameter in head.parameters())
+    assert (head.codes(survey.obs) >= 0).tolist() == (np.arange(120) >= 60).tolist()
+
+
+def test_a_time_is_the_mean_of_a_distribution_over_stretches_of_equally_many_cells(spec, cells, tiny):
+    head = Time(spec, label="time", bins=6, **SMALL)
+    head.prepare(cells.survey(tiny))
+    codes, times = head.codes(cells.obs), cells.obs["time"]
+    assert np.bincount(codes).tolist() == [20] * 6
+    scaled = (times - times.min()) / np.ptp(times)
+    centres = [scaled[codes == code].mean() for code in range(6)]
+    np.testing.assert_allclose(head.centres, centres, rtol=1e-4)
+    state = torch.randn(4, head.state.width)
+    expected = head.line(state).softmax(1).detach().numpy() @ centres
+    np.testing.assert_allclose(head.eval().place(state).detach(), expected, rtol=1e-4)
+
+
+def test_few_times_are_classes_of_their_own(spec, cells, tiny):
+    survey = cells.survey(tiny)
+    survey.obs["time"] = (survey.obs["stage"] ** 2).astype(np.float32)
+    head = Time(spec, label="time", **SMALL)
+    head.prepare(survey)
+    assert (head.codes(survey.obs) == survey.obs["stage"]).all()
+    np.testing.assert_allclose(head.centres[:4], np.array([0, 1, 4, 9]) / 9, rtol=1e-6)
 
 
 def test_refuses_a_negative_warm_up_and_components(spec):
     with pytest.raises(ValueError, match="head.warm_up=-1"):
-        Time(spec, label="time", warm_up=-1)
+        Pseudotime(spec, root_cell="cell3", warm_up=-1)
+    with pytest.raises(ValueError, match="head.bins=1"):
+        Time(spec, label="time", bins=1)
     with pytest.raises(ValueError, match="head.genes=-2"):
         Time(spec, label="time", genes=-2)
