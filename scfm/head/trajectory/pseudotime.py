@@ -118,23 +118,23 @@ class Pseudotime(Trajectory):
             terminal = survey.obs[self.fate][train]
             ends = absorption(cells.obsp["connectivities"], time, terminal, len(self.fates))
             self.ends = torch.from_numpy(scattered(survey.rows, _spread(ends, survey.train, near), missing=np.nan))
-        reached = np.isfinite(time)
-        self._begin(torch.from_numpy(self.state.of(survey)[train[reached]]), torch.from_numpy(time[reached]))
+        self._begin(torch.from_numpy(self.state.of(survey)[train]), torch.from_numpy(survey.rows[train]))
 
-    def _begin(self, states: Tensor, truth: Tensor) -> None:
+    def _begin(self, states: Tensor, index: Tensor) -> None:
         """Train the head alone on what the frozen backbone sees, lest it first spoil it (Kumar et al. 2022).
 
         Args:
-            states: (m, D) of training cells that the root reaches.
-            truth: (m,) their pseudotimes.
+            states: (m, D) of the training cells.
+            index: (m,) their rows in the store.
         """
-        optimizer = torch.optim.AdamW(self.line.parameters(), lr=WARM_UP_RATE, weight_decay=WARM_UP_DECAY)
+        own = [parameter for name, parameter in self.named_parameters() if not name.startswith("state.")]
+        optimizer = torch.optim.AdamW(own, lr=WARM_UP_RATE, weight_decay=WARM_UP_DECAY)
         generator = torch.Generator().manual_seed(0)
         self.train()
         for _ in range(self.warm_up):
             rows = torch.randperm(len(states), generator=generator)[:WARM_UP_CELLS]
             optimizer.zero_grad()
-            self.loss(self.place(states[rows]), truth[rows]).backward()
+            self._metrics(states[rows], index[rows])["loss"].backward()
             optimizer.step()
         self.zero_grad(set_to_none=True)
 
@@ -159,8 +159,10 @@ class Pseudotime(Trajectory):
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
         """``loss``, ``error``, ``order_accuracy``, ``n_targets``: the cells that the root reaches."""
         assert len(self.times), "prepare(survey) computes the pseudotime before the first step"
-        state = self.state(backbone, batch)
-        truth = looked_up(self.times, batch.index, missing=np.nan)
+        return self._metrics(self.state(backbone, batch), batch.index)
+
+    def _metrics(self, state: Tensor, index: Tensor) -> Metrics:
+        truth = looked_up(self.times, index, missing=np.nan)
         known = truth.isfinite()
         predicted, truth = self.place(state)[known], truth[known]
         n = known.sum()
@@ -172,13 +174,13 @@ class Pseudotime(Trajectory):
         }
         if self.branches is None:
             return metrics
-        extra = self.fate_loss(state, batch)
+        extra = self._fate_loss(state, index)
         return metrics | {"loss": metrics["loss"] + self.fate_weight * extra, "fate_loss": extra}
 
-    def fate_loss(self, state: Tensor, batch: Batch) -> Tensor:
+    def _fate_loss(self, state: Tensor, index: Tensor) -> Tensor:
         """Cross-entropy against the probabilities found on the graph; 0 where no cell has any."""
         assert self.branches is not None, "the head has no fates"
-        ends = looked_up(self.ends, batch.index, missing=np.nan)
+        ends = looked_up(self.ends, index, missing=np.nan)
         known = ends.isfinite().all(1)
         log_fates = self.branches(state).float().log_softmax(1)
         return -(ends.nan_to_num() * log_fates).sum() / known.sum().clamp(min=1)

@@ -241,6 +241,18 @@ def test_the_head_knows_before_the_backbone_moves(name, spec, cells, tiny):
     assert all(torch.equal(before[key], value) for key, value in tiny.state_dict().items())
 
 
+def test_fates_are_learned_in_the_warm_up_too(spec, cells, tiny):
+    make = {"root_type": "d0", "root_label": "stage", "fate": "fate", **COLD, "warm_up": 150}
+    head, survey = Pseudotime(spec, **make), cells.survey(tiny)
+    time = cells.obs["time"]
+    survey.obs["fate"] = np.where(time > 0.85, 1, np.where(time < 0.15, 0, -1))
+    head.prepare(survey)
+    fates = head.eval().predict(tiny, cells.batch(range(120)))["fates"]
+    known = head.ends.isfinite().all(1)
+    off = (fates - head.ends)[known].abs().mean()
+    assert off < 0.5 * (head.ends[known] - head.ends[known].mean(0)).abs().mean()
+
+
 def test_a_time_that_is_missing_takes_no_part_in_the_beginning(spec, cells, tiny):
     survey = cells.survey(tiny)
     survey.obs["time"] = np.where(np.arange(120) < 60, np.nan, survey.obs["time"]).astype(np.float32)
