@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
-from omegaconf import OmegaConf
 
 from scfm.data.store import TokenStore
 from scfm.evaluate.baseline import embed as baseline_embedding
@@ -15,8 +15,12 @@ from scfm.evaluate.integration import integration_scores
 from scfm.evaluate.structure import neighbor_overlap
 from tasks.bench import Bench, Measure, Set, predicted
 
-HEADS = ("triplet", "contrastive_sampler")
-BASELINES = ("hvg", "harmony", "combat")
+#: Heads, and the cells of a micro-batch of full length.
+HEADS = {
+    "triplet": 256, "contrastive_sampler": 64, "batch_token": 64, "distill": 64, "adversarial": 64, "cond_decoder": 64,
+}  # fmt: skip
+#: scVI where scvi-tools is installed.
+BASELINES = ("hvg", "harmony", "combat", *(["scvi"] if find_spec("scvi") else []))
 #: (before, after) integration, (n, D) and (n, d).
 Spaces = tuple[np.ndarray, np.ndarray]
 
@@ -36,7 +40,7 @@ def _all_cells(bench: Bench, measure: Measure, name: str, cells: ad.AnnData, lab
     expression, labels = read_expression(cells), cells.obs[label].astype(str).to_numpy()
     batch = cells.obs["batch"].to_numpy(dtype=object)
     plain = expression.principal_components(seed=seed)
-    store = bench.store(name, cells, ["batch"])
+    store = bench.store(name, cells, ["batch"], "keep_counts=true")
     key = {"task": "integration", "set": name, "setting": "all cells", "seed": seed}
 
     def scored(make: Callable[[], Spaces]) -> Callable[[], dict[str, float]]:
@@ -64,7 +68,7 @@ def _pseudo_batches(bench: Bench, measure: Measure, name: str, cells: ad.AnnData
     cells.obs["batch"] = np.array(["a", "b", "c"])[pieces]
     batch, expression = cells.obs["batch"].to_numpy(dtype=object), read_expression(cells)
     plain, own = expression.principal_components(seed=seed), f"{name}-pseudo-{seed}"
-    store = bench.store(own, cells, ["batch"])
+    store = bench.store(own, cells, ["batch"], "keep_counts=true")
     key = {"task": "pseudo-batches", "set": name, "setting": "one batch cut into three", "seed": seed}
 
     def kept(make: Callable[[], Spaces]) -> Callable[[], dict[str, float]]:
@@ -89,9 +93,14 @@ def _theirs(method: str, expression: Expression, batch: np.ndarray, plain: np.nd
 
 
 def _ours(bench: Bench, name: str, head: str, store: Path, seed: int) -> Spaces:
-    """The gene components where a head's space begins, and that space after a fine-tune."""
-    folder = bench.finetune(f"{name}-{head}-{seed}", f"integration_{head}", store, seed, "report=false")
+    """The gene components where a head's space begins, and that space after a fine-tune.
+
+    Half of the cells keep all their genes: the limit is the power of two above their median number of tokens, and at
+    least 1024.
+    """
+    tokens = TokenStore.open(store)
+    length = max(1024, 1 << int(np.median(tokens.lengths) - 1).bit_length())
+    limits = [f"data.max_length={length}", f"data.tokens_per_batch={HEADS[head] * length}"]
+    folder = bench.finetune(f"{name}-{head}-{seed}", f"integration_{head}", store, seed, "report=false", *limits)
     outputs, trained = predicted(folder, store)
-    cells = TokenStore.open(store)
-    length = OmegaConf.load(folder / "config.yaml").data.max_length
-    return trained.state.bag.of(cells.gather(np.arange(len(cells)), length)), outputs["integrated"]
+    return trained.state.bag.of(tokens.gather(np.arange(len(tokens)), length)), outputs["integrated"]

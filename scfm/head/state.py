@@ -53,7 +53,11 @@ class CellState(nn.Module):
 
     def forward(self, backbone: Backbone, batch: Batch) -> Tensor:
         """(B, D + k)."""
-        deep = self.norm(embed(backbone, self.view(batch), self.vocab).to(self.norm.weight.dtype))
+        return self.beside(embed(backbone, self.view(batch), self.vocab), batch)
+
+    def beside(self, embedding: Tensor, batch: Batch) -> Tensor:
+        """The same, (B, D + k), where the backbone's embedding (B, D) is known."""
+        deep = self.norm(embedding.to(self.norm.weight.dtype))
         return torch.cat([deep, self.bag(batch).to(deep.dtype)], dim=1) if self.bag.size else deep
 
     def view(self, batch: Batch) -> Batch:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scfm.head.integration.base import Contrastive, check_positive
+from scfm.head.integration.base import Contrastive, check_positive, unrest
 from scfm.head.integration.contrast import nt_xent
 from scfm.head.perceptron import perceptron
 from scfm.head.survey import Survey
@@ -20,9 +20,9 @@ from scfm.types import Backbone, Batch, Metrics, Spec
 class Adversarial(Contrastive):
     """Contrast of views, and a gradient-reversed batch classifier (Ganin et al. 2016; iMAP, JIND, GLUE).
 
-    L = NT-Xent + CE(D(GRL_λ(h)), b), where GRL hands the gradient on multiplied by −λ, and each cell counts inversely
-    to the frequency of its batch, or of its batch and type. Where a type is in one batch only, the discriminator
-    erases it: compare with care.
+    L = NT-Xent + CE(D(GRL_λ(z)), b), where GRL hands the gradient on multiplied by −λ, z is the integrated space, and
+    each cell counts inversely to the frequency of its batch, or of its batch and type. Where a type is in one batch
+    only, the discriminator erases it: compare with care.
 
     Args:
         spec: what only the run knows.
@@ -31,6 +31,9 @@ class Adversarial(Contrastive):
         label: obs column of types for the weights; null weighs by batch alone.
         size: width of the integrated space.
         hidden: width of the hidden layers.
+        genes: linear components of the cell's genes beside the backbone's embedding, where the space begins; 0: none.
+        longest: tokens of a view that the backbone reads, at most; the components read all. None: no limit.
+        stay: how much it costs to tear neighbours of a batch apart; 0: nothing.
         strength: λ, reached after ``warmup`` training micro-batches.
         warmup: micro-batches over which λ rises from 0.
         temperature: of the contrast.
@@ -55,6 +58,9 @@ class Adversarial(Contrastive):
         label: str | None = None,
         size: int = 64,
         hidden: int = 256,
+        genes: int = 64,
+        longest: int | None = None,
+        stay: float = 1.0,
         strength: float = 0.1,
         warmup: int = 100,
         temperature: float = 0.4,
@@ -63,7 +69,16 @@ class Adversarial(Contrastive):
         context: float = 0.5,
         thin: float = 1.0,
     ) -> None:
-        super().__init__(spec, batch_key=batch_key, condition=condition, size=size, hidden=hidden)
+        super().__init__(
+            spec,
+            batch_key=batch_key,
+            condition=condition,
+            size=size,
+            hidden=hidden,
+            genes=genes,
+            longest=longest,
+            stay=stay,
+        )
         check_positive(strength=strength, warmup=warmup, temperature=temperature, hidden=hidden)
         if label is not None and label not in spec.classes:
             raise ValueError(f"head.label={label!r} is not a categorical obs column of the store")
@@ -71,7 +86,7 @@ class Adversarial(Contrastive):
         self.labels = self.labels if label is None else (*self.labels, label)
         self.views = Views(spec.vocab, drop=drop, jitter=jitter, context=context, thin=thin, scale=spec.scale)
         self.counts_needed = thin < 1
-        self.discriminator = perceptron([spec.width, hidden, len(self.names)])
+        self.discriminator = perceptron([size, hidden, len(self.names)])
         n_types = 1 if label is None else len(spec.classes[label]) + 1  # the last is a missing type
         self.register_buffer("weights", torch.ones(len(self.names), n_types))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
@@ -89,15 +104,19 @@ class Adversarial(Contrastive):
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
         """``loss``, ``accuracy`` of the contrast, and ``batch_accuracy`` of the discriminator (chance is best)."""
         generator, codes = generator_of(batch), batch.obs[self.batch_key]
-        states = [self.state(backbone, self.views(batch, generator)) for _ in range(2)]
-        one, two = (F.normalize(self.projector(state).float(), dim=1) for state in states)
-        loss, accuracy = nt_xent(one, two, codes, temperature=self.temperature)
+        (one, shift), (two, _) = (self.place(self.state(backbone, self.views(batch, generator))) for _ in range(2))
+        views = F.normalize(one, dim=1), F.normalize(two, dim=1)
+        loss, accuracy = nt_xent(*views, codes, temperature=self.temperature)
         slope = self.strength * min(1.0, int(self.step) / self.warmup)
-        logits = self.discriminator(reverse(torch.cat(states), slope)).float()
+        logits = self.discriminator(reverse(torch.cat([one, two]), slope)).float()
         against, found = self.naming(logits, codes.repeat(2), self._types(batch, codes).repeat(2))
         if self.training:
             self.step += 1
-        return {"loss": loss + against, "accuracy": accuracy, "batch_accuracy": found}
+        return {
+            "loss": loss + against + self.stay * unrest(one - shift, shift, codes),
+            "accuracy": accuracy,
+            "batch_accuracy": found,
+        }
 
     def naming(self, logits: Tensor, codes: Tensor, types: Tensor) -> tuple[Tensor, Tensor]:
         """Weighted cross-entropy of batch codes (N,), -1 left out, and the accuracy."""

@@ -17,13 +17,16 @@ from scfm.types import Backbone, Batch, Sampling, Spec
 
 #: The obsm entry of integrated cells.
 KEY = "X_scfm_integrated"
+#: How many neighbours a cell should stay with.
+NEIGHBOURS = 5
 
 
 class Integration(nn.Module):
     """A projector on the cell embedding, from which batch effects are to be removed.
 
     With ``genes`` the space begins at the first ``size`` gene components, and the projector, whose last layer starts at
-    zero, adds a shift to them: training moves cells only as far as its loss pays for it.
+    zero, adds a shift to them: training moves cells only as far as its loss pays for it, and ``stay`` is what it pays
+    for tearing neighbours of a batch apart.
 
     Args:
         spec: what only the run knows.
@@ -33,7 +36,8 @@ class Integration(nn.Module):
         hidden: width of the projector's hidden layer; 0 for a linear one.
         genes: linear components of the cell's genes beside the backbone's embedding, where the space begins; 0 leaves
             them out, and the projector begins at random.
-        context: tokens of a cell that the backbone reads, at most; the components read all. None: no limit.
+        longest: tokens of a cell that the backbone reads, at most; the components read all. None: no limit.
+        stay: weight of :func:`unrest`; 0: none.
 
     Attributes:
         labels: obs columns that batches carry.
@@ -56,11 +60,16 @@ class Integration(nn.Module):
         batch_key: str,
         condition: str | None = None,
         size: int = 64,
-        hidden: int = 0,
-        genes: int = 0,
-        context: int | None = None,
+        hidden: int = 256,
+        genes: int = 64,
+        longest: int | None = None,
+        stay: float = 0.0,
     ) -> None:
         super().__init__()
+        if stay < 0:
+            raise ValueError(f"head.stay={stay}; expected a weight, 0 or more")
+        if longest is not None and longest < 3:
+            raise ValueError(f"head.longest={longest}; expected at least 3 tokens, or null for all")
         if size < 2:
             raise ValueError(f"head.size={size}; expected at least 2 dimensions of the integrated space")
         self.names = check_batches(spec, batch_key)
@@ -70,11 +79,11 @@ class Integration(nn.Module):
         self.conditions = () if condition is None else spec.classes.get(condition, ())
         if condition is not None and not self.conditions:
             raise ValueError(f"head.condition={condition!r} is not a categorical obs column of the store")
-        self.state = CellState(spec, genes, context)
+        self.size, self.stay = size, stay if genes else 0.0
+        self.state = CellState(spec, genes, longest)
         self.projector = perceptron([self.state.width, *([hidden] if hidden else []), size], norm=False)
         if genes:
-            for parameter in self.projector[-1].parameters():
-                nn.init.zeros_(parameter)
+            start_at_zero(self.projector[-1])
         self.sampling: Sampling | None = None
 
     def prepare(self, survey: Survey) -> None:
@@ -90,14 +99,16 @@ class Integration(nn.Module):
 
     def encode(self, backbone: Backbone, batch: Batch) -> Tensor:
         """The integrated space, (B, d) float32."""
-        return self.placed(backbone, batch)[0]
+        return self.place(self.state(backbone, batch))[0]
 
-    def placed(self, backbone: Backbone, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The integrated space, (B, d) float32, and how far the projector has moved each cell in it, likewise."""
-        state = self.state(backbone, batch)
+    def place(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Where cells of a state (B, D + k) lie in the integrated space, (B, d) float32, and their shift, likewise."""
         shift = self.projector(state).float()
-        start = state[:, self.state.deep :][:, : shift.shape[1]].float()
-        return shift + F.pad(start, (0, shift.shape[1] - start.shape[1])), shift
+        return self.begin(state[:, self.state.deep :]) + shift, shift
+
+    def begin(self, components: Tensor) -> Tensor:
+        """The first d of the gene components (B, k), float32; 0 where there are fewer."""
+        return F.pad(components[:, : self.size].float(), (0, max(0, self.size - components.shape[1])))
 
     @torch.no_grad()
     def predict(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
@@ -113,31 +124,41 @@ class Integration(nn.Module):
         return {"projection": self.needs, "batch_key": self.batch_key, "batches": list(self.names)}
 
 
-def unrest(shift: Tensor, batches: Tensor) -> Tensor:
-    """Mean squared distance of a cell's shift from the mean shift of its batch: 0 where batches move as a whole.
+def start_at_zero(layer: nn.Module) -> None:
+    """Set what a last layer gives to 0 until it is trained."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
 
-    Two cells of a batch keep their distance when both are shifted alike, so this is what integration does to
-    neighbourhoods inside batches.
+
+def unrest(start: Tensor, shift: Tensor, batches: Tensor) -> Tensor:
+    """Half the mean squared difference of shift between a cell and its nearest of its batch: 0 where they move alike.
+
+    Neighbours in a batch keep their distance when both are shifted alike, however other types move: a batch effect
+    may differ by type. Were all cells neighbours, this would be the variance of the shift in each batch.
 
     Args:
+        start: (B, d) where cells begin; neighbours are the five nearest there of the micro-batch.
         shift: (B, d).
         batches: (B,) codes, -1 where missing: such cells do not count.
     """
-    known = batches >= 0
-    shift, codes = shift[known], batches[known].unique(return_inverse=True)[1]
-    if len(codes) == 0:
-        return shift.sum() * 0.0
-    member = F.one_hot(codes).to(shift.dtype)
-    mean = (member / member.sum(0)).T @ shift
-    return (shift - mean[codes]).square().sum(1).mean()
+    own = (batches[:, None] == batches) & (batches[:, None] >= 0)
+    own &= ~torch.eye(len(batches), dtype=torch.bool, device=batches.device)
+    distance = torch.cdist(start.detach(), start.detach()).masked_fill(~own, float("inf"))
+    found, place = distance.topk(min(NEIGHBOURS, len(batches)), largest=False)
+    apart = (shift[:, None] - shift[place]).square().sum(2)[found.isfinite()]
+    return apart.sum() / (2 * max(len(apart), 1))
 
 
 class Contrastive(Integration):
-    """An integration head whose space is the unit sphere, where cosines are compared."""
+    """An integration head whose loss compares cosines: without gene components its space is the unit sphere."""
 
     def encode(self, backbone: Backbone, batch: Batch) -> Tensor:
-        """Unit vectors, (B, d) float32."""
-        return F.normalize(super().encode(backbone, batch), dim=1)
+        """The integrated space, (B, d) float32; unit vectors where it does not begin at gene components."""
+        return self.finished(super().encode(backbone, batch))
+
+    def finished(self, space: Tensor) -> Tensor:
+        """The space (B, d), on the unit sphere where it does not begin at gene components."""
+        return space if self.state.bag.size else F.normalize(space, dim=1)
 
 
 def check_positive(**values: float) -> None:
@@ -149,16 +170,6 @@ def check_positive(**values: float) -> None:
     for name, value in values.items():
         if value <= 0:
             raise ValueError(f"head.{name}={value}; expected a number above 0")
-
-
-def check_stay(value: float) -> None:
-    """Refuse a negative weight of :func:`unrest`.
-
-    Raises:
-        ValueError: naming it.
-    """
-    if value < 0:
-        raise ValueError(f"head.stay={value}; expected a weight, 0 or more")
 
 
 def check_shares(**values: float) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scfm.head.integration.base import Contrastive, check_positive, check_shares
+from scfm.head.integration.base import Contrastive, check_positive, check_shares, unrest
 from scfm.head.integration.contrast import nt_xent
 from scfm.head.integration.queue import Follower, KeyQueue
 from scfm.head.view import Views, cells_of, generator_of
@@ -35,6 +35,9 @@ class BatchToken(Contrastive):
         condition: obs column whose effect should survive; only for a warning.
         size: width of the integrated space.
         hidden: width of the projector's hidden layer; 0 for a linear one.
+        genes: linear components of the cell's genes beside the backbone's embedding, where the space begins; 0: none.
+        longest: tokens of a view that the backbone reads, at most; the components read all. None: no limit.
+        stay: how much it costs to tear neighbours of a batch apart; 0: nothing.
         null_share: probability of the null row, for each view.
         temperature: T.
         queue: keys that are kept, about 5 % of the cells; 0: none, negatives are the cells of the micro-batch.
@@ -65,6 +68,9 @@ class BatchToken(Contrastive):
         condition: str | None = None,
         size: int = 64,
         hidden: int = 256,
+        genes: int = 64,
+        longest: int | None = None,
+        stay: float = 1.0,
         null_share: float = 0.2,
         temperature: float = 0.2,
         queue: int = 0,
@@ -74,7 +80,16 @@ class BatchToken(Contrastive):
         context: float = 0.5,
         thin: float = 1.0,
     ) -> None:
-        super().__init__(spec, batch_key=batch_key, condition=condition, size=size, hidden=hidden)
+        super().__init__(
+            spec,
+            batch_key=batch_key,
+            condition=condition,
+            size=size,
+            hidden=hidden,
+            genes=genes,
+            longest=longest,
+            stay=stay,
+        )
         check_positive(temperature=temperature, null_share=null_share)
         check_shares(null_share=null_share, momentum=momentum)
         if queue < 0:
@@ -92,37 +107,40 @@ class BatchToken(Contrastive):
         generator, codes = generator_of(batch), batch.obs[self.batch_key]
         one, two = (self.views(batch, generator) for _ in range(2))
         drawn = [self._draw(codes, generator) for _ in range(2)]
+        space, shift = self.place_with(backbone, one, self.rows[drawn[0]])
+        query = F.normalize(space, dim=1)
         if self.queue is not None and self.training:
-            loss, accuracy = self._against_queue(backbone, one, two, drawn, codes)
+            loss, accuracy = self._against_queue(backbone, query, two, drawn[1], codes)
         else:
-            pairs = zip((one, two), drawn, strict=True)
-            cells = [self.encode_with(backbone, view, self.rows[places]) for view, places in pairs]
-            loss, accuracy = nt_xent(cells[0], cells[1], codes, temperature=self.temperature)
-        return {"loss": loss, "accuracy": accuracy}
+            other = F.normalize(self.place_with(backbone, two, self.rows[drawn[1]])[0], dim=1)
+            loss, accuracy = nt_xent(query, other, codes, temperature=self.temperature)
+        return {"loss": loss + self.stay * unrest(space - shift, shift, codes), "accuracy": accuracy}
 
     def _against_queue(
-        self, backbone: Any, one: Batch, two: Batch, drawn: list[Tensor], codes: Tensor
+        self, backbone: Any, query: Tensor, other: Batch, drawn: Tensor, codes: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Loss and accuracy of one view against the key of the other and the queue, which then takes the keys."""
+        """Loss and accuracy of a view against the key of the other and the queue, which then takes the keys."""
         assert self.queue is not None
         network = [*backbone.parameters(), *self.parameters()]
         self.follower.update(network)
         with self.follower.in_place(network):
-            keys = self.encode_with(backbone, two, self.rows[drawn[1]])
-        query = self.encode_with(backbone, one, self.rows[drawn[0]])
+            keys = F.normalize(self.place_with(backbone, other, self.rows[drawn])[0], dim=1)
         found = self.queue.loss(query, keys, codes, temperature=self.temperature)
         self.queue.add(keys, codes)
         return found
 
     def encode(self, backbone: Backbone, batch: Batch) -> Tensor:
-        """Unit vectors with the null row, (B, d) float32."""
+        """The integrated space with the null row, (B, d) float32; unit vectors where it has no gene components."""
         return self.encode_with(backbone, batch, self.rows[-1].expand(batch.n_cells, -1))
 
     def encode_with(self, backbone: Backbone, batch: Batch, vectors: Tensor) -> Tensor:
-        """Unit vectors where each cell has the given vector (B, D) as its batch's: added to all its tokens."""
-        with added(backbone, vectors[cells_of(batch)]):
-            state = self.state(backbone, batch)
-        return F.normalize(self.projector(state).float(), dim=1)
+        """The same where each cell has the given vector (B, D) as its batch's: added to all its tokens."""
+        return self.finished(self.place_with(backbone, batch, vectors)[0])
+
+    def place_with(self, backbone: Backbone, batch: Batch, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Where cells with these vectors lie, and their shift, (B, d) each; see :meth:`place`."""
+        with added(backbone, vectors[cells_of(self.view(batch))]):
+            return self.place(self.state(backbone, batch))
 
     def _draw(self, codes: Tensor, generator: torch.Generator) -> Tensor:
         """(B,) the place of each cell's row; the null row's by chance and where the batch is missing."""
@@ -165,7 +183,9 @@ class BatchToken(Contrastive):
         generator = torch.Generator(batch.ids.device).manual_seed(seed)
         vectors = (row, self.rows[-1].detach())
         one, two = (
-            self.encode_with(backbone, self.views(batch, generator), vector.expand(batch.n_cells, -1))
+            F.normalize(
+                self.place_with(backbone, self.views(batch, generator), vector.expand(batch.n_cells, -1))[0], dim=1
+            )
             for vector in vectors
         )
         return nt_xent(one, two, batch.index.new_zeros(batch.n_cells), temperature=self.temperature)[0]

@@ -32,6 +32,8 @@ class CondDecoder(Integration):
         condition: obs column whose effect should survive; only for a warning.
         size: width d of the latent space.
         hidden: width of the hidden layers.
+        genes: linear components of the cell's genes beside the backbone's embedding, where the space begins; 0: none.
+        longest: tokens that the backbone reads, at most; the components read all. None: no limit.
         likelihood: ``nb`` or ``bce``.
         decoder: ``concat`` hands the decoder a vector of the batch, ``dsbn`` normalises each batch by itself.
         beta: β at its height.
@@ -56,13 +58,23 @@ class CondDecoder(Integration):
         condition: str | None = None,
         size: int = 32,
         hidden: int = 256,
+        genes: int = 64,
+        longest: int | None = None,
         likelihood: Literal["nb", "bce"] = "nb",
         decoder: Literal["concat", "dsbn"] = "concat",
         beta: float = 1.0,
         anneal: int = 200,
         variational: bool = True,
     ) -> None:
-        super().__init__(spec, batch_key=batch_key, condition=condition, size=size, hidden=hidden)
+        super().__init__(
+            spec,
+            batch_key=batch_key,
+            condition=condition,
+            size=size,
+            hidden=hidden,
+            genes=genes,
+            longest=longest,
+        )
         check_positive(hidden=hidden, anneal=anneal)
         if beta < 0:
             raise ValueError(f"head.beta={beta}; expected a weight, 0 or more")
@@ -70,20 +82,20 @@ class CondDecoder(Integration):
             raise ValueError(f"head.likelihood={likelihood!r}, head.decoder={decoder!r}; expected nb|bce, concat|dsbn")
         self.likelihood, self.beta, self.anneal = likelihood, beta, anneal
         self.variational = variational
-        n_batches, genes = len(self.names), torch.from_numpy(spec.vocab.gene_ids)
-        self.register_buffer("genes", genes, persistent=False)
+        n_batches, gene_ids = len(self.names), torch.from_numpy(spec.vocab.gene_ids)
+        self.register_buffer("genes", gene_ids, persistent=False)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
-        self.log_variance = nn.Linear(spec.width, size) if variational else None
+        self.log_variance = nn.Linear(self.state.width, size) if variational else None
         self.batch_table = nn.Embedding(n_batches, hidden) if decoder == "concat" else None
         self.norm = DomainNorm(n_batches, hidden) if decoder == "dsbn" else None
-        self.inner, self.outer = nn.Linear(size, hidden), perceptron([hidden, len(genes)], norm=False)
-        self.log_dispersion = nn.Parameter(torch.zeros(n_batches, len(genes)))
+        self.inner, self.outer = nn.Linear(size, hidden), perceptron([hidden, len(gene_ids)], norm=False)
+        self.log_dispersion = nn.Parameter(torch.zeros(n_batches, len(gene_ids)))
 
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
         """``loss``, its parts ``reconstruction`` and ``kl`` for each cell, and ``elbo``, minus their plain sum."""
         counts, codes = self.counts(batch), batch.obs[self.batch_key]
         state = self.state(backbone, batch)
-        mean, log_variance = self.projector(state).float(), None
+        mean, log_variance = self.place(state)[0], None
         latent = mean
         if self.log_variance is not None:
             log_variance = self.log_variance(state).float().clamp(-10, 10)

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
-from scfm.head.integration.base import Integration, check_positive, check_shares, check_stay, unrest
+from scfm.head.integration.base import Contrastive, check_positive, check_shares, unrest
 from scfm.head.integration.contrast import nt_xent
 from scfm.head.integration.neighbour import coverage, other_neighbours, own_neighbours
 from scfm.head.survey import Survey, scattered
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 FEWEST_IN = 0.95
 
 
-class ContrastiveSampler(Integration):
+class ContrastiveSampler(Contrastive):
     """Two views of each cell attract, other cells of the *same* batch repel (Concerto; CONCORD; heads as SimCLR's).
 
     L = −1/(2B) Σ_i log[e^{s_ip(i)/T} / (e^{s_ip(i)/T} + Σ_{k∈N(i)} e^{ℓ_ik})] with s the cosine, p(i) the other view
@@ -42,7 +42,7 @@ class ContrastiveSampler(Integration):
         genes: linear components of the cell's genes beside the backbone's embedding, where the space begins and
             neighbours are sought; the space is then no sphere, though the loss compares cosines. 0 leaves them out.
         longest: tokens of a view that the backbone reads, at most; the components read all. None: no limit.
-        stay: how much it costs to move cells of a batch apart; 0: nothing.
+        stay: how much it costs to tear neighbours of a batch apart; 0: nothing.
         mode: ``hcl`` draws the cells of a batch at random and weighs hard negatives; ``knn`` draws neighbours
             together, which are hard negatives, and weighs them alike.
         temperature: T.
@@ -73,7 +73,7 @@ class ContrastiveSampler(Integration):
         hidden: int = 256,
         genes: int = 64,
         longest: int | None = None,
-        stay: float = 0.1,
+        stay: float = 1.0,
         mode: Literal["hcl", "knn"] = "hcl",
         temperature: float = 0.4,
         hardness: float = 1.0,
@@ -86,13 +86,16 @@ class ContrastiveSampler(Integration):
         context: float = 0.5,
         thin: float = 1.0,
     ) -> None:
-        if longest is not None and longest < 3:
-            raise ValueError(f"head.longest={longest}; expected at least 3 tokens, or null for all")
         super().__init__(
-            spec, batch_key=batch_key, condition=condition, size=size, hidden=hidden, genes=genes, context=longest
+            spec,
+            batch_key=batch_key,
+            condition=condition,
+            size=size,
+            hidden=hidden,
+            genes=genes,
+            longest=longest,
+            stay=stay,
         )
-        check_stay(stay)
-        self.stay = stay if genes else 0.0
         if mode not in ("hcl", "knn"):
             raise ValueError(f"head.mode={mode!r}; expected hcl or knn")
         if micro_batches not in ("proportional", "equal", "coverage"):
@@ -132,14 +135,9 @@ class ContrastiveSampler(Integration):
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
         """``loss``, and ``accuracy``: how often the other view is nearer than every negative."""
         generator, codes = generator_of(batch), batch.obs[self.batch_key]
-        (one, shift), (two, _) = (self.placed(backbone, self.views(batch, generator)) for _ in range(2))
+        (one, shift), (two, _) = (self.place(self.state(backbone, self.views(batch, generator))) for _ in range(2))
         loss, accuracy = self.loss(F.normalize(one, dim=1), F.normalize(two, dim=1), codes)
-        return {"loss": loss + self.stay * unrest(shift, codes), "accuracy": accuracy}
-
-    def encode(self, backbone: Backbone, batch: Batch) -> Tensor:
-        """The integrated space, (B, d) float32; unit vectors where it does not begin at gene components."""
-        space = self.placed(backbone, batch)[0]
-        return space if self.state.bag.size else F.normalize(space, dim=1)
+        return {"loss": loss + self.stay * unrest(one - shift, shift, codes), "accuracy": accuracy}
 
     def loss(self, one: Tensor, two: Tensor, batches: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and accuracy of two views, (B, d) unit vectors each, with batch codes (B,)."""

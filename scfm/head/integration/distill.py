@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scfm.head.integration.base import Contrastive, check_positive
+from scfm.head.integration.base import Contrastive, check_positive, start_at_zero, unrest
 from scfm.head.integration.contrast import contrast, same_batch
 from scfm.head.perceptron import perceptron
 from scfm.head.pool import embed
@@ -32,6 +32,9 @@ class Distill(Contrastive):
         condition: obs column whose effect should survive; only for a warning.
         size: width of the integrated space.
         hidden: width of the hidden layers of projector and student.
+        genes: linear components of the cell's genes beside the backbone's embedding, where the space begins; 0: none.
+        longest: tokens of a view that the backbone reads, at most; the components read all. None: no limit.
+        stay: how much it costs to tear neighbours of a batch apart; 0: nothing.
         temperature: T.
         cosine: weight of the second term.
         label: obs column of known types, for the logits; null for none. Missing labels are left out.
@@ -56,6 +59,9 @@ class Distill(Contrastive):
         condition: str | None = None,
         size: int = 64,
         hidden: int = 256,
+        genes: int = 64,
+        longest: int | None = None,
+        stay: float = 1.0,
         temperature: float = 0.1,
         cosine: float = 0.0,
         label: str | None = None,
@@ -66,7 +72,16 @@ class Distill(Contrastive):
         context: float = 0.5,
         thin: float = 1.0,
     ) -> None:
-        super().__init__(spec, batch_key=batch_key, condition=condition, size=size, hidden=hidden)
+        super().__init__(
+            spec,
+            batch_key=batch_key,
+            condition=condition,
+            size=size,
+            hidden=hidden,
+            genes=genes,
+            longest=longest,
+            stay=stay,
+        )
         check_positive(temperature=temperature, hidden=hidden)
         for name, value in (("cosine", cosine), ("kl", kl)):
             if value < 0:
@@ -77,32 +92,39 @@ class Distill(Contrastive):
         self.sampling = Sampling(by=batch_key)
         self.bag = BagOfGenes(spec.vocab, hidden)
         self.student = perceptron([hidden, hidden, size])
-        self.aligner = nn.Linear(hidden, spec.width) if cosine else None
+        if genes:
+            start_at_zero(self.student[-1])
+        self.aligner = nn.Linear(hidden, self.state.width) if cosine else None
         self.label, self.kl = label, kl
         if label is not None:
             if label not in spec.classes:
                 raise ValueError(f"head.label={label!r} is not a categorical obs column of the store")
             self.labels, self.learnt = (*self.labels, label), (label,)
             n_classes = len(spec.classes[label])
-            self.teacher_classes, self.student_classes = nn.Linear(spec.width, n_classes), nn.Linear(hidden, n_classes)
+            self.teacher_classes, self.student_classes = (
+                nn.Linear(self.state.width, n_classes),
+                nn.Linear(hidden, n_classes),
+            )
 
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
         """``loss``, and ``accuracy``: how often a cell's other tower is nearer than every negative."""
         generator = generator_of(batch)
+        view, codes = self.views(batch, generator), batch.obs[self.batch_key]
         with torch.set_grad_enabled(self.train_teacher and torch.is_grad_enabled()):
-            state = embed(backbone, self.views(batch, generator), self.vocab)
-        bag = self.bag(self.views(batch, generator))
-        normal = self.state.norm(state)
-        teacher = F.normalize(self.projector(normal).float(), dim=1)
-        student = F.normalize(self.student(bag).float(), dim=1)
-        loss, accuracy = self.loss(teacher, student, batch.obs[self.batch_key])
+            embedding = embed(backbone, self.view(view), self.vocab)
+        state, view = self.state.beside(embedding, view), self.views(batch, generator)
+        bag = self.bag(view)
+        shift = self.student(bag).float()
+        start = self.begin(self.state.bag(view))
+        teacher, student = (F.normalize(space, dim=1) for space in (self.place(state)[0], start + shift))
+        loss, accuracy = self.loss(teacher, student, codes)
         if self.aligner is not None:
             apart = 1 - F.cosine_similarity(state.detach().float(), self.aligner(bag).float(), dim=1)
             loss = loss + self.cosine * apart.mean()
         if self.label is not None:
-            logits = self.teacher_classes(normal.detach()), self.student_classes(bag)
+            logits = self.teacher_classes(state.detach()), self.student_classes(bag)
             loss = loss + agreement(*logits, batch.obs[self.label], self.kl)
-        return {"loss": loss, "accuracy": accuracy}
+        return {"loss": loss + self.stay * unrest(start, shift, codes), "accuracy": accuracy}
 
     def loss(self, teacher: Tensor, student: Tensor, batches: Tensor) -> tuple[Tensor, Tensor]:
         """NT-Xent between the towers, both directions; (B, d) unit vectors and (B,) batch codes."""
@@ -114,8 +136,8 @@ class Distill(Contrastive):
         return loss, accuracy
 
     def encode(self, backbone: Backbone, batch: Batch) -> Tensor:
-        """The student's unit vectors, (B, d) float32; the backbone is not asked."""
-        return F.normalize(self.student(self.bag(batch)).float(), dim=1)
+        """Where the student places cells, (B, d) float32; the backbone is not asked."""
+        return self.finished(self.begin(self.state.bag(batch)) + self.student(self.bag(batch)).float())
 
 
 def agreement(teacher: Tensor, student: Tensor, truth: Tensor, weight: float) -> Tensor:

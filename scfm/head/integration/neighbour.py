@@ -58,6 +58,14 @@ def coverage(embedding: np.ndarray, batches: np.ndarray, n_batches: int, k: int)
     return share
 
 
+def centred(embedding: np.ndarray, batches: np.ndarray) -> np.ndarray:
+    """Unit vectors from the mean of each batch (n, D): their distances rank as cosines, and a common shift is gone."""
+    away = embedding.copy()
+    for code in np.unique(batches):
+        away[batches == code] -= away[batches == code].mean(axis=0)
+    return away / np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-12)
+
+
 def mutual_neighbours(embedding: np.ndarray, batches: np.ndarray, k: int) -> np.ndarray:
     """(n, k) places of cells of other batches that have each other among their k nearest of that batch.
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scfm.head.integration.base import Integration, check_positive, check_shares, check_stay, unrest
-from scfm.head.integration.neighbour import mutual_neighbours, own_neighbours
+from scfm.head.integration.base import Integration, check_positive, check_shares, unrest
+from scfm.head.integration.neighbour import centred, mutual_neighbours, own_neighbours
 from scfm.head.survey import Survey, looked_up, scattered
 from scfm.head.view import generator_of
 from scfm.types import Backbone, Batch, Metrics, Sampling, Spec
@@ -19,10 +19,11 @@ class Triplet(Integration):
 
     L = mean max(0, d(a,p) − min(d(a,n), d(p,n)) + 1), d Euclidean; with labels (1−w)·L + w·CE, w = ``weight``; plus
     ``stay`` times :func:`~scfm.head.integration.base.unrest` where there are components to begin at.
-    Positives are mutual nearest neighbours on the frozen embedding, for *every* pair of batches; cells without one
-    get neighbours of their own batch, fewer by ``within``. Negatives are drawn from the anchor's own batch at rate 1,
-    never from its neighbours, semi-hard (d_ap < d_an < d_ap + 1) where there are such. (The original reads negatives
-    by an index into another matrix, and keeps the neighbours of its last pair of batches only.)
+    Positives are mutual nearest neighbours for *every* pair of batches, by cosine in the space where training
+    begins, each batch centred, so that a batch that lies far off finds its partners too; cells without one get
+    neighbours of their own batch, fewer by ``within``. Negatives are drawn from the anchor's own batch at rate 1, never
+    from its neighbours, semi-hard (d_ap < d_an < d_ap + 1) where there are such. (The original reads negatives by an
+    index into another matrix, and keeps the neighbours of its last pair of batches only.)
 
     Args:
         spec: what only the run knows.
@@ -32,13 +33,13 @@ class Triplet(Integration):
         hidden: width of the projector's hidden layer; 0 for a linear one.
         genes: linear components of the cell's genes beside the backbone's embedding, where the space begins and
             neighbours are sought; 0 leaves them out and seeks on the embedding.
-        context: tokens of a cell that the backbone reads, at most; the components read all. None: no limit.
+        longest: tokens of a cell that the backbone reads, at most; the components read all. None: no limit.
         neighbours: k of the mutual neighbours; of the own batch, a quarter of its cells at most.
         within: number of own-batch positives as a share of the mean number of mutual ones.
         label: obs column of known types: cells of one label in different batches are positives too, and the
             cross-entropy counts. Missing labels are left out.
         weight: w.
-        stay: how much it costs to move cells of a batch apart; 0: nothing.
+        stay: how much it costs to tear neighbours of a batch apart; 0: nothing.
 
     Raises:
         ValueError: a single batch, an unknown column, or a number out of its range.
@@ -56,20 +57,25 @@ class Triplet(Integration):
         size: int = 64,
         hidden: int = 256,
         genes: int = 64,
-        context: int | None = None,
+        longest: int | None = None,
         neighbours: int = 30,
         within: float = 0.75,
         label: str | None = None,
         weight: float = 0.3,
-        stay: float = 0.1,
+        stay: float = 0.15,
     ) -> None:
         super().__init__(
-            spec, batch_key=batch_key, condition=condition, size=size, hidden=hidden, genes=genes, context=context
+            spec,
+            batch_key=batch_key,
+            condition=condition,
+            size=size,
+            hidden=hidden,
+            genes=genes,
+            longest=longest,
+            stay=stay,
         )
         check_positive(neighbours=neighbours)
         check_shares(within=within, weight=weight)
-        check_stay(stay)
-        self.stay = stay if genes else 0.0
         self.neighbours, self.within, self.label, self.weight = neighbours, within, label, weight
         if label is not None:
             if label not in spec.classes:
@@ -82,14 +88,15 @@ class Triplet(Integration):
     def prepare(self, survey: Survey) -> None:
         """Find mutual neighbours among the training cells, and for validation among the others."""
         super().prepare(survey)
-        batches, k, space = survey.obs[self.batch_key], self.neighbours, self.state.space(survey)
+        batches, k = survey.obs[self.batch_key], self.neighbours
+        space = self.state.space(survey)
         positives = np.full((len(survey.rows), k), -1, dtype=np.int64)
         near = np.full((len(survey.rows), k), -1, dtype=np.int64)
         for part in (survey.train, ~survey.train):
             members = np.flatnonzero(part & (batches >= 0))
             if len(members) > 1:
                 own = nearest_quarter(own_neighbours(space[members], batches[members], k), batches[members])
-                mutual = mutual_neighbours(space[members], batches[members], k)
+                mutual = mutual_neighbours(centred(space[members], batches[members]), batches[members], k)
                 found = filled(mutual, own, self.within)
                 near[members], positives[members] = named(own, members), named(found, members)
         named_rows = [np.where(table < 0, -1, survey.rows[table]) for table in (positives, near)]
@@ -100,7 +107,7 @@ class Triplet(Integration):
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
         """``loss``; ``accuracy``: the share of triplets in the right order; ``n_targets``: their number."""
         assert len(self.positives), "prepare(survey) finds the positives before the first step"
-        space, shift = self.placed(backbone, batch)
+        space, shift = self.place(self.state(backbone, batch))
         positive = among(looked_up(self.positives.to(batch.index.device), batch.index), batch.index)
         near = among(looked_up(self.near.to(batch.index.device), batch.index), batch.index)
         codes = batch.obs[self.batch_key]
@@ -113,7 +120,7 @@ class Triplet(Integration):
             truth = batch.obs[self.label]
             total = F.cross_entropy(self.classifier(space), truth, ignore_index=-1, reduction="sum")
             loss = (1 - self.weight) * loss + self.weight * total / (truth >= 0).sum().clamp(min=1)
-        return {"loss": loss + self.stay * unrest(shift, codes), **metrics}
+        return {"loss": loss + self.stay * unrest(space - shift, shift, codes), **metrics}
 
 
 def triplet_loss(space: Tensor, anchors: Tensor, positives: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from scfm.head.integration.batch_token import BatchToken
 from scfm.head.integration.queue import Follower, KeyQueue
 
-SMALL = {"batch_key": "batch", "size": 8, "hidden": 16}
+SMALL = {"batch_key": "batch", "size": 8, "hidden": 16, "genes": 0}
 
 
 def test_the_oldest_keys_go_first_whatever_the_number_added():

@@ -5,18 +5,21 @@ import pytest
 import torch
 
 from scfm.evaluate.structure import neighbor_overlap
+from scfm.head.integration.adversarial import Adversarial
 from scfm.head.integration.base import unrest
+from scfm.head.integration.batch_token import BatchToken
+from scfm.head.integration.cond_decoder import CondDecoder
 from scfm.head.integration.contrastive_sampler import ContrastiveSampler
+from scfm.head.integration.distill import Distill
 from scfm.head.integration.triplet import Triplet
 
-HEADS = (Triplet, ContrastiveSampler)
+HEADS = (Triplet, ContrastiveSampler, Adversarial, BatchToken, CondDecoder, Distill)
 
 
 @pytest.mark.parametrize("make", HEADS)
 @pytest.mark.parametrize("size", [4, 8, 12])
-@pytest.mark.parametrize("hidden", [0, 16])
-def test_the_space_begins_at_the_gene_components(make, size, hidden, spec, cells, tiny):
-    head = make(spec, batch_key="batch", size=size, hidden=hidden, genes=8).eval()
+def test_the_space_begins_at_the_gene_components(make, size, spec, cells, tiny):
+    head = make(spec, batch_key="batch", size=size, hidden=16, genes=8).eval()
     head.prepare(cells.survey(tiny))
     batch = cells.batch(range(20))
     wanted = torch.zeros(20, size)
@@ -28,7 +31,7 @@ def test_the_space_begins_at_the_gene_components(make, size, hidden, spec, cells
 def test_the_first_step_reaches_the_projector(make, spec, cells, tiny):
     head = make(spec, batch_key="batch", size=8, hidden=16, genes=8)
     head.prepare(cells.survey(tiny))
-    head(tiny, cells.batch(range(60), seed=1))["loss"].backward()
+    head(tiny, cells.batch(range(60), seed=1, counts=True))["loss"].backward()
     assert head.projector[-1].weight.grad.abs().max() > 0
 
 
@@ -40,14 +43,18 @@ def test_without_components_the_contrast_is_on_the_sphere(spec, cells, tiny):
 
 
 def test_unrest_by_hand():
+    start = torch.tensor([[0.0], [1.0], [9.0], [0.5]])
     shift = torch.tensor([[0.0, 0.0], [2.0, 0.0], [5.0, 5.0], [9.0, 9.0]])
-    assert unrest(shift, torch.tensor([3, 3, 1, -1])).item() == pytest.approx(2 / 3)  # 1 + 1 + 0 over three cells
-    assert unrest(shift, torch.full((4,), -1)).item() == 0
+    # two cells of batch 3, each the other's neighbour: 4 and 4, halved; one alone, one of no batch
+    assert unrest(start, shift, torch.tensor([3, 3, 1, -1])).item() == pytest.approx(2)
+    assert unrest(start, shift, torch.full((4,), -1)).item() == 0
 
 
-def test_batches_that_move_as_a_whole_cost_nothing():
-    codes = torch.tensor([0, 0, 1, 1, 1])
-    assert unrest(torch.randn(2, 3)[codes], codes).item() == pytest.approx(0, abs=1e-10)
+def test_types_of_a_batch_may_move_apart_but_not_neighbours():
+    start = torch.tensor([0.0, 100.0]).repeat_interleave(6)[:, None] + torch.rand(12, 1)
+    codes, kind = torch.zeros(12, dtype=torch.int64), torch.arange(2).repeat_interleave(6)
+    assert unrest(start, torch.randn(2, 3)[kind], codes).item() == pytest.approx(0, abs=1e-10)
+    assert unrest(start, torch.randn(2, 3)[kind.roll(3)], codes).item() > 0.01
 
 
 def test_staying_keeps_neighbours_of_random_pseudo_batches(spec, cells, tiny):
