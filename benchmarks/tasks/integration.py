@@ -7,6 +7,7 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
+from omegaconf import OmegaConf
 
 from scfm.data.store import TokenStore
 from scfm.evaluate.baseline import embed as baseline_embedding
@@ -15,10 +16,7 @@ from scfm.evaluate.integration import integration_scores
 from scfm.evaluate.structure import neighbor_overlap
 from tasks.bench import Bench, Measure, Set, predicted
 
-#: Heads, and the cells of a micro-batch of full length.
-HEADS = {
-    "triplet": 256, "contrastive_sampler": 64, "batch_token": 64, "distill": 64, "adversarial": 64, "cond_decoder": 64,
-}  # fmt: skip
+HEADS = ("triplet", "contrastive_sampler", "batch_token", "distill", "adversarial", "cond_decoder")
 #: scVI where scvi-tools is installed.
 BASELINES = ("hvg", "harmony", "combat", *(["scvi"] if find_spec("scvi") else []))
 #: (before, after) integration, (n, D) and (n, d).
@@ -93,14 +91,9 @@ def _theirs(method: str, expression: Expression, batch: np.ndarray, plain: np.nd
 
 
 def _ours(bench: Bench, name: str, head: str, store: Path, seed: int) -> Spaces:
-    """The gene components where a head's space begins, and that space after a fine-tune.
-
-    Half of the cells keep all their genes: the limit is the power of two above their median number of tokens, and at
-    least 1024.
-    """
-    tokens = TokenStore.open(store)
-    length = max(1024, 1 << int(np.median(tokens.lengths) - 1).bit_length())
-    limits = [f"data.max_length={length}", f"data.tokens_per_batch={HEADS[head] * length}"]
-    folder = bench.finetune(f"{name}-{head}-{seed}", f"integration_{head}", store, seed, "report=false", *limits)
+    """The gene components where a head's space begins, and that space after a fine-tune."""
+    folder = bench.finetune(f"{name}-{head}-{seed}", f"integration_{head}", store, seed, "report=false")
     outputs, trained = predicted(folder, store)
-    return trained.state.bag.of(tokens.gather(np.arange(len(tokens)), length)), outputs["integrated"]
+    cells = TokenStore.open(store)
+    length = OmegaConf.load(folder / "config.yaml").data.max_length
+    return trained.state.bag.of(cells.gather(np.arange(len(cells)), length)), outputs["integrated"]

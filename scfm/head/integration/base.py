@@ -80,7 +80,7 @@ class Integration(nn.Module):
         if condition is not None and not self.conditions:
             raise ValueError(f"head.condition={condition!r} is not a categorical obs column of the store")
         self.size, self.stay = size, stay if genes else 0.0
-        self.state = CellState(spec, genes, longest)
+        self.state = CellState(spec, genes, longest, score="log")
         self.projector = perceptron([self.state.width, *([hidden] if hidden else []), size], norm=False)
         if genes:
             start_at_zero(self.projector[-1])
