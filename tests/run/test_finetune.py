@@ -13,6 +13,7 @@ from scfm import checkpoint
 from scfm.data.batch import pack
 from scfm.data.store import TokenStore
 from scfm.head.annotation.classifier import Classifier
+from scfm.head.trajectory.ordinal import Ordinal
 from scfm.run.amend import amend
 from scfm.run.restore import restore_predictor
 from support import command, write_made_store
@@ -126,6 +127,18 @@ def test_validation_cells_are_learnt_from_only_where_test_cells_judge(finetune, 
         assert parts["val"]
         assert seen.pop() == parts["train"] + (parts["val"] if name == "a" else 0)
         assert ("val/coverage" in found) == (name == "b")
+
+
+def test_a_head_that_learns_once_more_is_judged_as_it_is_shipped(finetune, monkeypatch):
+    calls = []
+    monkeypatch.setattr(Ordinal, "refit", lambda self, outputs, targets: calls.append("refit"))
+    monkeypatch.setattr(
+        Ordinal, "summarise", lambda self, outputs, targets: calls.append("judged") or {"spearman": len(calls)}
+    )
+    _, folder = finetune("head=trajectory/ordinal", "head.stages=[T,B,NK]", "trainer.max_steps=1")
+    found = json.loads((folder / "metrics.json").read_text())
+    again = len(calls) - calls[::-1].index("refit")
+    assert found["test/spearman"] > again > found["val/spearman"]
 
 
 def test_the_head_says_what_to_watch(finetune):
