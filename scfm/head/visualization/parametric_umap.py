@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from scfm.head.bag import GeneBag
 from scfm.head.pool import embed
+from scfm.head.state import shortened
 from scfm.head.survey import Survey, looked_up, scattered
 from scfm.head.view import generator_of
 from scfm.head.visualization.edges import Edges
@@ -22,6 +23,9 @@ KEY = "X_scfm_umap"
 
 #: The network's steps before training: cells of one, learning rate of the first.
 WARM_UP_CELLS, WARM_UP_RATE = 256, 2e-3
+
+#: Tokens of a cell that nobody asks the backbone about.
+SHORTEST = 3
 
 
 class ParametricUMAP(nn.Module):
@@ -148,6 +152,10 @@ class ParametricUMAP(nn.Module):
             self._loss(self.network(self.table[chosen]), rows[chosen], generator)["loss"].backward()
             optimizer.step()
             schedule.step()
+
+    def view(self, batch: Batch) -> Batch:
+        """What the backbone reads of a batch: next to nothing, where the map is made of gene components."""
+        return shortened(batch, SHORTEST, self.vocab) if self.bag.size else batch
 
     def space(self, backbone: Backbone, batch: Batch) -> Tensor:
         """What the map is made of, (B, D) float32: the gene components, or the embedding."""

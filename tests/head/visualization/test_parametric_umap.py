@@ -48,6 +48,16 @@ def test_regression_is_the_mean_squared_error_of_scaled_coordinates(spec, cells,
     assert extra.item() == pytest.approx(0.5 * squares.item() / 200, rel=1e-3)
 
 
+def test_the_backbone_reads_next_to_nothing_where_the_map_is_of_gene_components(spec, cells, tiny):
+    head = ParametricUMAP(spec, genes=8, neighbours=8, warm_up=5)
+    head.prepare(cells.survey(tiny))
+    batch = cells.batch(range(5))
+    assert head.view(batch).longest == 3
+    found = head.predict(None, batch)
+    np.testing.assert_allclose(found["embedding"], head.bag.of(cells.ragged(range(5))), atol=1e-5)
+    assert ParametricUMAP(spec, genes=0).view(batch) is batch
+
+
 def test_cross_entropy_by_hand():
     here, near = torch.tensor([[0.0, 0.0], [1.0, 1.0]]), torch.tensor([[3.0, 4.0], [1.0, 2.0]])
     far = torch.tensor([[[1.0, 0.0], [0.0, 2.0]], [[1.0, 4.0], [3.0, 1.0]]])
