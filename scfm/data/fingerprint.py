@@ -23,10 +23,11 @@ def gene_weights(columns: np.ndarray, tokens: Sequence[str]) -> np.ndarray:
         columns: (G,) token id of each column, -1 where it has none.
         tokens: the vocabulary's tokens.
     """
+    known = columns >= 0
+    names = (tokens[token].encode() for token in columns[known].tolist())
+    digests = b"".join(hashlib.blake2b(name, digest_size=8).digest() for name in names)
     weights = np.zeros(len(columns), dtype=np.uint64)
-    for column in np.flatnonzero(columns >= 0):
-        digest = hashlib.blake2b(tokens[columns[column]].encode(), digest_size=8).digest()
-        weights[column] = int.from_bytes(digest, "little") | 1
+    weights[known] = np.frombuffer(digests, dtype="<u8") | 1
     return weights
 
 

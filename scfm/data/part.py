@@ -138,6 +138,8 @@ class PartWriter:
 
     def write(self, cells: Cells) -> None:
         """Add cells."""
+        if len(cells.tokens.values):
+            self._largest = max(self._largest, int(cells.tokens.values.max()))
         self._pieces.append(cells)
         self._waiting += len(cells)
         while self._waiting >= CELLS_PER_BATCH:
@@ -181,4 +183,3 @@ class PartWriter:
         self._stream.write_batch(batch)
         self._cells += len(head)
         self._tokens += len(head.tokens.values)
-        self._largest = max(self._largest, int(head.tokens.values.max(initial=0)) if len(head.tokens.values) else -1)

@@ -182,10 +182,10 @@ def harmonise(
     genes = resolve(names, alias=alias, species=species)
     excluded = np.array([is_excluded(*pair, exclude) for pair in zip(names, genes, strict=True)], dtype=bool)
     any_case = species == "other" or (species == "human" and not looks_like_mouse(names))
-    columns = np.full(len(names), -1, dtype=np.int32)
-    for i, (name, gene) in enumerate(zip(names, genes, strict=True)):
-        if not excluded[i]:
-            aliased = bool(alias) and (ensembl_id(name) or name).upper() in alias
-            columns[i] = tokens.find(name, gene, aliased, any_case)
+    found = []
+    for name, gene in zip(names, genes, strict=True):
+        aliased = bool(alias) and (ensembl_id(name) or name).upper() in alias
+        found.append(tokens.find(name, gene, aliased, any_case))
+    columns = np.where(excluded, -1, np.array(found, dtype=np.int32))
     columns, n_merged = _merge(columns, names, vocab, policy)
     return GeneMap(columns, tuple(names), excluded, n_merged)

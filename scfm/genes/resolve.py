@@ -110,7 +110,7 @@ def resolve(
     present = set(names)
 
     def one(name: str) -> str | None:
-        target = alias.get((ensembl_id(name) or name).upper())
+        target = alias.get((ensembl_id(name) or name).upper()) if alias else None
         return human(target) if target is not None else own(name)
 
     def first_of_repeated(name: str) -> str | None:
