@@ -124,19 +124,21 @@ def few_shots(
     Args:
         cells: with labels.
         methods: features and model of each; features may use all training cells, labelled or not.
-        folds: the first one is used.
-        shares: of its labelled training cells, drawn anew five times; at least one cell of each class stays.
+        folds: the draws go round them, so that the range of a curve is over test cells, too.
+        shares: of a fold's labelled training cells, drawn anew five times; at least one cell of each class stays.
         seed: of the draws; all methods get the same ones.
 
     Returns:
         Columns ``method, share, seed, macro_f1``.
     """
     rows = []
-    train, test = folds[0]
-    for name, (features, model) in methods.items() if shares else ():
-        values = features(train)
-        for share in shares:
-            for repeat in range(REPEATS if share < 1 else 1):
+    for repeat in range(REPEATS if shares else 0):
+        train, test = folds[repeat % len(folds)]
+        for name, (features, model) in methods.items():
+            values = features(train)
+            for share in shares:
+                if share == 1 and repeat >= len(folds):
+                    continue  # all labels of this fold again
                 drawn = few(train, cells.codes, share, seed + repeat)
                 own = cross_predict(fixed(values), model, cells.codes, [(drawn, test)])
                 score = annotation_scores(cells.codes, own, len(cells.classes))["macro_f1"]

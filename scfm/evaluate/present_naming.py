@@ -63,7 +63,7 @@ def naming_figures(cells: Cells, naming: Naming) -> dict[str, tuple[Figure, str]
     if len(naming.shots):
         figures["few_shot"] = (
             plot.shot_curves(naming.shots),
-            "Macro-F1 with part of the training labels, drawn five times; the band is the range of the draws.",
+            "Macro-F1 with part of the training labels, drawn five times, each from the next fold; the band is the range.",
         )
     return figures
 
