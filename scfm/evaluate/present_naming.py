@@ -63,7 +63,7 @@ def naming_figures(cells: Cells, naming: Naming) -> dict[str, tuple[Figure, str]
     if len(naming.shots):
         figures["few_shot"] = (
             plot.shot_curves(naming.shots),
-            "Macro-F1 with part of the training labels, drawn five times, each from the next fold; the band is the range.",
+            "Macro-F1 with part of the labels: five draws, each from the next fold; the band is their range.",
         )
     return figures
 
