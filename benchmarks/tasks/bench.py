@@ -182,6 +182,8 @@ def predicted(folder: Path, store: Path) -> tuple[dict[str, np.ndarray], Any]:
 
     module = restore_predictor(read(folder / "checkpoints/best.ckpt"))
     data = build(OmegaConf.load(folder / "config.yaml").data, TokenStore.open(store))
+    if getattr(module.task, "counts_needed", False):
+        data.read_counts()
     return predictions(module, data, np.arange(len(data.store))), module.task
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -17,25 +17,32 @@ from scfm.vocab import Vocab
 
 log = logging.getLogger(__name__)
 
+Counts = TypeVar("Counts", Tensor, np.ndarray)
+
 #: Cells that the components are fitted on, at most.
 MOST = 20_000
 
-#: How much a gene counts by its rank; see :func:`rank_scores`.
-Score = Literal["linear", "log"]
+#: How much a gene of a cell adds; see :class:`GeneBag`.
+Score = Literal["linear", "log", "counts"]
+
+#: Counts of a cell are brought to this sum before their logarithm.
+DEPTH = 10_000.0
 
 
 class GeneBag(nn.Module):
     """Principal components of gene scores, the best linear summary of the very tokens that the backbone reads.
 
     A gene scores by its rank in the cell (:func:`rank_scores`), one that the cell lacks 0: rank instead of counts, and
-    cells of all depths at about the same length. Components are centred and fitted once, on training cells without
-    their labels; they are saved with the head, so that new cells need their tokens alone.
+    cells of all depths at about the same length. Where the store keeps counts, it can score by them instead. Components
+    are centred and fitted once, on training cells without their labels; they are saved with the head, so that new cells
+    need their tokens, and their counts where these score, alone.
 
     Args:
         vocab: says which tokens are genes.
         size: number of components k; 0 for none.
         score: ``log`` lets the most expressed genes count for more, which tells types apart; ``linear`` keeps the
-            neighbourhoods on which diffusion runs.
+            neighbourhoods on which diffusion runs; ``counts`` is log-normalised expression, ln(1 + 10,000 x / Σ x),
+            which knows more where most genes are counted once and ranks are ties.
 
     Attributes:
         rows: (V, k), what each gene adds per score.
@@ -69,7 +76,7 @@ class GeneBag(nn.Module):
         if survey.tokens is None or len(places) < 3:
             raise ValueError(f"head.genes={self.size} needs the tokens of at least 3 training cells; set head.genes=0")
         places = places[np.unique(np.linspace(0, len(places) - 1, min(len(places), MOST)).astype(np.int64))]
-        scores = self._scores(survey.tokens(places))
+        scores = self._scores(survey.tokens(places), None if survey.counts is None else survey.counts(places))
         mean, directions = principal_directions(scores, self.size)
         found = scores @ directions.T - mean @ directions.T
         scale = np.sqrt(self.size / max((found**2).sum(1).mean(), 1e-12))
@@ -86,13 +93,18 @@ class GeneBag(nn.Module):
         )
         return summed - self.centre
 
-    def of(self, cells: Ragged) -> np.ndarray:
-        """The same of many cells, (n, k) float32, outside of training."""
-        scores = self._scores(cells)
+    def of(self, cells: Ragged, counts: np.ndarray | None = None) -> np.ndarray:
+        """The same of many cells, (n, k) float32, outside of training; ``counts`` (T,) beside their tokens."""
+        scores = self._scores(cells, counts)
         return (scores @ self.rows.cpu().numpy() - self.centre.cpu().numpy()).astype(np.float32)
 
-    def _scores(self, cells: Ragged) -> csr_matrix:
-        return score_matrix(cells, self.gene.cpu().numpy() > 0, self.score)
+    def _scores(self, cells: Ragged, counts: np.ndarray | None) -> csr_matrix:
+        return score_matrix(cells, self.gene.cpu().numpy() > 0, self.score, counts)
+
+
+def count_scores(counts: Tensor, total: Tensor) -> Tensor:
+    """ln(1 + 10,000 · count / total), ``total`` being that of the gene's cell; 0 where it is 0."""
+    return (DEPTH * counts / total.clamp(min=1e-12)).log1p()
 
 
 def rank_scores(rank: Tensor, n: Tensor, score: Score) -> Tensor:
@@ -112,11 +124,18 @@ def gene_scores(gene: Tensor, batch: Batch, score: Score = "linear") -> Tensor:
     Args:
         gene: (T,) 1 where the token is a gene, else 0.
         batch: packed cells.
-        score: see :func:`rank_scores`.
+        score: see :class:`GeneBag`.
+
+    Raises:
+        ValueError: counts are to score, and the batch carries none.
     """
     cell = torch.repeat_interleave(
         torch.arange(batch.n_cells, device=gene.device), batch.lengths, output_size=batch.n_tokens
     )
+    if score == "counts":
+        counts = gene * _required(batch.counts)
+        total = counts.new_zeros(batch.n_cells).index_add(0, cell, counts)
+        return count_scores(counts, total[cell]).float()
     seen = gene.double().cumsum(0)  # exact far beyond the 2^24 of float32
     before = torch.cat([seen.new_zeros(1), seen])[batch.boundaries.long()]
     n = (before[1:] - before[:-1]).clamp(min=1)[cell]
@@ -124,21 +143,41 @@ def gene_scores(gene: Tensor, batch: Batch, score: Score = "linear") -> Tensor:
     return (gene * rank_scores(rank.clamp(min=0), n, score)).float()
 
 
-def score_matrix(cells: Ragged, gene: np.ndarray, score: Score = "linear") -> csr_matrix:
+def score_matrix(
+    cells: Ragged, gene: np.ndarray, score: Score = "linear", counts: np.ndarray | None = None
+) -> csr_matrix:
     """The same scores of many cells, (B, V) float32 CSR.
 
     Args:
         cells: token ids.
         gene: (V,) bool, which tokens are genes.
-        score: see :func:`rank_scores`.
+        score: see :class:`GeneBag`.
+        counts: (T,) beside each token; needed where counts score.
+
+    Raises:
+        ValueError: they are needed and not given.
     """
     ids = cells.values.astype(np.int64)
     is_gene = gene[ids]
     seen = np.concatenate([[0], np.cumsum(is_gene)])[cells.offsets]
     ids, n = ids[is_gene], np.diff(seen)
-    rank = np.arange(len(ids)) - np.repeat(seen[:-1], n)
-    values = rank_scores(torch.from_numpy(rank).double(), torch.from_numpy(np.repeat(n, n)).double(), score)
+    if score == "counts":
+        own = _required(counts)[is_gene].astype(np.float64)
+        total = np.diff(np.concatenate([[0.0], own.cumsum()])[seen])
+        values = count_scores(torch.from_numpy(own), torch.from_numpy(np.repeat(total, n)))
+    else:
+        rank = np.arange(len(ids)) - np.repeat(seen[:-1], n)
+        values = rank_scores(torch.from_numpy(rank).double(), torch.from_numpy(np.repeat(n, n)).double(), score)
     return csr_matrix((values.float().numpy(), ids, seen), shape=(len(cells), len(gene)))
+
+
+def _required(counts: Counts | None) -> Counts:
+    if counts is None:
+        raise ValueError(
+            "head.counts=true reads counts, but the store keeps ranks only: prepare it again with keep_counts=true, or "
+            "set head.counts=false"
+        )
+    return counts
 
 
 def principal_directions(scores: csr_matrix, size: int) -> tuple[np.ndarray, np.ndarray]:

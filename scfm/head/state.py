@@ -26,7 +26,7 @@ class CellState(nn.Module):
         genes: number of components k.
         context: the backbone reads this many tokens of a cell at most, the most expressed; the components read all of
             them. None: both read all.
-        score: how much a gene counts by its rank, see :class:`~scfm.head.bag.GeneBag`.
+        score: how much a gene adds to the components, see :class:`~scfm.head.bag.GeneBag`.
 
     Attributes:
         deep: D.
@@ -73,7 +73,9 @@ class CellState(nn.Module):
         if self.bag.size == 0:
             return deep
         assert survey.tokens is not None, "prepare comes first"
-        return np.column_stack([deep, self.bag.of(survey.tokens(np.arange(len(survey.rows))))])
+        places = np.arange(len(survey.rows))
+        counts = None if survey.counts is None else survey.counts(places)
+        return np.column_stack([deep, self.bag.of(survey.tokens(places), counts)])
 
     def space(self, survey: Survey) -> np.ndarray:
         """Where neighbours of the surveyed cells are sought: the components, or the embedding where there are none."""

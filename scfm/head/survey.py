@@ -23,6 +23,7 @@ class Survey:
         obs: (n,) each: the columns that the head names in ``labels``; class codes (-1 = missing) or numbers.
         names: (n,) names of the cells.
         tokens: gives the token ids of some of the cells, by their place 0 to n - 1; None where there are none.
+        counts: likewise the counts beside these tokens, (T,) float32; None where the head needs none.
     """
 
     rows: np.ndarray
@@ -31,6 +32,7 @@ class Survey:
     obs: Mapping[str, np.ndarray] = field(default_factory=dict)
     names: Sequence[str] = ()
     tokens: Callable[[np.ndarray], Ragged] | None = None
+    counts: Callable[[np.ndarray], np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         lost = np.isnan(self.embedding).any(axis=1)

@@ -17,6 +17,7 @@ from scfm.callback.embed import PartWriter, claim_parts, join_parts, parts_of
 from scfm.checkpoint import Checkpoint, read
 from scfm.config import build
 from scfm.data.batch import pack
+from scfm.data.beside import counts_beside
 from scfm.data.order import Order
 from scfm.data.read import CellFile, open_cells
 from scfm.genes import GeneMap, GeneReport, read_alias
@@ -43,12 +44,14 @@ class FileBatches(IterableDataset[Batch]):
         tokens: int,
         block_size: int,
         part_size: int,
+        keep_counts: bool = False,
         done: Collection[int] = (),
         rank: int = 0,
         world: int = 1,
     ) -> None:
         self.cells, self.genes, self.tokenizer = cells, genes, tokenizer
         self.tokens, self.block_size, self.part_size = tokens, block_size, part_size
+        self.keep_counts = keep_counts
         self.parts = [part for part in range(rank, -(-cells.n_cells // part_size), world) if part not in done]
 
     def __iter__(self) -> Iterator[Batch]:
@@ -58,9 +61,14 @@ class FileBatches(IterableDataset[Batch]):
             for block in self.cells.blocks(start=start, stop=stop, size=self.block_size):
                 counted = np.flatnonzero(~block.empty)
                 encoded = self.tokenizer.encode(block.counts[counted], self.genes.columns)
-                yield from self._batches(encoded, block.start + counted)
+                beside = (
+                    Ragged(counts_beside(encoded, block.counts, counted, self.genes.columns), encoded.offsets)
+                    if self.keep_counts
+                    else None
+                )
+                yield from self._batches(encoded, block.start + counted, beside)
 
-    def _batches(self, encoded: Ragged, index: np.ndarray) -> Iterator[Batch]:
+    def _batches(self, encoded: Ragged, index: np.ndarray, beside: Ragged | None) -> Iterator[Batch]:
         """The cells that have tokens; ``index`` is each cell's row in the file."""
         rows = np.flatnonzero(encoded.lengths)
         if len(rows) == 0:
@@ -70,7 +78,8 @@ class FileBatches(IterableDataset[Batch]):
         for chosen in _batches_of(Order(rows, lengths, tokens=budget, shuffle=False)):
             values = np.concatenate([encoded[row] for row in chosen])
             offsets = np.concatenate([[0], np.cumsum(encoded.lengths[chosen])])
-            yield pack(Ragged(values, offsets), index[chosen])
+            counts = None if beside is None else np.concatenate([beside[row] for row in chosen])
+            yield pack(Ragged(values, offsets), index[chosen], counts=counts)
 
 
 def _batches_of(order: Order) -> Iterator[np.ndarray]:
@@ -93,7 +102,8 @@ def run(cfg: DictConfig) -> None:
     checkpoint = read(cfg.init_from)
     tokenizer = _as_trained(checkpoint)
     module = restore_predictor(checkpoint)
-    counts: Literal["required", "lognorm_ok"] = "required" if tokenizer.needs_counts else "lognorm_ok"
+    keep_counts = bool(getattr(module.task, "counts_needed", False))
+    counts: Literal["required", "lognorm_ok"] = "required" if tokenizer.needs_counts or keep_counts else "lognorm_ok"
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = output.parent / f".{output.name}.parts"
     with open_cells(source, layer=cfg.layer, gene_column=cfg.gene_column, counts=counts) as cells:
@@ -110,7 +120,7 @@ def run(cfg: DictConfig) -> None:
         claim_parts(folder, _depends_on(cfg, source, checkpoint), first=trainer.is_global_zero)
         batches = FileBatches(
             cells, genes, tokenizer, tokens=cfg.tokens_per_batch, block_size=cfg.block_size, part_size=cfg.part_size,
-            done=parts_of(folder), rank=trainer.global_rank, world=trainer.world_size,
+            keep_counts=keep_counts, done=parts_of(folder), rank=trainer.global_rank, world=trainer.world_size,
         )  # fmt: skip
         trainer.predict(module, DataLoader(batches, batch_size=None), return_predictions=False)
         trainer.strategy.barrier()

@@ -46,8 +46,9 @@ def finish(path: Path, data: CellData, device: torch.device) -> Finished:
 
     Prototypes and linear classifiers learn from the training cells once more and, where there are test cells to judge
     by, from those of validation too: these have chosen the step and are of no further use. Temperature and rejection
-    thresholds are fitted on ``data.split.calibration``, which nothing else looks at. The checkpoint is amended, and the
-    metrics of the cells to judge by are computed again; those of validation stay as they were when the step was chosen.
+    thresholds are fitted on ``data.split.calibration``, which nothing has looked at until then; after that these cells
+    teach, too. The checkpoint is amended, and the metrics of the cells to judge by are computed again; those of
+    validation stay as they were when the step was chosen.
 
     Args:
         path: checkpoint of the best step.
@@ -57,9 +58,12 @@ def finish(path: Path, data: CellData, device: torch.device) -> Finished:
     module = restore_predictor(read(path)).to(device)
     part = "test" if len(data.split.test) else "val"
     judged = data.split.test if part == "test" else data.split.val
-    refitted = _refit(module, data)
+    teachers = [data.split.train, *([data.split.val] if part == "test" else [])]
+    refitted = _refit(module, data, teachers)
     before = _scores(module.task, predictions(module, data, judged), data, judged)
     metrics = _calibrate(module, data)
+    if metrics:
+        _refit(module, data, [*teachers, data.split.calibration])
     outputs = predictions(module, data, judged)
     if refitted or metrics:
         amend(path, module.task)
@@ -71,11 +75,10 @@ def finish(path: Path, data: CellData, device: torch.device) -> Finished:
     return Finished(path, module, metrics, judged, "test" if part == "test" else "validation", outputs)
 
 
-def _refit(module: CellModule, data: CellData) -> bool:
-    """Whether the head has learnt once more."""
+def _refit(module: CellModule, data: CellData, parts: list[np.ndarray]) -> bool:
+    """Whether the head has learnt once more, from these parts of the cells."""
     if not hasattr(module.task, "refit"):
         return False
-    parts = [data.split.train, data.split.val] if len(data.split.test) else [data.split.train]
     rows = np.sort(np.concatenate(parts))
     module.task.refit(predictions(module, data, rows), targets(data, rows))
     return True

@@ -54,4 +54,5 @@ def survey(backbone: Backbone, data: CellData, view: Callable[[Batch], Batch] | 
         obs={label: data.store.obs(label)[rows] for label in data.labels},
         names=data.store.names(rows),
         tokens=lambda places: data.store.gather(rows[places], data.max_length),
+        counts=(lambda places: data.store.counts(rows[places], data.max_length)) if data.counts else None,
     )

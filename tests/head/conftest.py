@@ -39,7 +39,10 @@ class Cells:
             return packed
         from dataclasses import replace
 
-        return replace(packed, counts=torch.from_numpy(np.concatenate([self.counts[row] for row in rows])))
+        return replace(packed, counts=torch.from_numpy(self.beside(rows)))
+
+    def beside(self, rows) -> np.ndarray:
+        return np.concatenate([self.counts[row] for row in rows])
 
     def __len__(self):
         return len(self.tokens)
@@ -58,6 +61,7 @@ class Cells:
             obs=dict(self.obs),
             names=[f"cell{i}" for i in range(len(self))],
             tokens=self.ragged,
+            counts=self.beside,
         )
 
 

@@ -24,6 +24,15 @@ def test_scores_by_hand():
     np.testing.assert_allclose(score_matrix(cells, gene, "log").toarray(), expected, rtol=1e-6)
 
 
+def test_scores_of_counts_by_hand():
+    cells = Ragged(np.array([1, 5, 3, 8, 2, 1, 4, 2]), np.array([0, 5, 8]))
+    expected = np.zeros((2, 9))
+    expected[0, [5, 3, 8]] = np.log1p(1e4 * np.array([6, 3, 1]) / 10)
+    expected[1, 4] = np.log1p(1e4)
+    found = score_matrix(cells, np.arange(9) > 2, "counts", np.array([0, 6, 3, 1, 0, 0, 7, 0], np.float32))
+    np.testing.assert_allclose(found.toarray(), expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("score", ["linear", "log"])
 def test_cells_of_all_depths_are_about_as_long(score):
     lengths = [rank_scores(torch.arange(n).double(), torch.tensor(float(n)), score).norm() for n in (50, 500, 5000)]
@@ -46,18 +55,26 @@ def test_components_are_those_of_a_plain_pca(cells, tiny, spec):
         assert abs(np.corrcoef(oracle[:, k], ours[:, k])[0, 1]) == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.parametrize("score", ["linear", "log"])
+@pytest.mark.parametrize("score", ["linear", "log", "counts"])
 def test_a_packed_batch_and_a_sparse_matrix_give_the_same(score, cells, tiny, spec):
     bag, rows = fitted(cells, tiny, spec, score=score), [3, 77, 12]
-    packed = bag(cells.batch(rows))
-    np.testing.assert_allclose(packed.numpy(), bag.of(cells.ragged(rows)), atol=1e-5)
-    torch.testing.assert_close(bag(cells.batch([77])), packed[1:2], atol=1e-6, rtol=1e-5)
+    packed = bag(cells.batch(rows, counts=True))
+    np.testing.assert_allclose(packed.numpy(), bag.of(cells.ragged(rows), cells.beside(rows)), atol=1e-5)
+    torch.testing.assert_close(bag(cells.batch([77], counts=True)), packed[1:2], atol=1e-6, rtol=1e-5)
+
+
+def test_counts_that_are_not_there_are_asked_for(cells, tiny, spec):
+    bag = fitted(cells, tiny, spec, score="counts")
+    for read in (lambda: bag(cells.batch([0])), lambda: bag.of(cells.ragged([0]))):
+        with pytest.raises(ValueError, match="head.counts=true reads counts, but the store keeps ranks only"):
+            read()
 
 
 def test_a_cell_without_genes_is_a_cell_of_zeros(cells, spec):
     batch = cells.batch([0])
     empty = replace(batch, ids=torch.tensor([2, 3]), boundaries=torch.tensor([0, 2], dtype=torch.int32))
     assert not gene_scores(torch.zeros(2), empty).any()
+    assert not gene_scores(torch.zeros(2), replace(empty, counts=torch.zeros(2)), "counts").any()
     assert GeneBag(spec.vocab, 4)(empty).isfinite().all()
 
 

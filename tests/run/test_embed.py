@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from scfm.checkpoint import read
+from scfm.data.batch import pack
+from scfm.data.store import TokenStore
 from scfm.data.synthetic import synthetic_cells
 from scfm.genes import resolve
 from scfm.genes.table import orthologs
@@ -81,6 +83,28 @@ def test_a_fine_tuned_checkpoint_names_cells_without_labels(made, tmp_path):
     assert named.obs["scfm_cell_type_confidence"].between(0, 1).all()
     task = restore_predictor(read(made / "fine/checkpoints/last.ckpt")).task
     assert named.obsm["X_scfm"].shape[1] == task.state.width > task.state.deep
+
+
+def test_a_head_that_reads_counts_says_the_same_of_a_file_as_of_a_store(made, tmp_path):
+    source = f"input={made / 'cells.h5ad'}"
+    command("prepare", source, f"output={tmp_path / 'store'}", "obs=[cell_type]", "workers=1", "keep_counts=true",
+            f"init_from={made / 'pre/checkpoints/last.ckpt'}")  # fmt: skip
+    command(
+        "finetune", f"output={tmp_path / 'fine'}", "head.label=cell_type", "head.counts=true", "validate_every=4",
+        f"init_from={made / 'pre/checkpoints/last.ckpt'}", f"store={tmp_path / 'store'}", "trainer.max_steps=8",
+        "data.max_length=64", "data.tokens_per_batch=1024", *(p for p in TRAIN if not p.startswith("model.")),
+    )  # fmt: skip
+    best = tmp_path / "fine/checkpoints/best.ckpt"
+    command("embed", f"init_from={best}", source, f"output={tmp_path / 'named.h5ad'}", "block_size=50", *FAST)
+    store = TokenStore.open(tmp_path / "store")
+    rows, module = np.arange(len(store)), restore_predictor(read(best))
+    batch = pack(store.gather(rows, 64), rows, counts=store.counts(rows, 64))
+    found = module.task.predict(module.backbone, batch)["embedding"]
+    assert found[:, module.task.state.deep :].std() > 0.1
+    np.testing.assert_allclose(ad.read_h5ad(tmp_path / "named.h5ad").obsm["X_scfm"], found, atol=1e-4)
+    with pytest.raises(ValueError, match="keep_counts=true"):
+        command("finetune", f"output={tmp_path / 'ranks'}", "head.label=cell_type", "head.counts=true",
+                f"init_from={made / 'pre/checkpoints/last.ckpt'}", f"store={made / 'store'}", *FAST)  # fmt: skip
 
 
 def test_cells_that_the_model_cannot_read_are_nan_and_said(made, tmp_path, caplog):

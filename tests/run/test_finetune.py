@@ -100,7 +100,7 @@ def test_prototypes_are_means_of_all_cells_to_learn_from_and_take_new_classes(fi
     best = folder / "checkpoints/best.ckpt"
     module, store = restore_predictor(checkpoint.read(best)), TokenStore.open(made_store)
     split = pd.read_csv(folder / "split.csv").set_index("cell")["part"]
-    rows = np.flatnonzero(split[store.names(np.arange(len(store)))].isin(["train", "val"]).to_numpy())
+    rows = np.flatnonzero(split[store.names(np.arange(len(store)))].isin(["train", "val", "calibration"]).to_numpy())
     batch = pack(store.gather(rows), rows)
     found = module.task.predict(module.backbone, batch)["position"].numpy()
     truth = store.obs("cell_type")[rows]
@@ -117,15 +117,18 @@ def test_prototypes_are_means_of_all_cells_to_learn_from_and_take_new_classes(fi
     )
 
 
-def test_validation_cells_are_learnt_from_only_where_test_cells_judge(finetune, monkeypatch):
+def test_cells_teach_once_they_have_served(finetune, monkeypatch):
     seen = []
     monkeypatch.setattr(Classifier, "refit", lambda self, outputs, targets: seen.append(len(outputs["embedding"])))
+    monkeypatch.setattr(Classifier, "calibrate", lambda *_: seen.append("calibrated") or {"coverage": 1.0})
     for name, options in (("a", ()), ("b", ("data.test=0",))):
         _, folder = finetune("trainer.max_steps=1", *options, output=name)
         parts = pd.read_csv(folder / "split.csv")["part"].value_counts()
         found = json.loads((folder / "metrics.json").read_text())
         assert parts["val"]
-        assert seen.pop() == parts["train"] + (parts["val"] if name == "a" else 0)
+        before = parts["train"] + (parts["val"] if name == "a" else 0)
+        assert seen == [before, "calibrated", before + parts["calibration"]]
+        seen.clear()
         assert ("val/coverage" in found) == (name == "b")
 
 

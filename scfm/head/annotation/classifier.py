@@ -31,6 +31,7 @@ class Classifier(nn.Module):
         spec: classes, their counts, width, vocabulary.
         label: obs column, or several.
         genes: linear components of the cell's genes beside the embedding; 0 leaves them out.
+        counts: the components are of log-normalised counts instead of ranks; the store has to keep counts.
         context: tokens of a cell that the backbone reads, at most; the components read all. None: no limit.
         probe: begin at a logistic regression on the frozen backbone and end at one on the tuned; without effect where
             there is a hidden layer.
@@ -56,6 +57,7 @@ class Classifier(nn.Module):
         *,
         label: str | list[str],
         genes: int = 64,
+        counts: bool = False,
         context: int | None = None,
         probe: bool = True,
         hidden: int = 0,
@@ -67,6 +69,7 @@ class Classifier(nn.Module):
         token_drop: float = 0.2,
     ) -> None:
         super().__init__()
+        self.counts_needed = counts
         shares = {
             "dropout": dropout,
             "reject": reject,
@@ -79,7 +82,11 @@ class Classifier(nn.Module):
         self.labels = (label,) if isinstance(label, str) else tuple(label)
         if not self.labels or len(set(self.labels)) != len(self.labels):
             raise ValueError(f"head.label={list(self.labels)}; expected one obs column or several different ones")
-        self.state, self.probe, self.reject = CellState(spec, genes, context, score="log"), probe, reject
+        self.state, self.probe, self.reject = (
+            CellState(spec, genes, context, score="counts" if counts else "log"),
+            probe,
+            reject,
+        )
         self.pseudo_weight, self.pseudo_confidence, self.token_drop = pseudo_weight, pseudo_confidence, token_drop
         self.columns = nn.ModuleList(  # type: ignore[assignment]
             Column(spec, name, self.state.width, hidden=hidden, dropout=dropout, class_weights=class_weights)

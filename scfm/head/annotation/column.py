@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from scfm.head.annotation.calibrate import fit_temperature, fit_thresholds
 from scfm.head.annotation.familiar import Familiarity
 from scfm.head.annotation.score import labelled, softmax
-from scfm.head.logistic import regress
+from scfm.head.logistic import EITHER, Penalty, regress
 from scfm.types import Spec
 
 logger = logging.getLogger(__name__)
@@ -113,6 +113,7 @@ class Column(nn.Module):
         self.register_buffer("temperature", torch.ones(()))
         self.register_buffer("thresholds", torch.zeros(n_classes))
         self.familiarity = Familiarity(n_classes)
+        self.penalty: Penalty | None = None
 
     def forward(self, state: Tensor) -> Tensor:
         """Scores, (B, D) -> (B, C) float32."""
@@ -121,6 +122,8 @@ class Column(nn.Module):
     def regress(self, states: np.ndarray, truth: np.ndarray) -> None:
         """Become the logistic regression of the labelled cells, where the classifier is linear.
 
+        Its penalty is chosen the first time: scores of a second time are on the scale that calibration knows.
+
         Args:
             states: (n, D) of the cells to learn from.
             truth: (n,) class codes, -1 where missing.
@@ -128,7 +131,7 @@ class Column(nn.Module):
         last = self.layers[-1]
         assert isinstance(last, nn.Linear)
         if len(self.layers) <= 2:
-            regress(last, states, truth)
+            self.penalty = regress(last, states, truth, EITHER if self.penalty is None else [self.penalty])
 
     def loss(self, logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
         """Weighted cross-entropy over the labelled cells (-1 = missing), and how many of them there are.

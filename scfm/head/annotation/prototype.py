@@ -34,6 +34,7 @@ class Prototype(nn.Module):
         spec: classes, their counts, width, vocabulary.
         label: obs column.
         genes: linear components of the cell's genes beside the embedding; 0 leaves them out.
+        counts: the components are of log-normalised counts instead of ranks; the store has to keep counts.
         context: tokens of a cell that the backbone reads, at most; the components read all. None: no limit.
         dim: width of the learned projection; 0 leaves the state of the cell as it is.
         dropout: before the projection.
@@ -64,6 +65,7 @@ class Prototype(nn.Module):
         *,
         label: str,
         genes: int = 64,
+        counts: bool = False,
         context: int | None = None,
         dim: int = 64,
         dropout: float = 0.1,
@@ -74,18 +76,20 @@ class Prototype(nn.Module):
         reject: float = 0.05,
     ) -> None:
         super().__init__()
+        self.counts_needed = counts
         for name, value in {"dropout": dropout, "momentum": momentum, "reject": reject}.items():
             if not 0 <= value < 1:
                 raise ValueError(f"head.{name}={value}; expected a share, 0 <= {name} < 1")
         if temperature <= 0:
             raise ValueError(f"head.temperature={temperature}; expected a number above 0")
-        counts = check_classes(spec, label)
+        found = check_classes(spec, label)
         self.labels, self.names = (label,), list(spec.classes[label])
         self.pull, self.momentum, self.reject = pull, momentum, reject
-        self.state, self.dropout = CellState(spec, genes, context, score="log"), nn.Dropout(dropout)
+        self.state = CellState(spec, genes, context, score="counts" if counts else "log")
+        self.dropout = nn.Dropout(dropout)
         self.project = nn.Linear(self.state.width, dim) if dim else nn.Identity()
         width, n_classes = dim or self.state.width, len(self.names)
-        weight = class_weight(counts) if class_weights else np.ones(n_classes)
+        weight = class_weight(found) if class_weights else np.ones(n_classes)
         self.register_buffer("weight", torch.tensor(weight, dtype=torch.float32))
         self.register_buffer("means", torch.full((n_classes, width), torch.nan))
         self.register_buffer("radius", torch.full((n_classes,), torch.inf))

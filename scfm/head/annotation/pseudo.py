@@ -45,6 +45,7 @@ def thinner(batch: Batch, cells: Tensor, drop: float) -> Batch:
         longest=int(lengths.max()) if len(lengths) else 0,
         index=batch.index[cells],
         obs={name: values[cells] for name, values in batch.obs.items()},
+        counts=None if batch.counts is None else batch.counts[keep],
     )
 
 

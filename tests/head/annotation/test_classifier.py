@@ -161,10 +161,13 @@ def test_ends_at_the_logistic_regression_of_the_cells_it_is_given(make_spec, mak
     outputs = outputs_of(head, backbone, batch)
     truth = batch.obs["cell_type"].numpy()
     head.refit(outputs, {"cell_type": truth})
-    weight, bias = logistic_regression(outputs["embedding"][truth >= 0], truth[truth >= 0], 3)
+    penalty = head.columns[0].penalty
+    weight, bias = logistic_regression(outputs["embedding"][truth >= 0], truth[truth >= 0], 3, penalty)
     np.testing.assert_allclose(
         outputs_of(head, backbone, batch)["logits"], outputs["embedding"] @ weight.T + bias, atol=1e-4
     )
+    head.refit({"embedding": outputs["embedding"][:30]}, {"cell_type": truth[:30]})
+    assert head.columns[0].penalty == penalty, "scores are no longer on the scale of the calibration"
 
 
 @pytest.mark.parametrize("options", [{"probe": False}, {"hidden": 8}, {"pseudo_weight": 0.5}])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from scfm.head.logistic import logistic_regression
+from scfm.head.logistic import BALANCED, best_penalty, logistic_regression
 from scfm.head.survey import Survey
 from scfm.head.trajectory.base import pair_accuracy, pairwise_order
 from scfm.head.trajectory.ordinal import Ordinal
@@ -90,7 +90,11 @@ def test_ordinal_begins_and_ends_at_a_logistic_regression(spec, cells, tiny):
     head = Ordinal(spec, label="stage", stages=STAGES[::-1], fate="fate", genes=8).eval()
     survey = cells.survey(tiny)
     head.prepare(survey)
-    weight, bias = logistic_regression(head.state.of(survey), 3 - cells.obs["stage"], 4)
+
+    def regression(values, stages):
+        return logistic_regression(values, 3 - stages, 4, best_penalty(values, 3 - stages, BALANCED))
+
+    weight, bias = regression(head.state.of(survey), cells.obs["stage"])
     torch.testing.assert_close(head.line[-1].weight.detach(), torch.from_numpy(weight))
     torch.testing.assert_close(head.line[-1].bias.detach(), torch.from_numpy(bias))
     outputs = {name: value.numpy() for name, value in head.predict(tiny, cells.batch(range(120))).items()}
@@ -101,7 +105,7 @@ def test_ordinal_begins_and_ends_at_a_logistic_regression(spec, cells, tiny):
     head.refit(outputs, halved)
     torch.testing.assert_close(head.branches[-1].weight, fates)  # nothing to learn them from
     rows = np.arange(120) % 2 == 1
-    weight, _ = logistic_regression(outputs["embedding"][rows], 3 - cells.obs["stage"][rows], 4)
+    weight, _ = regression(outputs["embedding"][rows], cells.obs["stage"][rows])
     torch.testing.assert_close(head.line[-1].weight.detach(), torch.from_numpy(weight))
 
 
