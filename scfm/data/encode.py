@@ -76,7 +76,7 @@ class Encoder:
         sums = tally(block.counts, genes.weights, self.sums, whole=block.whole)
         kept = keep(run, block, sums, genes, self._file, self._dropped)
         rows = np.flatnonzero(kept)
-        tokens = self._encode(block, rows)
+        tokens = self._encode(block, rows, sums)
         known = tokens.lengths > 0
         self._dropped["no gene of the vocabulary"] += int((~known).sum())
         rows = rows[known]
@@ -97,12 +97,15 @@ class Encoder:
             "genes_per_cell": self._gene_bins.tolist(),
         }
 
-    def _encode(self, block: Block, rows: np.ndarray) -> Ragged:
+    def _encode(self, block: Block, rows: np.ndarray, sums: Tally) -> Ragged:
         counts = block.counts if len(rows) == block.counts.shape[0] else block.counts[rows]
         column = self._run.options["n_counts"]
         totals = None if column is None else block.obs[column].to_numpy(dtype=np.float64)[rows]
+        checked = column is None and block.whole  # reading has looked at every count, and sums of integers are exact
+        if checked:
+            totals = sums.totals[rows]
         try:
-            return self._run.tokenizer.encode(counts, self._genes.columns, totals)
+            return self._run.tokenizer.encode(counts, self._genes.columns, totals, checked=checked)
         except ValueError as error:
             row = getattr(error, "row", None)
             cell = "" if row is None else f", cell {block.obs.index[rows[row]]!r}"

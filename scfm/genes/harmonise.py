@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from scfm.genes.report import GeneReport, likely_cause
-from scfm.genes.resolve import Species, ensembl_id, looks_like_mouse, resolve
+from scfm.genes.resolve import Species, ensembl_id, looks_like_mouse, resolving
 from scfm.genes.table import symbol_of, table, tokens_of_symbols
 from scfm.vocab import Vocab
 
@@ -109,14 +109,14 @@ class _Tokens:
             return self.by_gene.get(gene or "", [])
         return next((self.by_gene[other] for other in self.namesakes.get(gene, ()) if other in self.by_gene), [])
 
-    def find(self, name: str, gene: str | None, aliased: bool, any_case: bool) -> int:
-        """Token id of a column, -1 where it has none: its own name first, unless an alias says otherwise."""
+    def direct(self, name: str, any_case: bool) -> int:
+        """Token id of a column by its own name, -1 where there is none."""
         own = ensembl_id(name) or symbol_token(name)
-        direct = self.exact.get(own, -1)
-        if direct < 0 and any_case:
-            direct = self.upper.get(own.upper(), -1)
-        if direct >= 0 and not aliased:
-            return direct
+        found = self.exact.get(own, -1)
+        return self.upper.get(own.upper(), -1) if found < 0 and any_case else found
+
+    def by_meaning(self, name: str, gene: str | None, direct: int) -> int:
+        """Token id of the gene that a column's name resolves to, ``direct`` where it has none or is among them."""
         same = self._of(gene, name)
         return direct if direct in same or not same else same[0]
 
@@ -179,13 +179,17 @@ def harmonise(
     names = [str(name).strip() for name in names]
     tokens = _Tokens(vocab, alias or {}, species)
     alias = {name: target for name, target in (alias or {}).items() if tokens.knows(target)}
-    genes = resolve(names, alias=alias, species=species)
-    excluded = np.array([is_excluded(*pair, exclude) for pair in zip(names, genes, strict=True)], dtype=bool)
+    gene_of = resolving(names, alias=alias, species=species)
     any_case = species == "other" or (species == "human" and not looks_like_mouse(names))
-    found = []
-    for name, gene in zip(names, genes, strict=True):
+
+    def token_of(name: str) -> int:
+        direct = tokens.direct(name, any_case)
         aliased = bool(alias) and (ensembl_id(name) or name).upper() in alias
-        found.append(tokens.find(name, gene, aliased, any_case))
-    columns = np.where(excluded, -1, np.array(found, dtype=np.int32))
+        return direct if direct >= 0 and not aliased else tokens.by_meaning(name, gene_of(name), direct)
+
+    excluded = np.zeros(len(names), dtype=bool)
+    if exclude is not None:
+        excluded[:] = [is_excluded(name, gene_of(name), exclude) for name in names]
+    columns = np.where(excluded, -1, np.array([*map(token_of, names)], dtype=np.int32))
     columns, n_merged = _merge(columns, names, vocab, policy)
     return GeneMap(columns, tuple(names), excluded, n_merged)

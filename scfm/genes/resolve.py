@@ -84,6 +84,27 @@ def resolver(names: Sequence[str], species: Species) -> Callable[[str], str | No
     )
 
 
+def resolving(
+    names: Sequence[str], *, alias: Mapping[str, str] | None = None, species: Species = "human"
+) -> Callable[[str], str | None]:
+    """The function that :func:`resolve` asks for each of its ``names``."""
+    alias = alias or {}
+    own = resolver(names, species)
+    human = resolver((), "human" if species == "mouse" else species)
+    present = set(names)
+
+    def one(name: str) -> str | None:
+        target = alias.get((ensembl_id(name) or name).upper()) if alias else None
+        return human(target) if target is not None else own(name)
+
+    def one_or_repeated(name: str) -> str | None:
+        gene = one(name)
+        found = None if gene else MADE_UNIQUE.fullmatch(name)
+        return one(found[1]) if found and found[1] in present else gene
+
+    return one_or_repeated
+
+
 def resolve(
     names: Sequence[str], *, alias: Mapping[str, str] | None = None, species: Species = "human"
 ) -> list[str | None]:
@@ -104,17 +125,4 @@ def resolve(
     Raises:
         ValueError: an unknown species.
     """
-    alias = alias or {}
-    own = resolver(names, species)
-    human = resolver((), "human" if species == "mouse" else species)
-    present = set(names)
-
-    def one(name: str) -> str | None:
-        target = alias.get((ensembl_id(name) or name).upper()) if alias else None
-        return human(target) if target is not None else own(name)
-
-    def first_of_repeated(name: str) -> str | None:
-        found = MADE_UNIQUE.fullmatch(name)
-        return one(found[1]) if found and found[1] in present else None
-
-    return [one(name) or first_of_repeated(name) for name in map(str.strip, names)]
+    return list(map(resolving(names, alias=alias, species=species), map(str.strip, names)))

@@ -149,13 +149,16 @@ class Tokenizer:
             exclude=re.compile(self.drop_genes) if self.drop_genes else None,
         )
 
-    def encode(self, counts: csr_matrix, columns: np.ndarray, totals: np.ndarray | None = None) -> Ragged:
+    def encode(
+        self, counts: csr_matrix, columns: np.ndarray, totals: np.ndarray | None = None, *, checked: bool = False
+    ) -> Ragged:
         """Token ids of each cell, most expressed gene first, equal values by ascending id, then cut to length.
 
         Args:
             counts: (B, G) counts.
             columns: (G,) int32 of :meth:`harmonise`.
             totals: (B,) counts of each cell over all its genes; None adds up its row.
+            checked: bad counts were looked for already, and ``totals`` are the sums of the rows.
 
         Returns:
             uint16 ids with special tokens; row i is cell i, empty where it has no gene of the vocabulary.
@@ -171,6 +174,7 @@ class Tokenizer:
             self.genes_per_cell,
             medians=self._medians(),
             totals=totals,
+            checked=checked,
             prefix=prefix,
             suffix=suffix,
         )

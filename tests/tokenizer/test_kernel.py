@@ -51,6 +51,17 @@ def test_any_block_equals_the_oracle(oracle, data):
         assert lists(got) == oracle(counts, columns, limit, used)
 
 
+def test_counts_that_were_checked_give_the_same_tokens():
+    counts = cells(dtype=np.int32)
+    columns, medians = tokens_and_medians(500)
+    totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+    looked, below = rank(counts, columns, 700, 100, medians=medians)
+    trusted, none = rank(counts, columns, 700, 100, medians=medians, totals=totals, checked=True)
+    assert below == none == 0
+    np.testing.assert_array_equal(looked.values, trusted.values)
+    np.testing.assert_array_equal(looked.offsets, trusted.offsets)
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), scaled=st.booleans(), limit=st.sampled_from([1, 10, 126, 4094]))
 def test_order_of_columns_changes_nothing(seed, scaled, limit):
