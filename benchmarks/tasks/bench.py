@@ -71,7 +71,7 @@ SETS = {
     "zheng": Set("annotation", ("zheng_sorted_pbmc_3500",), "cell_type", settings=(1.0, 0.1), heads=NAMING),
     "breast": Set("annotation", ("breast_tnbc_cid4465",), "cell_type_minor", settings=(1.0, 0.1), heads=NAMING),
     "crohn": Set("annotation", ("crohn_gut_scp1884_1020",), "cell_type", "donor"),
-    "kang": Set("annotation", ("kang_pbmc_ctrl",), "cell_type", "donor", settings=(1.0, 0.1), most=500),
+    "kang": Set("annotation", ("kang_pbmc_ctrl",), "cell_type", "donor", settings=(1.0, 0.1), heads=NAMING, most=500),
     "zheng_unknown": Set("rejection", ("zheng_sorted_pbmc_3500",), "cell_type"),
     "hao_unknown": Set("rejection", ("hao_pbmc_small",), "cell_type"),
     "pancreas": Set("trajectory", ("pancreas_endocrinogenesis_739_7192g",), "stage_rank", species="mouse"),
