@@ -1,5 +1,7 @@
 import logging
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -116,10 +118,12 @@ def test_pseudo_labels_use_only_sure_unlabelled_cells(make_spec, make_batch, bac
 
 def test_thinner_cells_keep_their_first_token_and_order(make_batch):
     batch = make_batch([0, 1, 2, 1], seed=3)
+    batch = replace(batch, counts=batch.ids.float())
     view = thinner(batch, torch.tensor([True, False, True, True]), 0.5)
     assert view.n_cells == 3
     assert view.boundaries[-1] == view.n_tokens == len(view.positions)
     assert view.longest == view.lengths.max()
+    assert torch.equal(view.counts, view.ids.float())
     for new, old in enumerate((0, 2, 3)):
         whole = batch.ids[batch.boundaries[old] : batch.boundaries[old + 1]].tolist()
         part = view.ids[view.boundaries[new] : view.boundaries[new + 1]].tolist()
