@@ -54,15 +54,15 @@ class Triplet(Integration):
         *,
         batch_key: str,
         condition: str | None = None,
-        size: int = 64,
+        size: int = 16,
         hidden: int = 256,
-        genes: int = 64,
+        genes: int = 16,
         longest: int | None = None,
         neighbours: int = 30,
         within: float = 0.75,
         label: str | None = None,
         weight: float = 0.3,
-        stay: float = 0.15,
+        stay: float = 0.1,
     ) -> None:
         super().__init__(
             spec,
