@@ -18,7 +18,8 @@ class Triplet(Integration):
     """INSCT's loss (Simon et al. 2021) with its sampling put right.
 
     L = mean max(0, d(a,p) − min(d(a,n), d(p,n)) + 1), d Euclidean; with labels (1−w)·L + w·CE, w = ``weight``; plus
-    ``stay`` times :func:`~scfm.head.integration.base.unrest` where there are components to begin at.
+    ``meet`` times :func:`offset`, as L is satisfied long before near partners meet; plus ``stay`` times
+    :func:`~scfm.head.integration.base.unrest` where there are components to begin at.
     Positives are mutual nearest neighbours for *every* pair of batches, by cosine in the space where training
     begins, each batch centred, so that a batch that lies far off finds its partners too; cells without one get
     neighbours of their own batch, fewer by ``within``. Negatives are drawn from the anchor's own batch at rate 1, never
@@ -39,6 +40,7 @@ class Triplet(Integration):
         label: obs column of known types: cells of one label in different batches are positives too, and the
             cross-entropy counts. Missing labels are left out.
         weight: w.
+        meet: how much it costs that partners in other batches lie elsewhere than neighbours in the own; 0: nothing.
         stay: how much it costs to tear neighbours of a batch apart; 0: nothing.
 
     Raises:
@@ -62,7 +64,8 @@ class Triplet(Integration):
         within: float = 0.75,
         label: str | None = None,
         weight: float = 0.3,
-        stay: float = 0.1,
+        meet: float = 0.6,
+        stay: float = 1.0,
     ) -> None:
         super().__init__(
             spec,
@@ -76,6 +79,9 @@ class Triplet(Integration):
         )
         check_positive(neighbours=neighbours)
         check_shares(within=within, weight=weight)
+        if meet < 0:
+            raise ValueError(f"head.meet={meet}; expected a weight, 0 or more")
+        self.meet = meet
         self.neighbours, self.within, self.label, self.weight = neighbours, within, label, weight
         if label is not None:
             if label not in spec.classes:
@@ -111,6 +117,7 @@ class Triplet(Integration):
         positive = among(looked_up(self.positives.to(batch.index.device), batch.index), batch.index)
         near = among(looked_up(self.near.to(batch.index.device), batch.index), batch.index)
         codes = batch.obs[self.batch_key]
+        apart = offset(space, positive & (codes[:, None] != codes), near)
         if self.label is not None:
             positive |= alike(batch.obs[self.label], codes)
         anchors, positives, negatives = draw_triplets(space.detach(), codes, positive, near, generator_of(batch))
@@ -120,7 +127,8 @@ class Triplet(Integration):
             truth = batch.obs[self.label]
             total = F.cross_entropy(self.classifier(space), truth, ignore_index=-1, reduction="sum")
             loss = (1 - self.weight) * loss + self.weight * total / (truth >= 0).sum().clamp(min=1)
-        return {"loss": loss + self.stay * unrest(space - shift, shift, codes), **metrics}
+        loss = loss + self.meet * apart + self.stay * unrest(space - shift, shift, codes)
+        return {"loss": loss, **metrics}
 
 
 def triplet_loss(space: Tensor, anchors: Tensor, positives: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,6 +146,25 @@ def triplet_loss(space: Tensor, anchors: Tensor, positives: Tensor, negatives: T
     to_positive, to_negative, between = (F.pairwise_distance(*pair) for pair in ((a, p), (a, n), (p, n)))
     loss = F.relu(to_positive - torch.minimum(to_negative, between) + 1).mean()
     return loss, (to_positive < to_negative).float().mean()
+
+
+def offset(space: Tensor, partners: Tensor, near: Tensor) -> Tensor:
+    """Half the mean squared distance from the mean of a cell's partners to the mean of its neighbours.
+
+    What is left of the batch effect around the cell: its correction vector, as mutual nearest neighbours estimate it
+    (Haghverdi et al. 2018). Batches that differ by chance alone have none, but for the noise of small samples.
+
+    Args:
+        space: (B, d).
+        partners: (B, B) bool, row by cell: in other batches; cells without any, or without neighbours, do not count.
+        near: (B, B) bool, likewise: in its own batch.
+    """
+    known = partners.any(1) & near.any(1)
+    if not known.any():
+        return space.sum() * 0.0
+    there, here = (mask[known].float() for mask in (partners, near))
+    apart = there @ space / there.sum(1, keepdim=True) - here @ space / here.sum(1, keepdim=True)
+    return apart.square().sum(1).mean() / 2
 
 
 def draw_triplets(

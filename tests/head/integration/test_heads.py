@@ -104,6 +104,7 @@ def test_crossed_batches_or_one_condition_do_not_warn(caplog):
         ("hcl", {"stay": -1.0}, "head.stay=-1.0"),
         ("hcl", {"longest": 2}, "head.longest=2"),
         ("triplet", {"stay": -1.0}, "head.stay=-1.0"),
+        ("triplet", {"meet": -1.0}, "head.meet=-1.0"),
         ("batch_token", {"null_share": 0.0}, "head.null_share=0.0"),
         ("batch_token", {"queue": -1}, "head.queue=-1"),
         ("batch_token", {"momentum": 1.5}, "head.momentum=1.5"),

@@ -7,7 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scfm.head.integration.neighbour import mutual_neighbours, own_neighbours
-from scfm.head.integration.triplet import Triplet, alike, among, draw_triplets, filled, nearest_quarter, triplet_loss
+from scfm.head.integration.triplet import (
+    Triplet,
+    alike,
+    among,
+    draw_triplets,
+    filled,
+    nearest_quarter,
+    offset,
+    triplet_loss,
+)
 
 
 def test_loss_by_hand():
@@ -52,6 +61,35 @@ def test_negatives_are_semi_hard_where_there_are_such():
     for seed in range(20):
         found = draw_triplets(space, batches, positive, torch.zeros_like(positive), torch.Generator().manual_seed(seed))
         assert [x.tolist() for x in found] == [[0], [1], [3]]
+
+
+def test_offset_by_hand():
+    space = torch.tensor([[0.0, 0.0], [2.0, 0.0], [3.0, 4.0], [5.0, 4.0], [9.0, 9.0]])
+    partners, near = torch.zeros(2, 5, 5, dtype=torch.bool)
+    partners[0, [2, 3]] = near[0, 1] = True  # means (4, 4) and (2, 0): 4 + 16
+    partners[2, 0] = near[2, 3] = True  # (0, 0) and (5, 4): 25 + 16
+    partners[4, 0] = True  # no neighbour: it does not count
+    assert offset(space, partners, near).item() == pytest.approx((20 + 41) / 2 / 2)
+
+
+def test_offset_is_gone_where_one_shift_parts_the_batches():
+    """Its gradient points along the shift, and it ends where the shift is taken back."""
+    batches, home = torch.arange(60) % 2, torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    shift = torch.tensor([4.0, 0.0, 0.0])
+    other = batches[:, None] != batches
+    space = (home + batches[:, None] * shift).requires_grad_()
+    before = offset(space, other, ~other)
+    before.backward()
+    moved = -space.grad[batches == 1].mean(0)
+    assert torch.nn.functional.cosine_similarity(moved, -shift, dim=0) > 0.95
+    assert offset(space.detach() - batches[:, None] * shift, other, ~other) < 0.05 * before
+
+
+def test_no_partner_is_no_offset():
+    space = torch.randn(3, 2, requires_grad=True)
+    none = torch.zeros(3, 3, dtype=torch.bool)
+    offset(space, none, ~none).backward()
+    assert (space.grad == 0).all()
 
 
 def test_no_triplet_is_no_loss():
