@@ -14,6 +14,7 @@ from scfm.data.layout import write_json
 from scfm.data.part import Cells, PartWriter
 from scfm.data.read import Block
 from scfm.data.tally import Tally, different_tokens, tally
+from scfm.tokenizer import Tokenizer
 from scfm.types import Ragged
 
 #: Bins of the report's histogram of genes per cell; the last one is open.
@@ -101,11 +102,12 @@ class Encoder:
         counts = block.counts if len(rows) == block.counts.shape[0] else block.counts[rows]
         column = self._run.options["n_counts"]
         totals = None if column is None else block.obs[column].to_numpy(dtype=np.float64)[rows]
-        checked = column is None and block.whole  # reading has looked at every count, and sums of integers are exact
-        if checked:
-            totals = sums.totals[rows]
+        trusted = {}
+        if column is None and block.whole and type(self._run.tokenizer).encode is Tokenizer.encode:
+            # Reading has looked at every count, and sums of integers are exact; a tokenizer of one's own looks itself.
+            totals, trusted = sums.totals[rows], {"checked": True}
         try:
-            return self._run.tokenizer.encode(counts, self._genes.columns, totals, checked=checked)
+            return self._run.tokenizer.encode(counts, self._genes.columns, totals, **trusted)
         except ValueError as error:
             row = getattr(error, "row", None)
             cell = "" if row is None else f", cell {block.obs.index[rows[row]]!r}"
