@@ -24,7 +24,7 @@ BRANCHES = {
 def pseudotime(bench: Bench, measure: Measure, name: str, one: Set, seed: int) -> None:
     """Spearman with the truth of pseudotimes that know the root type alone, over all cells that have a truth.
 
-    The head learns from all cells but a few for validation, as the methods beside it do; and once more without a third
+    The head learns from all cells but a few for validation, as the methods beside it do; and once more without 30 %
     of them, which then are new to it.
     Where branches are known, macro-F1 of the likeliest end of the cells on the way, from the names of the ends alone.
     """

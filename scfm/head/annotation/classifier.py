@@ -82,11 +82,8 @@ class Classifier(nn.Module):
         self.labels = (label,) if isinstance(label, str) else tuple(label)
         if not self.labels or len(set(self.labels)) != len(self.labels):
             raise ValueError(f"head.label={list(self.labels)}; expected one obs column or several different ones")
-        self.state, self.probe, self.reject = (
-            CellState(spec, genes, context, score="counts" if counts else "log"),
-            probe,
-            reject,
-        )
+        self.state = CellState(spec, genes, context, score="counts" if counts else "log")
+        self.probe, self.reject = probe, reject
         self.pseudo_weight, self.pseudo_confidence, self.token_drop = pseudo_weight, pseudo_confidence, token_drop
         self.columns = nn.ModuleList(  # type: ignore[assignment]
             Column(spec, name, self.state.width, hidden=hidden, dropout=dropout, class_weights=class_weights)
