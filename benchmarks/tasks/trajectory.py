@@ -41,6 +41,12 @@ def trajectory(bench: Bench, measure: Measure, name: str, one: Set, seed: int) -
             return _ordered(found, np.round(found.clip(rank.min(), rank.max())), rank[test])
 
         measure({**key, "method": method}, theirs)
+    measure({**key, "method": "the truth, ties broken at random"}, lambda: _untied(rank[test], seed))
+
+
+def _untied(truth: np.ndarray, seed: int) -> dict[str, float]:
+    """What a number without ties can reach at most: stages in perfect order, cells of a stage in a random one."""
+    return _ordered(truth + np.random.default_rng(seed).uniform(0, 1e-3, len(truth)), truth, truth)
 
 
 def _ordered(number: np.ndarray, called: np.ndarray, truth: np.ndarray) -> dict[str, float]:
