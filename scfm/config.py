@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import Any, Literal, NamedTuple, Union
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -126,21 +126,42 @@ def _check_signature(node: Mapping[str, Any], path: str, allowed: tuple[str, ...
     except Exception as error:  # the import of a user's module can fail in any way; it becomes one line of the report
         yield f"{path}._target_={name} cannot be imported: {error}"
         return
-    parameters = inspect.signature(made).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+    arguments = _arguments(made)
+    if arguments is None:
         return
-    named = {key: parameter for key, parameter in parameters.items() if parameter.kind is not parameter.VAR_POSITIONAL}
-    hints = _hints(made)
     for key, value in node.items():
         if key in _OWN_KEYS:
             continue
-        if key not in named:
-            yield _unknown(f"{path}.{key}", key, named)
-        elif not _fits(value, hints.get(key, Any)):
-            yield f"{path}.{key}={value!r} is {type(value).__name__}; expected {_readable(hints[key])}"
-    for key, parameter in named.items():
-        if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty and key not in node:
+        if key not in arguments:
+            yield _unknown(f"{path}.{key}", key, arguments)
+        elif not _fits(value, arguments[key].hint):
+            yield f"{path}.{key}={value!r} is {type(value).__name__}; expected {_readable(arguments[key].hint)}"
+    for key, argument in arguments.items():
+        if argument.required and key not in node:
             yield f"{path}.{key} is missing; give it a value: {path}.{key}=..."
+
+
+class _Argument(NamedTuple):
+    hint: Any
+    required: bool
+
+
+def _arguments(made: Callable[..., Any]) -> dict[str, _Argument] | None:
+    """What can be given by name, ``**options: Unpack[SomeTypedDict]`` (PEP 692) spelt out; None where any name goes."""
+    hints, arguments = _hints(made), dict[str, _Argument]()
+    for key, parameter in inspect.signature(made).parameters.items():
+        hint = hints.get(key, Any)
+        if parameter.kind is parameter.VAR_KEYWORD:
+            if typing.get_origin(hint) is not typing.Unpack:
+                return None
+            (options,) = typing.get_args(hint)
+            plain_hints, marked = typing.get_type_hints(options), typing.get_type_hints(options, include_extras=True)
+            for name, one in plain_hints.items():
+                arguments[name] = _Argument(one, typing.get_origin(marked[name]) is typing.Required)
+        elif parameter.kind is not parameter.VAR_POSITIONAL:
+            by_name = parameter.kind is parameter.KEYWORD_ONLY
+            arguments[key] = _Argument(hint, by_name and parameter.default is parameter.empty)
+    return arguments
 
 
 def _unknown(path: str, key: str, known: Mapping[str, Any] | list[str]) -> str:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scfm.head.integration.base import Contrastive, check_positive, unrest
+from scfm.head.integration.base import Contrastive, Viewed, check_positive, unrest
 from scfm.head.integration.contrast import nt_xent
 from scfm.head.perceptron import perceptron
 from scfm.head.survey import Survey
-from scfm.head.view import Views, generator_of
+from scfm.head.view import generator_of
 from scfm.types import Backbone, Batch, Metrics, Spec
 
 
@@ -26,21 +26,11 @@ class Adversarial(Contrastive):
 
     Args:
         spec: what only the run knows.
-        batch_key: obs column of the experimental batches.
-        condition: obs column whose effect should survive; only for a warning.
         label: obs column of types for the weights; null weighs by batch alone.
-        size: width of the integrated space.
-        hidden: width of the hidden layers.
-        genes: linear components of the cell's genes beside the backbone's embedding, where the space begins; 0: none.
-        longest: tokens of a view that the backbone reads, at most; the components read all. None: no limit.
-        stay: how much it costs to tear neighbours of a batch apart; 0: nothing.
         strength: λ, reached after ``warmup`` training micro-batches.
         warmup: micro-batches over which λ rises from 0.
         temperature: of the contrast.
-        drop: see :class:`~scfm.head.view.Views`.
-        jitter: likewise.
-        context: likewise.
-        thin: likewise; below 1 it needs a store with counts.
+        **viewed: see :class:`~scfm.head.integration.base.Contrastive`.
 
     Raises:
         ValueError: a single batch, an unknown column, or a number out of its range.
@@ -53,40 +43,19 @@ class Adversarial(Contrastive):
         self,
         spec: Spec,
         *,
-        batch_key: str,
-        condition: str | None = None,
         label: str | None = None,
-        size: int = 64,
-        hidden: int = 256,
-        genes: int = 64,
-        longest: int | None = None,
-        stay: float = 1.0,
         strength: float = 0.1,
         warmup: int = 100,
         temperature: float = 0.4,
-        drop: float = 0.2,
-        jitter: float = 2.0,
-        context: float = 0.5,
-        thin: float = 1.0,
+        **viewed: Unpack[Viewed],
     ) -> None:
-        super().__init__(
-            spec,
-            batch_key=batch_key,
-            condition=condition,
-            size=size,
-            hidden=hidden,
-            genes=genes,
-            longest=longest,
-            stay=stay,
-        )
-        check_positive(strength=strength, warmup=warmup, temperature=temperature, hidden=hidden)
+        super().__init__(spec, **viewed)
+        check_positive(strength=strength, warmup=warmup, temperature=temperature, hidden=self.hidden)
         if label is not None and label not in spec.classes:
             raise ValueError(f"head.label={label!r} is not a categorical obs column of the store")
         self.label, self.strength, self.warmup, self.temperature = label, strength, warmup, temperature
         self.labels = self.labels if label is None else (*self.labels, label)
-        self.views = Views(spec.vocab, drop=drop, jitter=jitter, context=context, thin=thin, scale=spec.scale)
-        self.counts_needed = thin < 1
-        self.discriminator = perceptron([size, hidden, len(self.names)])
+        self.discriminator = perceptron([self.size, self.hidden, len(self.names)])
         n_types = 1 if label is None else len(spec.classes[label]) + 1  # the last is a missing type
         self.register_buffer("weights", torch.ones(len(self.names), n_types))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Required, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -13,12 +13,34 @@ from scfm.head.integration.check import check_batches, warn_confounded
 from scfm.head.perceptron import perceptron
 from scfm.head.state import CellState
 from scfm.head.survey import Survey
+from scfm.head.view import Views
 from scfm.types import Backbone, Batch, Sampling, Spec
 
 #: The obsm entry of integrated cells.
 KEY = "X_scfm_integrated"
 #: How many neighbours a cell should stay with.
 NEIGHBOURS = 5
+
+
+class Shared(TypedDict, total=False):
+    """Arguments of :class:`Integration` with the same default in every head."""
+
+    batch_key: Required[str]
+    condition: str | None
+    hidden: int
+    longest: int | None
+
+
+class Viewed(Shared, total=False):
+    """Arguments of :class:`Contrastive`, with the same default in every head that is one."""
+
+    size: int
+    genes: int
+    stay: float
+    drop: float
+    jitter: float
+    context: float
+    thin: float
 
 
 class Integration(nn.Module):
@@ -79,7 +101,7 @@ class Integration(nn.Module):
         self.conditions = () if condition is None else spec.classes.get(condition, ())
         if condition is not None and not self.conditions:
             raise ValueError(f"head.condition={condition!r} is not a categorical obs column of the store")
-        self.size, self.stay = size, stay if genes else 0.0
+        self.size, self.hidden, self.stay = size, hidden, stay if genes else 0.0
         self.state = CellState(spec, genes, longest, score="log")
         self.projector = perceptron([self.state.width, *([hidden] if hidden else []), size], norm=False)
         if genes:
@@ -150,7 +172,39 @@ def unrest(start: Tensor, shift: Tensor, batches: Tensor) -> Tensor:
 
 
 class Contrastive(Integration):
-    """An integration head whose loss compares cosines: without gene components its space is the unit sphere."""
+    """A head that compares cosines of random views of cells: without gene components its space is the unit sphere.
+
+    Args:
+        spec: what only the run knows.
+        size: see :class:`Integration`.
+        genes: likewise.
+        stay: likewise.
+        drop: see :class:`~scfm.head.view.Views`.
+        jitter: likewise.
+        context: likewise.
+        thin: likewise; below 1 it needs a store with counts.
+        **shared: see :class:`Integration`; ``longest`` is of a view.
+
+    Raises:
+        ValueError: a single batch, an unknown column, or a number out of its range.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        size: int = 64,
+        genes: int = 64,
+        stay: float = 1.0,
+        drop: float = 0.2,
+        jitter: float = 2.0,
+        context: float = 0.5,
+        thin: float = 1.0,
+        **shared: Unpack[Shared],
+    ) -> None:
+        super().__init__(spec, size=size, genes=genes, stay=stay, **shared)
+        self.views = Views(spec.vocab, drop=drop, jitter=jitter, context=context, thin=thin, scale=spec.scale)
+        self.counts_needed = thin < 1
 
     def encode(self, backbone: Backbone, batch: Batch) -> Tensor:
         """The integrated space, (B, d) float32; unit vectors where it does not begin at gene components."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scfm.head.integration.base import Contrastive, check_positive, check_shares, unrest
+from scfm.head.integration.base import Contrastive, Viewed, check_positive, check_shares, unrest
 from scfm.head.integration.contrast import nt_xent
 from scfm.head.integration.queue import Follower, KeyQueue
-from scfm.head.view import Views, cells_of, generator_of
+from scfm.head.view import cells_of, generator_of
 from scfm.types import Backbone, Batch, Metrics, Sampling, Spec
 
 
@@ -31,21 +31,11 @@ class BatchToken(Contrastive):
 
     Args:
         spec: what only the run knows.
-        batch_key: obs column of the experimental batches.
-        condition: obs column whose effect should survive; only for a warning.
-        size: width of the integrated space.
-        hidden: width of the projector's hidden layer; 0 for a linear one.
-        genes: linear components of the cell's genes beside the backbone's embedding, where the space begins; 0: none.
-        longest: tokens of a view that the backbone reads, at most; the components read all. None: no limit.
-        stay: how much it costs to tear neighbours of a batch apart; 0: nothing.
         null_share: probability of the null row, for each view.
         temperature: T.
         queue: keys that are kept, about 5 % of the cells; 0: none, negatives are the cells of the micro-batch.
         momentum: share of the key network's weights that a micro-batch leaves as they are.
-        drop: see :class:`~scfm.head.view.Views`.
-        jitter: likewise.
-        context: likewise.
-        thin: likewise; below 1 it needs a store with counts.
+        **viewed: see :class:`~scfm.head.integration.base.Contrastive`.
 
     Attributes:
         rows: (batches + 1, D) the vectors; the last is the null row.
@@ -64,41 +54,20 @@ class BatchToken(Contrastive):
         self,
         spec: Spec,
         *,
-        batch_key: str,
-        condition: str | None = None,
-        size: int = 64,
-        hidden: int = 256,
-        genes: int = 64,
-        longest: int | None = None,
-        stay: float = 1.0,
         null_share: float = 0.2,
         temperature: float = 0.2,
         queue: int = 0,
         momentum: float = 0.999,
-        drop: float = 0.2,
-        jitter: float = 2.0,
-        context: float = 0.5,
-        thin: float = 1.0,
+        **viewed: Unpack[Viewed],
     ) -> None:
-        super().__init__(
-            spec,
-            batch_key=batch_key,
-            condition=condition,
-            size=size,
-            hidden=hidden,
-            genes=genes,
-            longest=longest,
-            stay=stay,
-        )
+        super().__init__(spec, **viewed)
         check_positive(temperature=temperature, null_share=null_share)
         check_shares(null_share=null_share, momentum=momentum)
         if queue < 0:
             raise ValueError(f"head.queue={queue}; expected a number of keys, 0 for no queue")
         self.null_share, self.temperature = null_share, temperature
-        self.views = Views(spec.vocab, drop=drop, jitter=jitter, context=context, thin=thin, scale=spec.scale)
-        self.counts_needed = thin < 1
-        self.sampling = Sampling(by=batch_key)
-        self.queue = KeyQueue(queue, size) if queue else None
+        self.sampling = Sampling(by=self.batch_key)
+        self.queue = KeyQueue(queue, self.size) if queue else None
         self.follower = Follower(momentum)
         self.rows = nn.Parameter(0.02 * torch.randn(len(self.names) + 1, spec.width))
 

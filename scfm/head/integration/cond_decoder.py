@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scfm.head.integration.base import Integration, check_positive
+from scfm.head.integration.base import Integration, Shared, check_positive
 from scfm.head.integration.domain import DomainNorm
 from scfm.head.perceptron import perceptron
 from scfm.head.view import cells_of, generator_of
@@ -28,17 +28,14 @@ class CondDecoder(Integration):
 
     Args:
         spec: what only the run knows.
-        batch_key: obs column of the experimental batches.
-        condition: obs column whose effect should survive; only for a warning.
         size: width d of the latent space.
-        hidden: width of the hidden layers.
         genes: linear components of the cell's genes beside the backbone's embedding, where the space begins; 0: none.
-        longest: tokens that the backbone reads, at most; the components read all. None: no limit.
         likelihood: ``nb`` or ``bce``.
         decoder: ``concat`` hands the decoder a vector of the batch, ``dsbn`` normalises each batch by itself.
         beta: β at its height.
         anneal: micro-batches over which β rises from 0.
         variational: False for a deterministic z without the second term.
+        **shared: see :class:`~scfm.head.integration.base.Integration`; ``hidden`` is of all networks.
 
     Raises:
         ValueError: a single batch, an unknown column, a number out of its range; in training, a store without counts.
@@ -54,28 +51,17 @@ class CondDecoder(Integration):
         self,
         spec: Spec,
         *,
-        batch_key: str,
-        condition: str | None = None,
         size: int = 32,
-        hidden: int = 256,
         genes: int = 64,
-        longest: int | None = None,
         likelihood: Literal["nb", "bce"] = "nb",
         decoder: Literal["concat", "dsbn"] = "concat",
         beta: float = 1.0,
         anneal: int = 200,
         variational: bool = True,
+        **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(
-            spec,
-            batch_key=batch_key,
-            condition=condition,
-            size=size,
-            hidden=hidden,
-            genes=genes,
-            longest=longest,
-        )
-        check_positive(hidden=hidden, anneal=anneal)
+        super().__init__(spec, size=size, genes=genes, **shared)
+        check_positive(hidden=self.hidden, anneal=anneal)
         if beta < 0:
             raise ValueError(f"head.beta={beta}; expected a weight, 0 or more")
         if likelihood not in ("nb", "bce") or decoder not in ("concat", "dsbn"):
@@ -86,9 +72,9 @@ class CondDecoder(Integration):
         self.register_buffer("genes", gene_ids, persistent=False)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.log_variance = nn.Linear(self.state.width, size) if variational else None
-        self.batch_table = nn.Embedding(n_batches, hidden) if decoder == "concat" else None
-        self.norm = DomainNorm(n_batches, hidden) if decoder == "dsbn" else None
-        self.inner, self.outer = nn.Linear(size, hidden), perceptron([hidden, len(gene_ids)], norm=False)
+        self.batch_table = nn.Embedding(n_batches, self.hidden) if decoder == "concat" else None
+        self.norm = DomainNorm(n_batches, self.hidden) if decoder == "dsbn" else None
+        self.inner, self.outer = nn.Linear(size, self.hidden), perceptron([self.hidden, len(gene_ids)], norm=False)
         self.log_dispersion = nn.Parameter(torch.zeros(n_batches, len(gene_ids)))
 
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:

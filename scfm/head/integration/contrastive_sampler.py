@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, Unpack
 
 import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
-from scfm.head.integration.base import Contrastive, check_positive, check_shares, unrest
+from scfm.head.integration.base import Contrastive, Viewed, check_positive, check_shares, unrest
 from scfm.head.integration.contrast import nt_xent
 from scfm.head.integration.neighbour import coverage, other_neighbours, own_neighbours
 from scfm.head.survey import Survey, scattered
-from scfm.head.view import Views, generator_of
+from scfm.head.view import generator_of
 from scfm.types import Backbone, Batch, Metrics, Sampling, Spec
 
 log = logging.getLogger(__name__)
@@ -35,14 +35,6 @@ class ContrastiveSampler(Contrastive):
 
     Args:
         spec: what only the run knows.
-        batch_key: obs column of the experimental batches.
-        condition: obs column whose effect should survive; only for a warning.
-        size: width of the integrated space.
-        hidden: width of the projector's hidden layer; 0 for a linear one.
-        genes: linear components of the cell's genes beside the backbone's embedding, where the space begins and
-            neighbours are sought; the space is then no sphere, though the loss compares cosines. 0 leaves them out.
-        longest: tokens of a view that the backbone reads, at most; the components read all. None: no limit.
-        stay: how much it costs to tear neighbours of a batch apart; 0: nothing.
         mode: ``hcl`` draws the cells of a batch at random and weighs hard negatives; ``knn`` draws neighbours
             together, which are hard negatives, and weighs them alike.
         temperature: T.
@@ -54,10 +46,7 @@ class ContrastiveSampler(Contrastive):
         micro_batches: how many of each experimental batch in an epoch: ``proportional`` to its cells, each read once;
             the ``equal`` number, the median of those; or by ``coverage``, the share of all cells that are among the
             ``neighbours`` nearest of one of its cells.
-        drop: see :class:`~scfm.head.view.Views`.
-        jitter: likewise.
-        context: likewise.
-        thin: likewise; below 1 it needs a store with counts.
+        **viewed: see :class:`~scfm.head.integration.base.Contrastive`.
 
     Raises:
         ValueError: a single batch, an unknown column, or a number out of its range.
@@ -67,13 +56,6 @@ class ContrastiveSampler(Contrastive):
         self,
         spec: Spec,
         *,
-        batch_key: str,
-        condition: str | None = None,
-        size: int = 64,
-        hidden: int = 256,
-        genes: int = 64,
-        longest: int | None = None,
-        stay: float = 1.0,
         mode: Literal["hcl", "knn"] = "hcl",
         temperature: float = 0.4,
         hardness: float = 1.0,
@@ -81,21 +63,9 @@ class ContrastiveSampler(Contrastive):
         p_knn: float = 0.3,
         p_in: float = 1.0,
         micro_batches: Literal["proportional", "equal", "coverage"] = "proportional",
-        drop: float = 0.2,
-        jitter: float = 2.0,
-        context: float = 0.5,
-        thin: float = 1.0,
+        **viewed: Unpack[Viewed],
     ) -> None:
-        super().__init__(
-            spec,
-            batch_key=batch_key,
-            condition=condition,
-            size=size,
-            hidden=hidden,
-            genes=genes,
-            longest=longest,
-            stay=stay,
-        )
+        super().__init__(spec, **viewed)
         if mode not in ("hcl", "knn"):
             raise ValueError(f"head.mode={mode!r}; expected hcl or knn")
         if micro_batches not in ("proportional", "equal", "coverage"):
@@ -105,8 +75,6 @@ class ContrastiveSampler(Contrastive):
         self.mode, self.temperature = mode, temperature
         self.hardness = hardness if mode == "hcl" else 0.0
         self.neighbours, self.p_knn = neighbours, p_knn
-        self.views = Views(spec.vocab, drop=drop, jitter=jitter, context=context, thin=thin, scale=spec.scale)
-        self.counts_needed = thin < 1
         if p_in < FEWEST_IN and self.hardness > 0:
             log.warning(
                 "head.p_in=%g with hard negatives hurts the correction of batch effects: keep it at %g or more, or set "
@@ -114,7 +82,7 @@ class ContrastiveSampler(Contrastive):
                 p_in,
                 FEWEST_IN,
             )
-        self.sampling = Sampling(by=batch_key, micro_batches=micro_batches, inside=p_in)
+        self.sampling = Sampling(by=self.batch_key, micro_batches=micro_batches, inside=p_in)
 
     def prepare(self, survey: Survey) -> None:
         """Find neighbours before training: in mode ``knn`` each cell's, for ``coverage`` each batch's."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scfm.head.integration.base import Contrastive, check_positive, start_at_zero, unrest
+from scfm.head.integration.base import Contrastive, Viewed, check_positive, start_at_zero, unrest
 from scfm.head.integration.contrast import contrast, same_batch
 from scfm.head.perceptron import perceptron
 from scfm.head.pool import embed
-from scfm.head.view import Views, cells_of, generator_of, places
+from scfm.head.view import cells_of, generator_of, places
 from scfm.types import Backbone, Batch, Metrics, Sampling, Spec
 from scfm.vocab import Vocab
 
@@ -28,22 +28,12 @@ class Distill(Contrastive):
 
     Args:
         spec: what only the run knows.
-        batch_key: obs column of the experimental batches.
-        condition: obs column whose effect should survive; only for a warning.
-        size: width of the integrated space.
-        hidden: width of the hidden layers of projector and student.
-        genes: linear components of the cell's genes beside the backbone's embedding, where the space begins; 0: none.
-        longest: tokens of a view that the backbone reads, at most; the components read all. None: no limit.
-        stay: how much it costs to tear neighbours of a batch apart; 0: nothing.
         temperature: T.
         cosine: weight of the second term.
         label: obs column of known types, for the logits; null for none. Missing labels are left out.
         kl: weight of the divergence.
         train_teacher: let the loss train the backbone too.
-        drop: see :class:`~scfm.head.view.Views`.
-        jitter: likewise.
-        context: likewise.
-        thin: likewise; below 1 it needs a store with counts.
+        **viewed: see :class:`~scfm.head.integration.base.Contrastive`; ``hidden`` is also the student's width.
 
     Raises:
         ValueError: a single batch, an unknown column, or a number out of its range.
@@ -55,46 +45,25 @@ class Distill(Contrastive):
         self,
         spec: Spec,
         *,
-        batch_key: str,
-        condition: str | None = None,
-        size: int = 64,
-        hidden: int = 256,
-        genes: int = 64,
-        longest: int | None = None,
-        stay: float = 1.0,
         temperature: float = 0.1,
         cosine: float = 0.0,
         label: str | None = None,
         kl: float = 1.0,
         train_teacher: bool = False,
-        drop: float = 0.2,
-        jitter: float = 2.0,
-        context: float = 0.5,
-        thin: float = 1.0,
+        **viewed: Unpack[Viewed],
     ) -> None:
-        super().__init__(
-            spec,
-            batch_key=batch_key,
-            condition=condition,
-            size=size,
-            hidden=hidden,
-            genes=genes,
-            longest=longest,
-            stay=stay,
-        )
-        check_positive(temperature=temperature, hidden=hidden)
+        super().__init__(spec, **viewed)
+        check_positive(temperature=temperature, hidden=self.hidden)
         for name, value in (("cosine", cosine), ("kl", kl)):
             if value < 0:
                 raise ValueError(f"head.{name}={value}; expected a weight, 0 or more")
         self.temperature, self.cosine, self.train_teacher = temperature, cosine, train_teacher
-        self.views = Views(spec.vocab, drop=drop, jitter=jitter, context=context, thin=thin, scale=spec.scale)
-        self.counts_needed = thin < 1
-        self.sampling = Sampling(by=batch_key)
-        self.bag = BagOfGenes(spec.vocab, hidden)
-        self.student = perceptron([hidden, hidden, size])
-        if genes:
+        self.sampling = Sampling(by=self.batch_key)
+        self.bag = BagOfGenes(spec.vocab, self.hidden)
+        self.student = perceptron([self.hidden, self.hidden, self.size])
+        if self.state.bag.size:
             start_at_zero(self.student[-1])
-        self.aligner = nn.Linear(hidden, self.state.width) if cosine else None
+        self.aligner = nn.Linear(self.hidden, self.state.width) if cosine else None
         self.label, self.kl = label, kl
         if label is not None:
             if label not in spec.classes:
@@ -103,7 +72,7 @@ class Distill(Contrastive):
             n_classes = len(spec.classes[label])
             self.teacher_classes, self.student_classes = (
                 nn.Linear(self.state.width, n_classes),
-                nn.Linear(hidden, n_classes),
+                nn.Linear(self.hidden, n_classes),
             )
 
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scfm.head.integration.base import Integration, check_positive, check_shares, unrest
+from scfm.head.integration.base import Integration, Shared, check_positive, check_shares, unrest
 from scfm.head.integration.neighbour import centred, mutual_neighbours, own_neighbours
 from scfm.head.survey import Survey, looked_up, scattered
 from scfm.head.view import generator_of
@@ -28,13 +30,9 @@ class Triplet(Integration):
 
     Args:
         spec: what only the run knows.
-        batch_key: obs column of the experimental batches.
-        condition: obs column whose effect should survive; only for a warning.
         size: width of the integrated space.
-        hidden: width of the projector's hidden layer; 0 for a linear one.
         genes: linear components of the cell's genes beside the backbone's embedding, where the space begins and
             neighbours are sought; 0 leaves them out and seeks on the embedding.
-        longest: tokens of a cell that the backbone reads, at most; the components read all. None: no limit.
         neighbours: k of the mutual neighbours; of the own batch, a quarter of its cells at most.
         within: number of own-batch positives as a share of the mean number of mutual ones.
         label: obs column of known types: cells of one label in different batches are positives too, and the
@@ -42,6 +40,7 @@ class Triplet(Integration):
         weight: w.
         meet: how much it costs that partners in other batches lie elsewhere than neighbours in the own; 0: nothing.
         stay: how much it costs to tear neighbours of a batch apart; 0: nothing.
+        **shared: see :class:`~scfm.head.integration.base.Integration`.
 
     Raises:
         ValueError: a single batch, an unknown column, or a number out of its range.
@@ -54,29 +53,17 @@ class Triplet(Integration):
         self,
         spec: Spec,
         *,
-        batch_key: str,
-        condition: str | None = None,
         size: int = 10,
-        hidden: int = 256,
         genes: int = 10,
-        longest: int | None = None,
         neighbours: int = 30,
         within: float = 0.75,
         label: str | None = None,
         weight: float = 0.3,
         meet: float = 0.6,
         stay: float = 2.0,
+        **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(
-            spec,
-            batch_key=batch_key,
-            condition=condition,
-            size=size,
-            hidden=hidden,
-            genes=genes,
-            longest=longest,
-            stay=stay,
-        )
+        super().__init__(spec, size=size, genes=genes, stay=stay, **shared)
         check_positive(neighbours=neighbours)
         check_shares(within=within, weight=weight)
         if meet < 0:
