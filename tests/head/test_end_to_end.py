@@ -5,12 +5,15 @@ import numpy as np
 import pytest
 import torch
 
+from scfm.cli import CONFIGS
 from scfm.data.synthetic import synthetic_cells
 from support import SMALL, command
 
 FAST = ("trainer.accelerator=cpu", "trainer.enable_progress_bar=false")
 TRAIN = tuple(part for part in SMALL if "tokens_per_batch" not in part and "positions" not in part)
 HEADS = {
+    "annotation/classifier": ("head.counts=true",),
+    "annotation/prototype": ("head.counts=true",),
     "integration/contrastive_sampler": (
         "head.mode=knn", "head.neighbours=5", "head.p_in=0.8", "head.micro_batches=coverage"
     ),
@@ -27,6 +30,8 @@ HEADS = {
     "visualization/parametric_umap": ("adapt=frozen", "head.sample=80", "head.warm_up=50"),
 }  # fmt: skip
 WRITES = {
+    "classifier": (None, "scfm_cell_type"),
+    "prototype": ("X_scfm_prototype", "scfm_cell_type"),
     "integration": ("X_scfm_integrated", None),
     "time": (None, "scfm_pseudotime"),
     "ordinal": (None, "scfm_stage"),
@@ -68,6 +73,11 @@ def _steps(n):
     return (f"trainer.max_steps={n}", "data.max_length=64", "data.tokens_per_batch=1024")
 
 
+def test_no_head_is_forgotten():
+    folder = CONFIGS / "head"
+    assert set(HEADS) == {str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml")}
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_fine_tunes_and_projects_an_unseen_batch(head, made, tmp_path):
     without_model = [part for part in TRAIN if not part.startswith("model.")]
@@ -85,7 +95,8 @@ def test_fine_tunes_and_projects_an_unseen_batch(head, made, tmp_path):
         assert np.isfinite(found.obsm[matrix]).all()
     if column is not None:
         assert found.obs[column].notna().all()
-    assert "genes" in found.uns["scfm"]["head"]["projection"]
+    if matrix is not None:
+        assert "genes" in found.uns["scfm"]["head"]["projection"]
 
 
 def test_projection_onto_other_genes_is_refused(made, tmp_path):

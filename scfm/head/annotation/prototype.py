@@ -17,6 +17,9 @@ from scfm.head.state import CellState
 from scfm.head.survey import Survey
 from scfm.types import Backbone, Batch, Metrics, Spec
 
+#: The obsm entry of cells among the prototypes.
+KEY = "X_scfm_prototype"
+
 
 class Prototype(nn.Module):
     """Nearest-prototype classification in an open world (after scPoli: De Donno et al., 2023).
@@ -87,7 +90,7 @@ class Prototype(nn.Module):
         self.pull, self.momentum, self.reject = pull, momentum, reject
         self.state = CellState(spec, genes, context, score="counts" if counts else "log")
         self.dropout = nn.Dropout(dropout)
-        self.project = nn.Linear(self.state.width, dim) if dim else nn.Identity()
+        self.projector = nn.Linear(self.state.width, dim) if dim else nn.Identity()
         width, n_classes = dim or self.state.width, len(self.names)
         weight = class_weight(found) if class_weights else np.ones(n_classes)
         self.register_buffer("weight", torch.tensor(weight, dtype=torch.float32))
@@ -104,12 +107,12 @@ class Prototype(nn.Module):
         self.state.prepare(survey)
         truth = survey.obs[self.labels[0]]
         known = survey.train & (truth >= 0)
-        if isinstance(self.project, nn.Identity) or len(np.unique(truth[known])) < 2:
+        if isinstance(self.projector, nn.Identity) or len(np.unique(truth[known])) < 2:
             return
-        directions = discriminant_directions(self.state.of(survey)[known], truth[known], self.project.out_features)
+        directions = discriminant_directions(self.state.of(survey)[known], truth[known], self.projector.out_features)
         with torch.no_grad():
-            self.project.weight[: len(directions)] = torch.from_numpy(directions)
-            self.project.bias.zero_()
+            self.projector.weight[: len(directions)] = torch.from_numpy(directions)
+            self.projector.bias.zero_()
 
     def __call__(self, backbone: Backbone, batch: Batch) -> Metrics:
         """``loss``, ``accuracy`` and ``n_targets`` of the labelled cells."""
@@ -209,6 +212,14 @@ class Prototype(nn.Module):
             f"{column}_novelty": novelty.astype(np.float32),
         }
 
+    def project(self, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The obsm entry for embedded cells, from what :meth:`predict` gave: where they lie among the prototypes."""
+        return {KEY: outputs["position"]}
+
+    def artifacts(self) -> dict[str, str | list[str]]:
+        """Plain values that go beside the positions: what they need, and the classes there are."""
+        return {"projection": "genes alone: new cells take one forward pass", "classes": list(self.names)}
+
     def add_class(self, name: str, positions: np.ndarray) -> None:
         """A new class from some of its cells, without training.
 
@@ -235,7 +246,7 @@ class Prototype(nn.Module):
         self.weight = torch.cat([self.weight, self.weight.new_ones(1)])
 
     def _position(self, state: Tensor) -> Tensor:
-        return self.project(self.dropout(state)).float()
+        return self.projector(self.dropout(state)).float()
 
     def _distance(self, z: Tensor) -> Tensor:
         """(B, C) Euclidean distances; to a class not met yet, farther than to all others."""
