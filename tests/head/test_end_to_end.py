@@ -12,7 +12,7 @@ from support import SMALL, command
 FAST = ("trainer.accelerator=cpu", "trainer.enable_progress_bar=false")
 TRAIN = tuple(part for part in SMALL if "tokens_per_batch" not in part and "positions" not in part)
 HEADS = {
-    "annotation/classifier": ("head.counts=true",),
+    "annotation/classifier": ("head.counts=true", "head.label=[lineage,cell_type]", "head.levels=true"),
     "annotation/prototype": ("head.counts=true",),
     "integration/contrastive_sampler": (
         "head.mode=knn", "head.neighbours=5", "head.p_in=0.8", "head.micro_batches=coverage"
@@ -49,6 +49,7 @@ def made(tmp_path_factory):
     cells.obs["end"] = np.where(
         cells.obs["pseudotime"] > 0.9, "late", np.where(cells.obs["pseudotime"] < 0.1, "early", None)
     )
+    cells.obs["lineage"] = np.where(cells.obs["cell_type"] == "type 3", "b", "a")
     new = cells.obs["batch"] == cells.obs["batch"].unique()[-1]
     cells[new].copy().write_h5ad(folder / "new.h5ad")
     cells[~new].copy().write_h5ad(folder / "cells.h5ad")
@@ -56,7 +57,7 @@ def made(tmp_path_factory):
     other.var_names = [f"contig_{i}" for i in range(other.n_vars)]
     other.var = other.var[[]]
     other.write_h5ad(folder / "other_genes.h5ad")
-    columns = "obs=[cell_type,batch,pseudotime,end]"
+    columns = "obs=[cell_type,batch,pseudotime,end,lineage]"
     command(
         "prepare",
         f"input={folder / 'cells.h5ad'}",

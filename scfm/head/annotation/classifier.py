@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from scfm.head.annotation.column import Column
+from scfm.head.annotation.levels import Levels
 from scfm.head.annotation.pseudo import pseudo_label_loss
 from scfm.head.annotation.score import scores
 from scfm.head.state import CellState
@@ -30,6 +31,8 @@ class Classifier(nn.Module):
     Args:
         spec: classes, their counts, width, vocabulary.
         label: obs column, or several.
+        levels: the columns go from broad to fine, each class inside one of the column before; calls then agree
+            (:class:`~scfm.head.annotation.levels.Levels`).
         genes: linear components of the cell's genes beside the embedding; 0 leaves them out.
         counts: the components are of log-normalised counts instead of ranks; the store has to keep counts.
         context: tokens of a cell that the backbone reads, at most; the components read all. None: no limit.
@@ -56,6 +59,7 @@ class Classifier(nn.Module):
         spec: Spec,
         *,
         label: str | list[str],
+        levels: bool = False,
         genes: int = 64,
         counts: bool = False,
         context: int | None = None,
@@ -89,13 +93,20 @@ class Classifier(nn.Module):
             Column(spec, name, self.state.width, hidden=hidden, dropout=dropout, class_weights=class_weights)
             for name in self.labels
         )
+        self.levels = Levels(self.labels, [column.names for column in self.columns]) if levels else None
 
     def view(self, batch: Batch) -> Batch:
         """What the backbone reads of a batch."""
         return self.state.view(batch)
 
     def prepare(self, survey: Survey) -> None:
-        """Fit the components of genes on the training cells, and begin where a logistic regression ends."""
+        """Fit the components of genes on the training cells, and begin where a logistic regression ends.
+
+        Raises:
+            ValueError: levels that are no tree.
+        """
+        if self.levels is not None:
+            self.levels.learn({name: survey.obs[name][survey.train] for name in self.labels})
         self.state.prepare(survey)
         if not self.probe:
             return
@@ -120,7 +131,7 @@ class Classifier(nn.Module):
 
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
         """See :meth:`__call__`."""
-        logits = self._logits(backbone, batch)
+        logits = self.logits(backbone, batch)
         metrics: Metrics = {}
         losses = []
         for i, column in enumerate(self.columns):
@@ -141,7 +152,10 @@ class Classifier(nn.Module):
     def predict(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
         """``embedding`` (B, D), which the columns read, and ``logits`` (B, C) float32 of each; needs no labels."""
         state = self.state(backbone, batch)
-        return {"embedding": state, **{self._key("logits", i): column(state) for i, column in enumerate(self.columns)}}
+        logits = self._scores(state)
+        if self.levels is not None:
+            logits = self.levels.settled(logits)
+        return {"embedding": state, **{self._key("logits", i): own for i, own in enumerate(logits)}}
 
     def summarise(self, outputs: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> dict[str, float]:
         """Metrics of a whole epoch.
@@ -194,12 +208,19 @@ class Classifier(nn.Module):
         for i, column in enumerate(self.columns):
             names, confidence, novelty = column.name(outputs[self._key("logits", i)])
             name = f"scfm_{column.label}"
+            if self.levels is not None and i:
+                names = self.levels.named(found[f"scfm_{self.labels[i - 1]}"], names, i)
             found |= {name: names, f"{name}_confidence": confidence, f"{name}_novelty": novelty}
         return found
 
-    def _logits(self, backbone: Backbone, batch: Batch) -> list[Tensor]:
-        state = self.state(backbone, batch)
-        return [column(state) for column in self.columns]
+    def logits(self, backbone: Backbone, batch: Batch) -> list[Tensor]:
+        """(B, C) float32 of each column, as the loss takes them."""
+        return self._scores(self.state(backbone, batch))
+
+    def _scores(self, state: Tensor) -> list[Tensor]:
+        """(B, C) float32 of each column; log-probabilities where there are levels."""
+        scores = [column(state) for column in self.columns]
+        return scores if self.levels is None else self.levels(scores)
 
     def _key(self, name: str, i: int) -> str:
         return name if i == 0 else f"{name}/{self.labels[i]}"

@@ -76,7 +76,7 @@ def pseudo_label_loss(
     n_terms = (used >= 0).sum()
     if not cells.any():
         return logits[0].sum() * 0.0, n_terms
-    views = head._logits(backbone, thinner(batch, cells, head.token_drop))
+    views = head.logits(backbone, thinner(batch, cells, head.token_drop))
     losses = [
         F.cross_entropy(scores, own[cells], ignore_index=-1, reduction="sum")
         for scores, own in zip(views, targets, strict=True)
