@@ -111,10 +111,10 @@ def join_parts(folder: Path, n_cells: int) -> dict[str, np.ndarray]:
                 if name == "index":
                     continue
                 values = part[name]
-                if name not in arrays:
+                if name not in arrays:  # a name may hold a label column's slash, so it names no file
                     shape = (n_cells, *values.shape[1:])
                     arrays[name] = np.lib.format.open_memmap(
-                        folder / f"{name}.npy", mode="w+", dtype=np.float32, shape=shape
+                        folder / f"array-{len(arrays)}.npy", mode="w+", dtype=np.float32, shape=shape
                     )
                     arrays[name][:] = np.nan
                 arrays[name][index] = values
