@@ -19,6 +19,10 @@ from tasks.bench import Bench, Measure, Set, predicted
 HEADS = ("triplet", "contrastive_sampler", "batch_token", "distill", "adversarial", "cond_decoder")
 #: scVI where scvi-tools is installed.
 BASELINES = ("hvg", "harmony", "combat", *(["scvi"] if find_spec("scvi") else []))
+#: These see the very labels that they are then judged by.
+WITH_LABELS = " (with labels)"
+LABELLED_HEAD = "batch_token_prototype"
+LABELLED_BASELINES = ("scanvi",) if find_spec("scvi") else ()
 #: (before, after) integration, (n, D) and (n, d).
 Spaces = tuple[np.ndarray, np.ndarray]
 
@@ -38,7 +42,8 @@ def _all_cells(bench: Bench, measure: Measure, name: str, cells: ad.AnnData, lab
     expression, labels = read_expression(cells), cells.obs[label].astype(str).to_numpy()
     batch = cells.obs["batch"].to_numpy(dtype=object)
     plain = expression.principal_components(seed=seed)
-    store = bench.store(name, cells, ["batch"], "keep_counts=true")
+    cells.obs["label"] = labels
+    store = bench.store(name, cells, ["batch", "label"], "keep_counts=true")
     key = {"task": "integration", "set": name, "setting": "all cells", "seed": seed}
 
     def scored(make: Callable[[], Spaces]) -> Callable[[], dict[str, float]]:
@@ -56,7 +61,11 @@ def _all_cells(bench: Bench, measure: Measure, name: str, cells: ad.AnnData, lab
     measure({**key, "method": "PCA, unintegrated"}, scored(lambda: (plain, plain)))
     theirs = {m: partial(_theirs, m, expression, batch, plain, seed) for m in BASELINES}
     ours = {f"scfm, {head}": partial(_ours, bench, name, head, store, seed) for head in HEADS}
-    for method, make in {**theirs, **ours}.items():
+    labelled = {
+        m + WITH_LABELS: partial(_theirs, m, expression, batch, plain, seed, labels) for m in LABELLED_BASELINES
+    }
+    labelled[f"scfm, {LABELLED_HEAD}{WITH_LABELS}"] = partial(_ours, bench, name, LABELLED_HEAD, store, seed)
+    for method, make in {**theirs, **ours, **labelled}.items():
         measure({**key, "method": method}, scored(make))
 
 
@@ -86,8 +95,15 @@ def _pseudo_batches(bench: Bench, measure: Measure, name: str, cells: ad.AnnData
         measure({**key, "method": method}, kept(make))
 
 
-def _theirs(method: str, expression: Expression, batch: np.ndarray, plain: np.ndarray, seed: int) -> Spaces:
-    return plain, baseline_embedding(method, expression, batch, None, seed)
+def _theirs(
+    method: str,
+    expression: Expression,
+    batch: np.ndarray,
+    plain: np.ndarray,
+    seed: int,
+    labels: np.ndarray | None = None,
+) -> Spaces:
+    return plain, baseline_embedding(method, expression, batch, labels, seed)
 
 
 def _ours(bench: Bench, name: str, head: str, store: Path, seed: int) -> Spaces:

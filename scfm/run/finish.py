@@ -103,10 +103,11 @@ def _scores(task: Any, outputs: dict[str, np.ndarray], data: CellData, rows: np.
 
 def _coverage(task: Any, outputs: dict[str, np.ndarray], data: CellData, rows: np.ndarray) -> dict[str, float]:
     """Share of the labelled cells that keep a name, and how many of these names are right, of the first column."""
-    label = task.labels[0]
+    annotated = task.annotate(outputs)
+    label = next(name for name in task.labels if f"scfm_{name}" in annotated)
     codes = data.store.obs(label)[rows]
     known = codes >= 0
-    called = task.annotate(outputs)[f"scfm_{label}"][known]
+    called = annotated[f"scfm_{label}"][known]
     named = called != "unknown"
     true = np.array(data.store.categories(label) or (), dtype=object)[codes[known]]
     right = float((called[named] == true[named]).mean()) if named.any() else float("nan")

@@ -18,6 +18,7 @@ HEADS = {
         "head.mode=knn", "head.neighbours=5", "head.p_in=0.8", "head.micro_batches=coverage"
     ),
     "integration/batch_token": ("head.thin=0.3", "head.queue=50"),
+    "integration/batch_token_prototype": ("head.size=16",),
     "integration/cond_decoder": ("head.anneal=2",),
     "integration/triplet": ("head.neighbours=10",),
     "integration/distill": ("adapt=frozen", "head.label=cell_type", "head.cosine=0.5"),
@@ -31,6 +32,7 @@ HEADS = {
 }  # fmt: skip
 WRITES = {
     "classifier": (None, "scfm_cell_type"),
+    "batch_token_prototype": ("X_scfm_integrated", "scfm_cell_type"),
     "prototype": ("X_scfm_prototype", "scfm_cell_type"),
     "integration": ("X_scfm_integrated", None),
     "time": (None, "scfm_pseudotime"),

@@ -105,8 +105,8 @@ def test_prototypes_are_means_of_all_cells_to_learn_from_and_take_new_classes(fi
     found = module.task.predict(module.backbone, batch)["position"].numpy()
     truth = store.obs("cell_type")[rows]
     for code in range(3):
-        np.testing.assert_allclose(module.task.means[code], found[truth == code].mean(axis=0), atol=1e-5)
-    assert np.isfinite(module.task.radius.numpy()).all()
+        np.testing.assert_allclose(module.task.prototypes.means[code], found[truth == code].mean(axis=0), atol=1e-5)
+    assert np.isfinite(module.task.prototypes.radius.numpy()).all()
 
     module.task.add_class("new", found[:5] + 50)
     amend(best, module.task)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Required, TypedDict, Unpack
+from typing import Any, ClassVar, Required, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -141,7 +141,7 @@ class Integration(nn.Module):
         """The obsm entries for embedded cells, from what :meth:`predict` gave."""
         return {KEY: outputs["integrated"]}
 
-    def artifacts(self) -> dict[str, str | list[str]]:
+    def artifacts(self) -> dict[str, Any]:
         """Plain values that go beside the projection: what it needs, and the batches it learned from."""
         return {"projection": self.needs, "batch_key": self.batch_key, "batches": list(self.names)}
 

@@ -17,6 +17,15 @@ from scfm.head.view import cells_of, generator_of
 from scfm.types import Backbone, Batch, Metrics, Sampling, Spec
 
 
+class Vectored(Viewed, total=False):
+    """Arguments of :class:`BatchToken`, with the same default in every head that is one."""
+
+    null_share: float
+    temperature: float
+    queue: int
+    momentum: float
+
+
 class BatchToken(Contrastive):
     """A vector e_b is added to every token embedding of batch b (Fugue; scPoli's sample embeddings).
 
@@ -73,6 +82,10 @@ class BatchToken(Contrastive):
 
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
         """``loss``, and ``accuracy``: how often the other view is nearer than every negative."""
+        return self.contrasted(backbone, batch)[0]
+
+    def contrasted(self, backbone: Backbone, batch: Batch) -> tuple[Metrics, Tensor]:
+        """What :meth:`forward` gives, and where one view of each cell lies, (B, d)."""
         generator, codes = generator_of(batch), batch.obs[self.batch_key]
         one, two = (self.views(batch, generator) for _ in range(2))
         drawn = [self._draw(codes, generator) for _ in range(2)]
@@ -83,7 +96,11 @@ class BatchToken(Contrastive):
         else:
             other = F.normalize(self.place_with(backbone, two, self.rows[drawn[1]])[0], dim=1)
             loss, accuracy = nt_xent(query, other, codes, temperature=self.temperature)
-        return {"loss": loss + self.stay * unrest(space - shift, shift, codes), "accuracy": accuracy}
+        return {"loss": loss + self.stay * unrest(space - shift, shift, codes), "accuracy": accuracy}, space
+
+    def artifacts(self) -> dict[str, Any]:
+        """Plain values that go beside the projection, and ``sample_embeddings``, (batches, D): their vectors."""
+        return super().artifacts() | {"sample_embeddings": self.rows[:-1].detach().cpu().numpy()}
 
     def _against_queue(
         self, backbone: Any, query: Tensor, other: Batch, drawn: Tensor, codes: Tensor

@@ -29,9 +29,9 @@ def test_loss_against_the_formula(make_spec, make_batch, backbone):
         make_spec((2, 2)), label="cell_type", genes=0, dim=0, dropout=0.0, class_weights=False, pull=0.5
     ).eval()
     batch = make_batch([0, 1, 1, 0], missing=[3])
-    head.means.copy_(torch.randn(2, 16))
+    head.prototypes.means.copy_(torch.randn(2, 16))
     z = outputs_of(head, backbone, batch)["position"][:3]
-    distance = np.linalg.norm(z[:, None] - head.means.numpy()[None], axis=2)
+    distance = np.linalg.norm(z[:, None] - head.prototypes.means.numpy()[None], axis=2)
     logits, own = -distance / (0.5 * 4), np.array([0, 1, 1])
     cross = -(logits[range(3), own] - np.log(np.exp(logits).sum(1))).mean()
     pull = distance[0, 0] / 1 + (distance[1, 1] + distance[2, 1]) / 2
@@ -44,15 +44,15 @@ def test_prototypes_are_running_means_and_consolidate_to_exact_ones(make_spec, m
     for batch in batches:
         head(backbone, batch)
     z = [outputs_of(head, backbone, batch)["position"] for batch in batches]
-    np.testing.assert_allclose(head.means[0], 0.75 * z[0][:2].mean(0) + 0.25 * z[1][:2].mean(0), atol=1e-6)
+    np.testing.assert_allclose(head.prototypes.means[0], 0.75 * z[0][:2].mean(0) + 0.25 * z[1][:2].mean(0), atol=1e-6)
     head.consolidate({"position": np.concatenate(z)}, {"cell_type": np.array([0, 0, 1, 0, 0, 1])})
-    np.testing.assert_allclose(head.means[0], np.concatenate([z[0][:2], z[1][:2]]).mean(0), atol=1e-6)
+    np.testing.assert_allclose(head.prototypes.means[0], np.concatenate([z[0][:2], z[1][:2]]).mean(0), atol=1e-6)
 
 
 def test_evaluation_moves_no_prototype(trained, make_batch, backbone):
-    before = trained.means.clone()
+    before = trained.prototypes.means.clone()
     trained(backbone, make_batch([0, 1]))
-    torch.testing.assert_close(trained.means, before, equal_nan=True)
+    torch.testing.assert_close(trained.prototypes.means, before, equal_nan=True)
 
 
 def test_a_type_never_met_is_novel_and_then_added_without_training(trained, make_batch, backbone):

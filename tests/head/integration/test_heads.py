@@ -9,6 +9,7 @@ import torch
 
 from scfm.head.integration.adversarial import Adversarial, reverse
 from scfm.head.integration.batch_token import BatchToken, added
+from scfm.head.integration.batch_token_prototype import BatchTokenPrototype, spread
 from scfm.head.integration.check import check_batches, warn_confounded
 from scfm.head.integration.cond_decoder import CondDecoder
 from scfm.head.integration.contrastive_sampler import ContrastiveSampler
@@ -21,6 +22,7 @@ MAKERS = {
     "hcl": lambda spec: ContrastiveSampler(spec, **SMALL, genes=8),
     "knn": lambda spec: ContrastiveSampler(spec, **SMALL, genes=8, mode="knn", neighbours=5),
     "batch_token": lambda spec: BatchToken(spec, **SMALL, genes=8),
+    "batch_token_prototype": lambda spec: BatchTokenPrototype(spec, **SMALL, genes=8, label="cell_type"),
     "triplet": lambda spec: Triplet(spec, **SMALL, neighbours=8, genes=8),
     "triplet_label": lambda spec: Triplet(spec, **SMALL, neighbours=8, genes=8, label="cell_type", stay=0.0),
     "distill": lambda spec: Distill(spec, **SMALL, cosine=0.5, genes=8),
@@ -195,6 +197,56 @@ def test_surgery_trains_one_row_and_nothing_else(spec, cells, tiny):
     after = head.state_dict() | tiny.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert head.nearest_row(tiny, batches) in head.names
+
+
+def test_sample_embeddings_are_the_vectors_of_the_batches_without_the_null_one(spec):
+    head = BatchToken(spec, **SMALL)
+    assert head.artifacts()["sample_embeddings"].shape == (len(head.artifacts()["batches"]), 32)
+    np.testing.assert_array_equal(head.artifacts()["sample_embeddings"], head.rows.detach().numpy()[:-1])
+
+
+# batch vectors and prototypes
+
+
+def test_the_loss_is_that_of_both(spec, cells, tiny):
+    head = BatchTokenPrototype(spec, **SMALL, genes=8, label="cell_type", weight=0.5)
+    head.prepare(cells.survey(tiny))
+    head.eval().prototypes.means.normal_()
+    batch = cells.batch(range(24), seed=5)
+    alone, space = head.contrasted(tiny, batch)
+    expected = alone["loss"] + 0.5 * head.prototypes(space, batch.obs["cell_type"])["loss"]
+    torch.testing.assert_close(head(tiny, batch)["loss"], expected)
+    nobody = replace(batch, obs={**batch.obs, "cell_type": torch.full((24,), -1)})
+    torch.testing.assert_close(head(tiny, nobody)["loss"], alone["loss"])
+
+
+def test_types_are_named_in_the_integrated_space_whatever_the_batch(spec, cells, tiny):
+    torch.manual_seed(0)
+    head = BatchTokenPrototype(spec, **SMALL, genes=8, label="cell_type")
+    survey = cells.survey(tiny)
+    survey.obs["cell_type"] = np.where(np.arange(120) < 40, -1, survey.obs["cell_type"])
+    head.prepare(survey)
+    whole = cells.batch(range(120))
+
+    def said(batch):
+        return {name: value.numpy() for name, value in head.eval().predict(tiny, batch).items()}
+
+    head.consolidate(said(whole), survey.obs)
+    new = replace(cells.batch(range(40)), obs={"batch": torch.full((40,), -1)})
+    outputs, truth = said(new), cells.obs["cell_type"][:40]
+    assert head.summarise(outputs, {"cell_type": truth})["macro_f1"] > 0.8
+    head.calibrate(said(whole), survey.obs)
+    named = head.annotate(outputs)["scfm_cell_type"]
+    kept = named != "unknown"
+    assert kept.mean() > 0.7
+    assert (named[kept] == np.array(["early", "late"])[truth[kept]]).mean() > 0.8
+    head.add_class("third", outputs["integrated"][:1] + 100)
+    assert head.annotate({**outputs, "integrated": outputs["integrated"] + 100})["scfm_cell_type"][0] == "third"
+
+
+def test_spread_is_the_distance_to_the_mean_of_ones_class():
+    space = np.array([[0.0, 0], [0, 2], [5, 5], [9, 9]])
+    assert spread(space, np.array([0, 0, 1, -1])) == pytest.approx(np.sqrt((1 + 1 + 0) / 3))
 
 
 # the discriminator

@@ -1,0 +1,82 @@
+"""Integration by a learned vector of the experimental batch, and cell types named in the integrated space."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Unpack
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scfm.head.annotation.prototypes import Named, Prototypes
+from scfm.head.integration.base import check_positive
+from scfm.head.integration.batch_token import BatchToken, Vectored
+from scfm.head.survey import Survey
+from scfm.types import Backbone, Batch, Metrics, Spec
+
+
+class BatchTokenPrototype(Named, BatchToken):
+    """Batch vectors and class prototypes together (scPoli: De Donno et al., 2023).
+
+    L = L of :class:`~scfm.head.integration.batch_token.BatchToken` + ``weight`` · L of
+    :class:`~scfm.head.annotation.prototypes.Prototypes`, whose positions are the integrated space. The unit of its τ is
+    the root mean square distance of cells to the centre of their class where the space begins.
+
+    Args:
+        spec: what only the run knows.
+        label: obs column of the types; cells without one take part in the contrast alone.
+        weight: of the prototypes' loss.
+        pull: η of the prototypes.
+        reject: share of correct calls that calibration may turn into ``unknown``.
+        **vectored: see :class:`~scfm.head.integration.batch_token.BatchToken`; its ``temperature`` is of the contrast.
+
+    Raises:
+        ValueError: a single batch, an unknown column, fewer than two classes, or a number out of its range.
+    """
+
+    metric: ClassVar[str] = "macro_f1"
+    placed: ClassVar[str] = "integrated"
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        label: str,
+        weight: float = 1.0,
+        pull: float = 0.01,
+        reject: float = 0.05,
+        **vectored: Unpack[Vectored],
+    ) -> None:
+        super().__init__(spec, **vectored)
+        check_positive(weight=weight)
+        self.labels, self.learnt, self.named_by = (*self.labels, label), (label,), label
+        self.weight = weight
+        self.prototypes = Prototypes(spec, label, self.size, pull=pull, reject=reject)
+
+    def prepare(self, survey: Survey) -> None:
+        """Look at the cells before training; see how wide classes are where the space begins."""
+        super().prepare(survey)
+        if self.state.bag.size:
+            space = self.begin(torch.from_numpy(self.state.space(survey))).numpy()
+            codes = np.where(survey.train, survey.obs[self.named_by], -1)
+            self.prototypes.sharpness /= spread(space, codes) / self.size**0.5
+
+    def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
+        """``loss``, ``accuracy`` of the contrast, ``accuracy_of_types`` and ``n_targets``, the labelled cells."""
+        metrics, space = self.contrasted(backbone, batch)
+        found = self.prototypes(self.finished(space), batch.obs[self.named_by])
+        loss = metrics["loss"] + self.weight * found["loss"]
+        return {**metrics, "loss": loss, "accuracy_of_types": found["accuracy"], "n_targets": found["n_targets"]}
+
+    @torch.no_grad()
+    def predict(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
+        """``integrated`` (B, d), with the null vector, and ``logits`` (B, C), −d/τ; needs no labels."""
+        space = self.encode(backbone, batch)
+        return {"integrated": space, "logits": self.prototypes.logits(space)}
+
+
+def spread(space: np.ndarray, codes: np.ndarray) -> float:
+    """Root mean square distance of cells (n, d) to the mean of their class (n,), -1 where missing."""
+    classes = [space[codes == code] for code in np.unique(codes[codes >= 0])]
+    squares = np.concatenate([((own - own.mean(axis=0)) ** 2).sum(axis=1) for own in classes])
+    return float(np.sqrt(max(squares.mean(), 1e-12)))
