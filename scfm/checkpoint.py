@@ -48,13 +48,17 @@ class Checkpoint:
 def describe(
     command: str, config: Mapping[str, Any], tokenizer: Mapping[str, Any], spec: Spec, *, causal: bool
 ) -> dict[str, Any]:
-    """What :func:`read` needs, as plain values that ``torch.load(weights_only=True)`` accepts."""
+    """What :func:`read` needs, as plain values that ``torch.load(weights_only=True)`` accepts.
+
+    The paths of the store and of the checkpoint that the run began with are whole, to be found from any folder.
+    """
+    paths = {name: str(Path(config[name]).resolve()) for name in ("store", "init_from") if config.get(name)}
     return {
         "format": FORMAT,
         "version": __version__,
         "command": command,
         "causal": causal,
-        "config": dict(config),
+        "config": {**config, **paths},
         "tokenizer": dict(tokenizer),
         "vocab_hash": spec.vocab.hash,
         "classes": {name: list(classes) for name, classes in spec.classes.items()},

@@ -78,7 +78,8 @@ def _run(command: str, cfg: "DictConfig") -> Any:
 
     from scfm.config import check, shipped
 
-    sys.path.insert(0, str(Path.cwd()))  # a user's own parts: extensions=[my_module] beside where they work
+    sys.path.append(str(Path.cwd()))  # a user's own parts: extensions=[my_module] beside where they work; last, so that
+    # a file called html.py there hides no module of anyone else
     for module in cfg.get("extensions") or ():
         importlib.import_module(module)
     check(cfg, shipped(CONFIGS, command))

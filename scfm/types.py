@@ -6,6 +6,7 @@ Letters used in every docstring of the package: ``B`` cells, ``T`` tokens of the
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
@@ -132,6 +133,26 @@ class Spec:
     token_counts: np.ndarray | None = None
     class_counts: Mapping[str, np.ndarray] = field(default_factory=dict)
     scale: np.ndarray | None = None
+
+    def categories(self, key: str, column: str) -> tuple[str, ...]:
+        """Names of the classes of an obs column.
+
+        Args:
+            key: of the config, that names the column.
+            column: what it names.
+
+        Raises:
+            ValueError: no such column, or one of numbers.
+        """
+        if column in self.classes:
+            return self.classes[column]
+        near = difflib.get_close_matches(column, list(self.classes), n=1)
+        have = ", ".join(self.classes) or "none"
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(
+            f"{key}={column!r} is not a categorical obs column of the store; it has {have}{hint}. Others come with "
+            f"scfm-prepare obs='[{column}]'; numbers stay numbers, so make them text in the file before"
+        )
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from scfm.evaluate.result import Result
 from scfm.evaluate.scores import control_scaled, judged_groups, score_embeddings, write_scores
 from scfm.evaluate.table import Cells, read_cells, thin
 from scfm.evaluate.verdict import annotation_verdict, integration_verdict, ordering_verdict, pretraining_verdict
+from scfm.head.annotation.column import UNKNOWN
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ def evaluate(
     n_jobs: int = 1,
     encoders: Mapping[str, Encoder] | None = None,
     corpora: Mapping[str, Encoder] | None = None,
+    taught: Encoder | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Score an embedding; leave tables, pictures and one report.
@@ -120,6 +122,7 @@ def evaluate(
         n_jobs: threads for neighbours; -1 for all.
         encoders: further embeddings by name, made of counts: backbones.
         corpora: by name of a pretraining corpus, which cells are in it, of counts.
+        taught: which cells are in the store that the head was fine-tuned on, of counts; None where it is not known.
         about: further settings for the report.
 
     Returns:
@@ -142,6 +145,8 @@ def evaluate(
     notes += _overlaps(cells, judged, corpora or {})
     naming = ordering = None
     if label is not None:
+        if not _head_is_judged(cells, label, split, taught, notes):
+            cells = replace(cells, called=None)
         naming = name_cells(cells, embedding, split=split, n_folds=folds, n_draws=draws, seed=seed, shots=shots)
     if time is not None:
         ordering = order_cells(cells, embedding, _ordering_folds(cells, split, folds, seed), seed)
@@ -183,9 +188,11 @@ def make_embeddings(
         name: partial(_encoded, encode, cells.expression) for name, encode in encoders.items()
     }
     for name in wanted:
-        no_batch = name in baseline.NEEDS_BATCH and cells.batch is None
-        if no_batch or (name in baseline.NEEDS_LABEL and cells.labels is None):
-            logger.info("%s is left out: it needs a column that was not given", TITLES[name])
+        given = {"batch": cells.batch, "label": cells.labels}
+        needed = {"batch": baseline.NEEDS_BATCH, "label": baseline.NEEDS_LABEL}
+        lacking = [f"{role}=COLUMN" for role in given if name in needed[role] and given[role] is None]
+        if lacking:
+            logger.info("%s is left out: it needs %s", TITLES[name], " and ".join(lacking))
             continue
         makers[TITLES[name]] = partial(baseline.embed, name, cells.expression, cells.batch, cells.labels, seed)
     for title, make in makers.items():
@@ -257,6 +264,36 @@ def _overlaps(cells: Cells, judged: np.ndarray, corpora: Mapping[str, Encoder]) 
                 "labels); scores on cells that it never saw may be lower."
             )
     return notes
+
+
+def _head_is_judged(cells: Cells, label: str, split: Path | None, taught: Encoder | None, notes: list[str]) -> bool:
+    """Whether the head's own names of the cells are judged, and a note that says why or why not."""
+    if cells.called is None:
+        return False
+    if split is None and taught is None:
+        notes.append(
+            f"The names in obs['scfm_{label}'] are not judged: whether their head learned from these very cells is "
+            "not known; give split=RUN/split.csv, so that only its test cells are."
+        )
+        return False
+    if split is None and taught is not None:
+        share = float(np.asarray(taught(cells.expression.counts))[cells.codes >= 0].mean())
+        if share > 0:
+            notes.append(
+                f"{share:.1%} of the labelled cells are in the store that this embedding was fine-tuned on, so that "
+                "scores flatter it, and the names its head gave are not judged: give split=RUN/split.csv, so that "
+                "only its test cells are."
+            )
+            return False
+        notes.append(
+            "No cell of this file is in the store that the head was fine-tuned on: its names are judged on all "
+            "labelled cells, while the methods beside it learn from labels of this very file, by cross-validation."
+        )
+    foreign = sorted(set(cells.called) - {*cells.classes, UNKNOWN, ""})
+    if foreign:
+        listed = ", ".join(map(repr, foreign[:8])) + (", ..." if len(foreign) > 8 else "")
+        notes.append(f"The head calls cells {listed}, which is no class of {label!r} here: such calls count as wrong.")
+    return True
 
 
 def _check_baselines(names: Sequence[str]) -> None:

@@ -19,6 +19,8 @@ from scfm.evaluate.table import Cells
 logger = logging.getLogger(__name__)
 
 PROBE = ", linear probe"
+#: The head's own names, where ``unknown`` is wrong, and its likeliest classes.
+HEAD, GUESS = "fine-tuned head", "fine-tuned head, best guess"
 #: Seeds of the few-shot draws.
 REPEATS = 5
 
@@ -82,9 +84,13 @@ def name_cells(
         costs[name] = (cost.seconds, cost.megabytes)
     ours = [name for name in calls if name.startswith(f"{embedding},")]
     beside = [name for name in calls if name.removesuffix(PROBE) in cells.others]
-    if cells.called is not None and split is not None:
-        calls["fine-tuned head"] = _head_calls(cells, folds[0][1])
-        ours.insert(0, "fine-tuned head")
+    if cells.called is not None:
+        assert cells.confidence is not None
+        judged = np.flatnonzero(cells.codes >= 0) if split is None else folds[0][1]
+        guessed = None if cells.guessed is None else cells.guessed[judged]
+        heads = head_calls(cells.called[judged], guessed, cells.confidence[judged], cells.classes, judged)
+        calls |= heads
+        ours[:0] = heads
     draws = {
         name: bootstrap(cells.codes, own, cells.group, len(cells.classes), n_draws=n_draws, seed=seed)
         for name, own in calls.items()
@@ -169,9 +175,26 @@ def _folds(cells: Cells, split: Path | None, n_folds: int, seed: int) -> tuple[l
     return folds, f"{len(folds)}-fold cross-validation {by}"
 
 
-def _head_calls(cells: Cells, rows: np.ndarray) -> Calls:
-    assert cells.called is not None
-    assert cells.confidence is not None
-    place = {name: code for code, name in enumerate(cells.classes)}
-    codes = np.array([place.get(name, -1) for name in cells.called[rows]], dtype=np.int64)
-    return Calls(codes, cells.confidence[rows], rows)
+def head_calls(
+    named: np.ndarray,
+    guessed: np.ndarray | None,
+    confidence: np.ndarray,
+    classes: Sequence[str],
+    rows: np.ndarray,
+) -> dict[str, Calls]:
+    """What a head said of some cells, as calls of ``HEAD`` and, where it guesses, of ``GUESS``.
+
+    Args:
+        named: (n,) its names; ``unknown`` is no class, and so wrong.
+        guessed: (n,) its likeliest classes.
+        confidence: (n,) of them.
+        classes: names of the classes.
+        rows: (n,) where the cells stand.
+    """
+    place = {name: code for code, name in enumerate(classes)}
+
+    def calls(names: np.ndarray) -> Calls:
+        codes = np.array([place.get(name, -1) for name in names], dtype=np.int64)
+        return Calls(codes, np.asarray(confidence, dtype=np.float64), rows)
+
+    return {HEAD: calls(named)} | ({} if guessed is None else {GUESS: calls(guessed)})

@@ -121,7 +121,8 @@ def _scores_tables(scores: pd.DataFrame, ours: str) -> list[str]:
 def _scaled_parts(scaled: pd.DataFrame | None, ours: str) -> list[str]:
     if scaled is None or "total" not in scaled:
         return []
-    text = "(x − worst control) / (best control − worst control): 0 is as bad as the worst control, 1 as the best."
+    text = "(x − worst control) / (best control − worst control): 0 is as bad as the worst control, 1 as the best; "
+    text += "nothing where the controls differ by less than 0.1."
     columns = [name for name in ("total", "bio", "batch", *SCALED) if name in scaled]
     return [table(scaled[columns], own=[ours]), paragraph(text)]
 

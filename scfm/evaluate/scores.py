@@ -62,6 +62,10 @@ def judged_groups(cells: Cells, rows: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return rows, labels, batch
 
 
+#: Controls that lie nearer than this give no scale: what divides by their distance is noise.
+APART = 0.1
+
+
 def control_scaled(scores: pd.DataFrame, controls: list[str]) -> pd.DataFrame:
     """(x − worst control) / (best control − worst control), metric by metric, as Open Problems scales.
 
@@ -71,10 +75,10 @@ def control_scaled(scores: pd.DataFrame, controls: list[str]) -> pd.DataFrame:
 
     Returns:
         The same without the controls: 0 is as bad as the worst control, 1 as good as the best. NaN where the controls
-        do not differ.
+        differ by less than 0.1 (all of them mix batches, for instance).
     """
     low, high = scores.loc[controls].min(), scores.loc[controls].max()
-    return (scores.drop(index=controls) - low) / (high - low).where(high > low, np.nan)
+    return (scores.drop(index=controls) - low) / (high - low).where(high - low >= APART, np.nan)
 
 
 def plain(table: pd.DataFrame) -> dict[str, dict[str, float | None]]:

@@ -31,6 +31,7 @@ class Cells:
         batch: (B,) names; None without a batch column.
         group: (B,) names; None where single cells are split.
         called: (B,) the head's own calls; None where there are none.
+        guessed: (B,) the likeliest classes by the head, also of cells that it calls unknown; None likewise.
         confidence: (B,) how sure they are.
         others: further embeddings to compare with, (B, D') each, by name.
         condition: (B,) names, "" where missing; None without such a column.
@@ -50,6 +51,7 @@ class Cells:
     group: np.ndarray | None
     called: np.ndarray | None
     confidence: np.ndarray | None
+    guessed: np.ndarray | None = None
     others: Mapping[str, np.ndarray] = field(default_factory=dict)
     condition: np.ndarray | None = None
     finer: np.ndarray | None = None
@@ -120,6 +122,7 @@ def read_cells(
         group=groups,
         called=_text(adata.obs[own]) if has_calls else None,
         confidence=adata.obs[f"{own}_confidence"].to_numpy(dtype=np.float64) if has_calls else None,
+        guessed=_text(adata.obs[f"{own}_guess"]) if has_calls and f"{own}_guess" in adata.obs else None,
         others={name: _embedding(adata, name) for name in beside if name != embedding},
         condition=_column(adata, condition, "condition") if condition else None,
         finer=_column(adata, finer, "finer") if finer else None,
@@ -146,6 +149,7 @@ def thin(cells: Cells, rows: np.ndarray) -> Cells:
         group=pick(cells.group),
         called=pick(cells.called),
         confidence=pick(cells.confidence),
+        guessed=pick(cells.guessed),
         others={name: values[rows] for name, values in cells.others.items()},
         condition=pick(cells.condition),
         finer=pick(cells.finer),

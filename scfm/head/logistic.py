@@ -65,7 +65,7 @@ def regress(
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(weight))
         layer.bias.copy_(torch.from_numpy(bias))
-    log.info("A linear layer is now the logistic regression of %d cells (%s).", known.sum(), penalty)
+    log.info("A linear layer is now the logistic regression of %d cells (penalty %g).", known.sum(), penalty.strength)
     return penalty
 
 

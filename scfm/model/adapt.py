@@ -1,5 +1,7 @@
 """How much of a pretrained backbone a fine-tune changes: all of it, its upper layers, or low-rank additions.
 
+:func:`anew` comes first: what an earlier fine-tune froze or added has no say in this one.
+
 What the embedding rule does not read (the prediction head, the layers above ``embedding_layer``) is frozen in every
 case: it would get no gradient, and processes that train together would wait for it.
 """
@@ -10,6 +12,18 @@ from typing import Any
 from torch import nn
 
 from scfm.model.backbone import Backbone
+
+
+def anew(backbone: Backbone) -> Backbone:
+    """A backbone as a fine-tune finds it: low-rank additions of an earlier one merged, every parameter trained.
+
+    Args:
+        backbone: changed in place.
+
+    Returns:
+        The same backbone.
+    """
+    return merge(backbone).requires_grad_(True)
 
 
 def full(backbone: Backbone) -> Backbone:
@@ -95,8 +109,10 @@ def merge(backbone: Backbone) -> Backbone:
         backbone: changed in place.
 
     Returns:
-        The same backbone, whose state dict has transformers' names again.
+        The same backbone, whose state dict has transformers' names again; without additions, as it was.
     """
+    if not any(".lora_" in name for name, _ in backbone.named_parameters()):
+        return backbone
     _peft()
     from peft.tuners.tuners_utils import BaseTunerLayer
 

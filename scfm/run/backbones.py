@@ -137,12 +137,25 @@ def corpora(checkpoint: Checkpoint, genes: FileGenes) -> dict[str, Encoder]:
     """
     before = pretrained(checkpoint)
     path = None if before is None else before.config.get("store")
-    if path is None or not Path(path).is_dir():
-        return {}
+    return {} if path is None or not Path(path).is_dir() else {str(path): _among(path, genes)}
+
+
+def taught(checkpoint: Checkpoint, genes: FileGenes) -> Encoder | None:
+    """Which of some cells are in the store that a head was fine-tuned on; None without a head, or where it is gone.
+
+    Args:
+        checkpoint: pretrained or fine-tuned.
+        genes: of the columns of the counts.
+    """
+    path = checkpoint.config.get("store") if checkpoint.command == "finetune" else None
+    return None if path is None or not Path(path).is_dir() else _among(path, genes)
+
+
+def _among(path: str, genes: FileGenes) -> Encoder:
     store = TokenStore.open(path)
     columns = genes.columns(from_dict(store.tokenizer))
 
     def among(counts: csr_matrix) -> np.ndarray:
         return store.overlap(cell_hashes(counts, columns, store.vocab))
 
-    return {str(path): among}
+    return among

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,20 +107,20 @@ def ranked_genes(data: CellData, rows: np.ndarray, train: np.ndarray) -> np.ndar
     return table[:, np.argsort(-variance, kind="stable")[:N_GENES]].toarray().astype(np.float32)
 
 
-def name_beside(beside: Beside, codes: np.ndarray, n_classes: int, head: Calls) -> pd.DataFrame:
+def name_beside(beside: Beside, codes: np.ndarray, n_classes: int, heads: Mapping[str, Calls]) -> pd.DataFrame:
     """A head's calls and those of probes, on the same cells.
 
     Args:
         beside: features.
         codes: (n,) class codes of its rows, -1 where missing.
         n_classes: C.
-        head: its calls; rows are places in ``beside.rows``.
+        heads: its calls by name; rows are places in ``beside.rows``.
 
     Returns:
         Methods × scores of :func:`scfm.evaluate.annotation.annotation_scores`, seconds and megabytes; best first.
     """
     fold = (np.flatnonzero(beside.train & (codes >= 0)), np.flatnonzero(~beside.train & (codes >= 0)))
-    rows = {"fine-tuned head": annotation_scores(codes, head, n_classes)}
+    rows = {name: annotation_scores(codes, own, n_classes) for name, own in heads.items()}
     models: dict[str, tuple[np.ndarray, Model]] = {
         f"{n}, linear probe": (f, linear) for n, f in beside.features.items()
     }

@@ -21,6 +21,7 @@ from scfm.data.beside import counts_beside
 from scfm.data.order import Order
 from scfm.data.read import CellFile, open_cells
 from scfm.genes import GeneMap, GeneReport, read_alias
+from scfm.head.annotation.column import UNKNOWN
 from scfm.module import CellModule
 from scfm.run.fit import cluster
 from scfm.run.quiet import quiet_lightning
@@ -30,6 +31,8 @@ from scfm.tokenizer import Tokenizer, from_dict
 from scfm.types import Batch, Ragged
 
 log = logging.getLogger(__name__)
+#: Share of cells without a name from which on a warning is due; calibration leaves about 5 % of known cells unnamed.
+MANY = 0.3
 
 
 class FileBatches(IterableDataset[Batch]):
@@ -128,13 +131,17 @@ def run(cfg: DictConfig) -> None:
             return
         found = join_parts(folder, cells.n_cells)
         _warn_of_empty(found["embedding"], source)
+        annotations = module.task.annotate(found) if hasattr(module.task, "annotate") else {}
+        _warn_of_unknown(annotations)
+        projections = module.task.project(found) if hasattr(module.task, "project") else {}
+        made_by = _provenance(cfg, checkpoint, cells, report, list(projections)) | _artifacts(module)
         unfinished = folder / "output.h5ad"
         shutil.copyfile(source, unfinished)
         write_annotated(
             unfinished,
-            obsm={cfg.key: found["embedding"]} | _projections(module, found),
-            obs=_annotations(module, found),
-            uns={"scfm": _provenance(cfg, checkpoint, cells, report) | _artifacts(module)},
+            obsm={cfg.key: found["embedding"]} | projections,
+            obs=annotations,
+            uns={"scfm": {cfg.key: made_by}},
         )
         unfinished.replace(output)
         shutil.rmtree(folder)
@@ -173,14 +180,15 @@ def _warn_of_empty(embedding: np.ndarray, source: Path) -> None:
         log.warning("%d cell(s) of %s have no gene that the model knows: their embedding is NaN.", empty, source)
 
 
-def _annotations(module: CellModule, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The obs columns that a fine-tuned head gives."""
-    return module.task.annotate(found) if hasattr(module.task, "annotate") else {}
-
-
-def _projections(module: CellModule, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The obsm entries that a fine-tuned head gives beside the embedding."""
-    return module.task.project(found) if hasattr(module.task, "project") else {}
+def _warn_of_unknown(annotations: Mapping[str, np.ndarray]) -> None:
+    for name, values in annotations.items():
+        share = float((values == UNKNOWN).mean()) if f"{name}_guess" in annotations else 0.0
+        if share > MANY:
+            log.warning(
+                "%.0f%% of the cells are %r in obs[%r]: they look unlike the cells the head was calibrated on (other "
+                "types, another technology); the likeliest class of each is in obs[%r].",
+                100 * share, UNKNOWN, name, f"{name}_guess",
+            )  # fmt: skip
 
 
 def _artifacts(module: CellModule) -> dict[str, Any]:
@@ -188,10 +196,13 @@ def _artifacts(module: CellModule) -> dict[str, Any]:
     return {"head": module.task.artifacts()} if hasattr(module.task, "artifacts") else {}
 
 
-def _provenance(cfg: DictConfig, checkpoint: Checkpoint, cells: CellFile, report: GeneReport) -> dict[str, Any]:
+def _provenance(
+    cfg: DictConfig, checkpoint: Checkpoint, cells: CellFile, report: GeneReport, projections: list[str]
+) -> dict[str, Any]:
     return {
         "version": __version__,
-        "checkpoint": str(checkpoint.path),
+        "checkpoint": str(checkpoint.path.resolve()),
+        "projections": projections,
         "vocab_hash": checkpoint_vocab(checkpoint).hash,
         "tokenizer": from_dict(checkpoint.tokenizer).name,
         "counts_from": cells.counts_from,
@@ -199,5 +210,4 @@ def _provenance(cfg: DictConfig, checkpoint: Checkpoint, cells: CellFile, report
         "species": cfg.species,
         "alias": str(Path(cfg.alias).resolve()) if cfg.alias else "",
         "share_of_counts_dropped": float(report.share_dropped),
-        "key": cfg.key,
     }

@@ -14,7 +14,7 @@ from scfm.config import plain
 from scfm.data.read import open_cells
 from scfm.evaluate.compare import evaluate
 from scfm.genes import read_alias
-from scfm.run.backbones import FileGenes, backbones, corpora
+from scfm.run.backbones import FileGenes, backbones, corpora, taught
 
 log = logging.getLogger(__name__)
 
@@ -30,29 +30,32 @@ def run(cfg: DictConfig) -> dict[str, Any]:
         adata = anndata.read_h5ad(source)
     except OSError as error:
         raise ValueError(f"{source} is not a readable .h5ad file ({error}); write it again with scfm-embed") from error
-    made_by = _checkpoint(adata, checkpoint)
-    if split is None and made_by is not None and made_by.command == "finetune" and options["label"] is not None:
-        log.warning(
-            "This embedding was fine-tuned by %s, perhaps on these very cells and labels: give "
-            "split=RUN/split.csv, so that only its test cells are judged.",
-            made_by.path,
-        )
-    extra = {} if made_by is None else _compared_with(made_by, source, options, adata.uns.get("scfm", {}))
+    said = made_by_what(adata, options["embedding"])
+    made_by = _checkpoint(said, checkpoint)
+    extra = {} if made_by is None else _compared_with(made_by, source, options, said)
     about = {"input": str(source), "checkpoint": None if made_by is None else str(made_by.path)}
     result = evaluate(adata, output=output, split=Path(split) if split else None, about=about, **extra, **options)
     log.info("Report: %s", output / "report.html")
     return result
 
 
-def _checkpoint(adata: AnnData, wanted: str | None) -> Checkpoint | None:
+def made_by_what(adata: AnnData, embedding: str) -> Mapping[str, Any]:
+    """What scfm-embed wrote of itself beside an entry of obsm, or beside the one that it belongs to; else nothing."""
+    entries = {key: own for key, own in adata.uns.get("scfm", {}).items() if isinstance(own, Mapping)}
+    of_projections = {name: own for own in entries.values() for name in own.get("projections", ())}
+    return entries.get(embedding) or of_projections.get(embedding) or {}
+
+
+def _checkpoint(said: Mapping[str, Any], wanted: str | None) -> Checkpoint | None:
     """The checkpoint that made the embedding: the one the file names, for ``auto``, where it is still there."""
     if wanted is None:
         return None
     if wanted != "auto":
         return read(wanted)
-    path = adata.uns.get("scfm", {}).get("checkpoint")
+    path = said.get("checkpoint")
     if path is None or not Path(path).exists():
-        log.info("The checkpoint of this embedding is not known or gone: no comparison with untrained backbones.")
+        lost = "The file does not say which checkpoint made this embedding" if path is None else f"{path} is gone"
+        log.info("%s: no comparison with untrained backbones; name it with checkpoint=...", lost)
         return None
     return read(path)
 
@@ -78,4 +81,8 @@ def _compared_with(
     if not fits:
         return {}
     genes = FileGenes(names, said.get("species", "human"), None if alias is None else read_alias(alias))
-    return {"encoders": backbones(checkpoint, genes, options["seed"]), "corpora": corpora(checkpoint, genes)}
+    return {
+        "encoders": backbones(checkpoint, genes, options["seed"]),
+        "corpora": corpora(checkpoint, genes),
+        "taught": taught(checkpoint, genes),
+    }

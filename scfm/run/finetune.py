@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from scfm.checkpoint import WEIGHTS, Checkpoint, describe, read
 from scfm.config import build, plain, target
 from scfm.data.module import CellData
 from scfm.data.store import TokenStore
+from scfm.model.adapt import anew
 from scfm.module import CellModule
 from scfm.run.consolidate import consolidate
 from scfm.run.finish import Finished, finish
@@ -62,7 +64,8 @@ def run(cfg: DictConfig) -> float | None:
     if getattr(head, "counts_needed", False):
         data.read_counts()
     data.read_labels(head.labels, getattr(head, "learnt", None))
-    backbone = build(cfg.adapt, backbone)
+    backbone = build(cfg.adapt, anew(backbone))
+    _say_what_trains(backbone, head)
     prepare(head, backbone, data)
     trainer = make_trainer(cfg, data)
     auto_budget(cfg, trainer, data, backbone, head)
@@ -90,6 +93,13 @@ def run(cfg: DictConfig) -> float | None:
         close(trainer)
         log.info("Checkpoint: %s", done.path)
     return found.get(cfg.metric)
+
+
+def _say_what_trains(backbone: nn.Module, head: nn.Module) -> None:
+    for name, part in (("backbone", backbone), ("head", head)):
+        sizes = [(parameter.numel(), parameter.requires_grad) for parameter in part.parameters()]
+        trained = sum(size for size, learns in sizes if learns)
+        log.info("Trains %s of %s parameters of the %s.", f"{trained:,}", f"{sum(s for s, _ in sizes):,}", name)
 
 
 def scale_of(store: TokenStore) -> np.ndarray:

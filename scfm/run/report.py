@@ -18,6 +18,7 @@ from scfm.data.store import TokenStore
 from scfm.evaluate.annotation import rejection_curve
 from scfm.evaluate.compare import FROZEN
 from scfm.evaluate.integration import integration_scores
+from scfm.evaluate.naming import HEAD, head_calls
 from scfm.evaluate.probe import Calls
 from scfm.evaluate.report import (
     Section,
@@ -42,6 +43,10 @@ log = logging.getLogger(__name__)
 
 #: Cells drawn on a map.
 DRAWN = 3000
+UNNAMED = (
+    "In the line of the fine-tuned head a cell that it calls unknown counts as wrong; its best guess is the likeliest "
+    "class in any case, as in the metrics below."
+)
 UNRANKED = ["coverage", "n_cells", "seconds", "megabytes"]
 
 
@@ -126,37 +131,21 @@ def _naming(
             continue
         classes = done.module.spec.classes[label]
         codes = data.store.obs(label)[beside.rows]
-        calls = head_calls(beside, codes, given[column], given[f"{column}_confidence"], classes)
-        if len(calls.rows) == 0:
+        judged = np.flatnonzero(~beside.train)
+        known = codes[judged] >= 0
+        if not known.any():
             continue
-        scores = name_beside(beside, codes, len(classes), calls)
-        ours = ["fine-tuned head"]
+        said = [given[f"{column}{end}"][known] for end in ("", "_guess", "_confidence")]
+        heads = head_calls(said[0], said[1], said[2], classes, judged[known])
+        scores, calls = name_beside(beside, codes, len(classes), heads), heads[HEAD]
         drawn = [
             picture(figure, text, output / f"{name}_{label}.png")
             for name, (figure, text) in _naming_figures(codes, calls, classes, label, done.part).items()
         ]
-        parts = [table(scores, smaller_is_better=["ece"], unranked=UNRANKED, own=ours), drawn[0]]
+        parts = [table(scores, smaller_is_better=["ece"], unranked=UNRANKED, own=list(heads)), paragraph(UNNAMED)]
+        parts.append(drawn[0])
         sections.append(Section(f"Naming {label}", [*parts, side_by_side(*drawn[1:])]))
     return sections
-
-
-def head_calls(
-    beside: Beside, codes: np.ndarray, named: np.ndarray, confidence: np.ndarray, classes: tuple[str, ...]
-) -> Calls:
-    """What a head called its labelled judged cells, as places in ``beside.rows``.
-
-    Args:
-        beside: its rows that are not training cells are the judged ones, in the same order.
-        codes: (n,) class codes of its rows.
-        named: (m,) names that the head gave to the judged cells.
-        confidence: (m,) of them.
-        classes: names of the classes.
-    """
-    judged = np.flatnonzero(~beside.train)
-    place = {name: code for code, name in enumerate(classes)}
-    called = np.array([place.get(name, -1) for name in named], dtype=np.int64)
-    known = codes[judged] >= 0
-    return Calls(called[known], np.asarray(confidence, dtype=np.float64)[known], judged[known])
 
 
 def _naming_figures(
@@ -174,7 +163,7 @@ def _naming_figures(
             "Whether confidence means what it says.",
         ),
         "rejection": (
-            plot.rejection_curve({"fine-tuned head": rejection_curve(calls.confidence, right)}),
+            plot.rejection_curve({HEAD: rejection_curve(calls.confidence, right)}),
             "Accuracy when the least sure cells are left unnamed.",
         ),
     }
@@ -260,7 +249,9 @@ def _maps(done: Finished, data: CellData, beside: Beside, given: Mapping[str, np
     for label in done.module.task.labels:
         values, names = data.store.obs(label)[done.judged], data.store.categories(label)
         colours[label] = values if names is None else np.array([*names, "(missing)"], dtype=object)[values]
-    colours |= {name: np.asarray(values) for name, values in given.items() if not name.endswith("_confidence")}
+    colours |= {
+        name: np.asarray(values) for name, values in given.items() if not name.endswith(("_confidence", "_guess"))
+    }
     return plot.maps(
         places, {name: values[shown] for name, values in (colours or {"cells": np.full(n, "cell")}).items()}
     )

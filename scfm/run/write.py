@@ -18,7 +18,7 @@ def write_annotated(
         path: the file; ours, never the user's own.
         obsm: arrays (cells, ...), in the order of the file's rows.
         obs: columns (cells,); text becomes categorical.
-        uns: plain nested dictionaries.
+        uns: dictionaries of plain nested dictionaries; what else stands in the outer ones stays.
     """
     with h5py.File(path, "r+") as file:
         for group in ("obsm", "uns"):
@@ -26,8 +26,11 @@ def write_annotated(
                 anndata.io.write_elem(file, group, {})
         for key, array in obsm.items():
             anndata.io.write_elem(file["obsm"], key, np.asarray(array))
-        for key, value in uns.items():
-            anndata.io.write_elem(file["uns"], key, value)
+        for name, entries in uns.items():
+            if name not in file["uns"]:
+                anndata.io.write_elem(file["uns"], name, {})
+            for key, value in entries.items():
+                anndata.io.write_elem(file["uns"][name], key, value)
         if obs:
             table = anndata.io.read_elem(file["obs"])
             for column, values in obs.items():

@@ -28,6 +28,8 @@ def test_scores_lie_between_the_controls():
     assert list(scaled.index) == ["X", "Y"]
     np.testing.assert_allclose(scaled["bio"], [0.5, -0.125])
     assert scaled["same"].isna().all()
+    near = pd.DataFrame({"batch": [0.96, 0.99, 0.2]}, index=["bad", "good", "X"])
+    assert control_scaled(near, ["bad", "good"])["batch"].isna().all(), "a distance of 0.03 is no scale"
 
 
 def test_few_labels_are_the_share_and_leave_no_class_out():

@@ -99,7 +99,7 @@ def test_fine_tunes_and_projects_an_unseen_batch(head, made, tmp_path):
     if column is not None:
         assert found.obs[column].notna().all()
     if matrix is not None:
-        assert "genes" in found.uns["scfm"]["head"]["projection"]
+        assert "genes" in found.uns["scfm"]["X_scfm"]["head"]["projection"]
 
 
 def test_projection_onto_other_genes_is_refused(made, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scfm.head.pool import embed
-from scfm.model.adapt import frozen, full, lora, merge
+from scfm.model.adapt import anew, frozen, full, lora, merge
 
 CAUSAL = [pytest.param(False, id="bert"), pytest.param(True, id="gpt2")]
 
@@ -51,6 +51,23 @@ def test_lora_starts_as_the_backbone_and_merges_back(causal, small, pack):
     merge(backbone)
     assert list(backbone.state_dict()) == names
     torch.testing.assert_close(backbone(batch), tuned, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("causal", CAUSAL)
+@pytest.mark.parametrize(
+    "before", [frozen, lambda b: frozen(b, layers=1), full, lora], ids=["frozen", "1", "full", "lora"]
+)
+def test_what_an_earlier_fine_tune_froze_or_added_has_no_say(before, causal, small, pack):
+    plain, backbone, batch = small(causal), before(small(causal)), pack([5, 9])
+    for name, parameter in backbone.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    tuned = backbone(batch)
+    again = anew(backbone)
+    torch.testing.assert_close(again(batch), tuned, atol=1e-5, rtol=1e-5)
+    assert list(again.state_dict()) == list(plain.state_dict())
+    assert trainable(again) == trainable(plain)
+    assert trainable(full(again)) == trainable(full(plain))
 
 
 def test_lora_without_peft(small, monkeypatch):

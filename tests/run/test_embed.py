@@ -54,7 +54,7 @@ def test_everything_else_is_kept(made, embedded):
     assert embedded.obs.equals(before.obs)
     assert (embedded.X != before.X).nnz == 0
     assert embedded.uns["kept"]["a"] == 1
-    assert embedded.uns["scfm"]["tokenizer"] == "geneformer_v2"
+    assert embedded.uns["scfm"]["X_scfm"]["tokenizer"] == "geneformer_v2"
     assert embedded.obsm["X_scfm"].shape == (160, 32)
     assert np.isfinite(embedded.obsm["X_scfm"]).all()
 
@@ -116,6 +116,10 @@ def test_cells_that_the_model_cannot_read_are_nan_and_said(made, tmp_path, caplo
     out = embed(made, "pre", tmp_path / "holed.h5ad", tmp_path / "out.h5ad")
     assert np.flatnonzero(np.isnan(out.obsm["X_scfm"]).any(axis=1)).tolist() == [3]
     assert "1 cell(s)" in caplog.text
+    named = embed(made, "fine", tmp_path / "holed.h5ad", tmp_path / "named.h5ad").obs
+    assert (named[["scfm_cell_type", "scfm_cell_type_guess"]].iloc[3] == "unknown").all()
+    assert named[["scfm_cell_type_confidence", "scfm_cell_type_novelty"]].iloc[3].isna().all()
+    assert (named["scfm_cell_type_guess"] != "unknown").sum() == 159
 
 
 class TestRefusals:

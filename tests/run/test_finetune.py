@@ -14,8 +14,9 @@ from scfm.data.batch import pack
 from scfm.data.store import TokenStore
 from scfm.head.annotation.classifier import Classifier
 from scfm.head.trajectory.ordinal import Ordinal
+from scfm.model.adapt import merge
 from scfm.run.amend import amend
-from scfm.run.restore import restore_predictor
+from scfm.run.restore import restore_backbone, restore_predictor
 from support import command, write_made_store
 
 FAST = (
@@ -70,6 +71,18 @@ def test_it_starts_from_the_checkpoint(finetune, pretrained):
     backbone = [name for name in before if name.startswith("backbone.")]
     assert backbone
     assert all(torch.equal(before[name], after[name]) for name in backbone)
+
+
+@pytest.mark.parametrize("before", [("adapt=frozen",), ("adapt=lora", "adapt.rank=2")], ids=["frozen", "lora"])
+def test_a_fine_tune_may_begin_where_another_adapted(before, finetune):
+    _, first = finetune("trainer.max_steps=2", *before, output="first")
+    start = first / "checkpoints/last.ckpt"
+    _, second = finetune("trainer.max_steps=2", "adapt=full", f"init_from={start}", output="second")
+    began, ended = (restore_backbone(checkpoint.read(path)) for path in (start, second / "checkpoints/last.ckpt"))
+    values = merge(began).state_dict()
+    learnt = [name for name, value in ended.state_dict().items() if not torch.equal(value, values[name])]
+    assert any("layer.0." in name for name in learnt)
+    assert any("embeddings" in name for name in learnt)
 
 
 def test_several_label_columns(finetune):

@@ -200,18 +200,17 @@ class Classifier(nn.Module):
             outputs: what :meth:`predict` gave.
 
         Returns:
-            ``scfm_<label>`` (B,) names, ``unknown`` where calibration says so, and ``scfm_<label>_confidence`` (B,)
-            float32, the probability of the likeliest class; ``scfm_<label>_novelty`` (B,) float32 in [0, 1], on which
-            ``unknown`` is decided (:mod:`scfm.head.annotation.familiar`).
+            See :class:`~scfm.head.annotation.column.Said`, of each column; novelty is in [0, 1]
+            (:mod:`scfm.head.annotation.familiar`).
         """
-        found: dict[str, np.ndarray] = {}
-        for i, column in enumerate(self.columns):
-            names, confidence, novelty = column.name(outputs[self._key("logits", i)])
-            name = f"scfm_{column.label}"
-            if self.levels is not None and i:
-                names = self.levels.named(found[f"scfm_{self.labels[i - 1]}"], names, i)
-            found |= {name: names, f"{name}_confidence": confidence, f"{name}_novelty": novelty}
-        return found
+        found = [column.name(outputs[self._key("logits", i)]) for i, column in enumerate(self.columns)]
+        if self.levels is not None:
+            found = self.levels.named(found)
+        return {
+            name: values
+            for column, own in zip(self.columns, found, strict=True)
+            for name, values in own.columns(column.label).items()
+        }
 
     def logits(self, backbone: Backbone, batch: Batch) -> list[Tensor]:
         """(B, C) float32 of each column, as the loss takes them."""

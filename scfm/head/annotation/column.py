@@ -1,6 +1,7 @@
 """The output layer of one label column: scores, loss, calibration, names."""
 
 import logging
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +18,53 @@ logger = logging.getLogger(__name__)
 
 #: What a cell is called when no class is sure enough.
 UNKNOWN = "unknown"
+
+
+class Said(NamedTuple):
+    """What a head says of cells, (B,) each.
+
+    Attributes:
+        names: ``unknown`` where no class is sure enough, and of a cell without any gene that the model knows.
+        guess: the likeliest class in any case; ``unknown`` only of a cell without genes.
+        confidence: float32, probability of the likeliest class; NaN of a cell without genes.
+        novelty: float32, what ``unknown`` is decided on; NaN likewise.
+    """
+
+    names: np.ndarray
+    guess: np.ndarray
+    confidence: np.ndarray
+    novelty: np.ndarray
+
+    def columns(self, label: str) -> dict[str, np.ndarray]:
+        """As obs columns: ``scfm_<label>`` and ``scfm_<label>_guess, _confidence, _novelty``."""
+        own = f"scfm_{label}"
+        return {
+            own: self.names,
+            f"{own}_guess": self.guess,
+            f"{own}_confidence": self.confidence,
+            f"{own}_novelty": self.novelty,
+        }
+
+
+def said(names: list[str], called: np.ndarray, sure: np.ndarray, confidence: np.ndarray, novelty: np.ndarray) -> Said:
+    """Names of calls.
+
+    Args:
+        names: of the classes.
+        called: (B,) class codes.
+        sure: (B,) bool, False for ``unknown``.
+        confidence: (B,), NaN for a cell without genes.
+        novelty: (B,).
+    """
+    lost = np.isnan(confidence)
+    classes = np.array([*names, UNKNOWN], dtype=object)
+    return Said(
+        names=classes[np.where(sure & ~lost, called, -1)],
+        guess=classes[np.where(lost, -1, called)],
+        confidence=confidence.astype(np.float32),
+        novelty=np.where(lost, np.nan, novelty).astype(np.float32),
+    )
+
 
 #: No class weighs more than this many times, or less than this part of, an average cell.
 MAX_WEIGHT = 10.0
@@ -35,10 +83,14 @@ def check_classes(spec: Spec, label: str) -> np.ndarray:
     Raises:
         ValueError: no such column, fewer than two classes, or no labelled cell.
     """
-    if label not in spec.classes:
-        known = ", ".join(spec.classes) or "none"
-        raise ValueError(f"the label {label!r} is not a column of classes; the columns are: {known}")
-    names = spec.classes[label]
+    names = spec.categories("head.label", label)
+    if UNKNOWN in names:
+        logger.warning(
+            "%s has a class %r, the word for a cell that no class is sure of: the two cannot be told apart; name the "
+            "class otherwise, or leave these cells without a label",
+            label,
+            UNKNOWN,
+        )
     if len(names) < 2:
         found = f"only {names[0]!r}" if names else "none"
         raise ValueError(f"{label!r} has {found} as class; a classifier needs at least two: choose another label")
@@ -164,11 +216,10 @@ class Column(nn.Module):
         kept = familiar >= thresholds[probabilities.argmax(axis=1)]
         return {"temperature": temperature, "coverage": float(kept.mean()) if len(kept) else float("nan")}
 
-    def name(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(B,) names, ``unknown`` below the threshold of the call; (B,) float32 confidence; (B,) float32 novelty."""
+    def name(self, logits: np.ndarray) -> Said:
+        """What scores (B, C) say: ``unknown`` below the threshold of the call; novelty is in [0, 1]."""
         probabilities = softmax(logits, self.temperature.item())
-        predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1).astype(np.float32)
+        called = probabilities.argmax(axis=1)
         familiar = self.familiarity.of(logits, self.temperature.item()).astype(np.float32)
-        names = np.array(self.names, dtype=object)[predicted]
-        names[familiar < self.thresholds.cpu().numpy()[predicted]] = UNKNOWN
-        return names, confidence, 1 - familiar
+        sure = familiar >= self.thresholds.cpu().numpy()[called]
+        return said(list(self.names), called, sure, probabilities.max(axis=1), 1 - familiar)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scfm.head.annotation.column import UNKNOWN
+from scfm.head.annotation.column import UNKNOWN, Said
 
 #: The log-probability of a class that no training cell has.
 NEVER = -30.0
@@ -109,11 +109,16 @@ class Levels(nn.Module):
             settled.append(torch.where(inside, own, own - moved[:, None]))
         return settled
 
-    def named(self, broad: np.ndarray, fine: np.ndarray, i: int) -> np.ndarray:
-        """(B,) names of column ``i`` that go with those of the column before.
+    def named(self, found: Sequence[Said]) -> list[Said]:
+        """What each column says, in keeping with the column before.
 
         What is unknown there is unknown here, and a broad class that has no finer ones keeps its name.
         """
-        divided = [self.names[i - 1][code] for code in np.unique(self.parents[i - 1].cpu()) if code >= 0]
-        names = np.where(np.isin(broad.astype(str), [*divided, UNKNOWN]), fine, broad)
-        return np.where(broad == UNKNOWN, UNKNOWN, names)
+        named = [found[0]]
+        for i, own in enumerate(found[1:], start=1):
+            broad = named[-1]
+            divided = [self.names[i - 1][code] for code in np.unique(self.parents[i - 1].cpu()) if code >= 0]
+            whole = ~np.isin(broad.guess.astype(str), divided)
+            names = np.where(whole | (broad.names == UNKNOWN), broad.names, own.names)
+            named.append(own._replace(names=names, guess=np.where(whole, broad.guess, own.guess)))
+        return named

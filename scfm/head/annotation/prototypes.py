@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scfm.head.annotation.calibrate import MIN_CELLS, fit_temperature
-from scfm.head.annotation.column import UNKNOWN, check_classes, class_weight
+from scfm.head.annotation.column import Said, check_classes, class_weight, said
 from scfm.head.annotation.score import labelled, scores, softmax
 from scfm.types import Metrics, Spec
 
@@ -136,8 +136,8 @@ class Prototypes(nn.Module):
         kept = distance <= self.radius.cpu().numpy()[called]
         return {"temperature": temperature, "coverage": float(kept.mean()) if len(kept) else float("nan")}
 
-    def name(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(B,) names, ``unknown`` beyond the radius; (B,) float32 confidence; (B,) float32 novelty.
+    def name(self, positions: np.ndarray) -> Said:
+        """What positions (B, D') say: ``unknown`` beyond the radius.
 
         Novelty is the distance to the nearest prototype in units of its radius (plain distance before calibration):
         above 1 is farther than the class's own cells lie.
@@ -145,11 +145,10 @@ class Prototypes(nn.Module):
         distance = self.distance(torch.from_numpy(positions).to(self.means)).cpu().numpy()
         nearest, called = distance.min(axis=1), distance.argmin(axis=1)
         radius = self.radius.cpu().numpy()[called]
-        names = np.array(self.names, dtype=object)[called]
-        names[nearest > radius] = UNKNOWN
         novelty = nearest / np.where(np.isfinite(radius), radius, 1.0)
         confidence = softmax(-distance * self.sharpness.item()).max(axis=1)
-        return names, confidence.astype(np.float32), novelty.astype(np.float32)
+        confidence[np.isnan(positions).any(axis=1)] = np.nan
+        return said(self.names, called, nearest <= radius, confidence, novelty)
 
     def add_class(self, name: str, positions: np.ndarray) -> None:
         """A new class from some of its cells, without training.
@@ -238,12 +237,9 @@ class Named:
             outputs: what :meth:`predict` gave; positions count, so that later classes and calibrations are heeded.
 
         Returns:
-            ``scfm_<label>`` (B,) names, ``scfm_<label>_confidence`` and ``scfm_<label>_novelty`` (B,) float32, see
-            :meth:`Prototypes.name`.
+            See :class:`~scfm.head.annotation.column.Said` and :meth:`Prototypes.name`.
         """
-        names, confidence, novelty = self.prototypes.name(outputs[self.placed])
-        column = f"scfm_{self.named_by}"
-        return {column: names, f"{column}_confidence": confidence, f"{column}_novelty": novelty}
+        return self.prototypes.name(outputs[self.placed]).columns(self.named_by)
 
     def add_class(self, name: str, positions: np.ndarray) -> None:
         """See :meth:`Prototypes.add_class`; positions as ``scfm-embed`` writes them."""

@@ -51,12 +51,10 @@ class Adversarial(Contrastive):
     ) -> None:
         super().__init__(spec, **viewed)
         check_positive(strength=strength, warmup=warmup, temperature=temperature, hidden=self.hidden)
-        if label is not None and label not in spec.classes:
-            raise ValueError(f"head.label={label!r} is not a categorical obs column of the store")
         self.label, self.strength, self.warmup, self.temperature = label, strength, warmup, temperature
         self.labels = self.labels if label is None else (*self.labels, label)
         self.discriminator = perceptron([self.size, self.hidden, len(self.names)])
-        n_types = 1 if label is None else len(spec.classes[label]) + 1  # the last is a missing type
+        n_types = 1 if label is None else len(spec.categories("head.label", label)) + 1  # the last is a missing type
         self.register_buffer("weights", torch.ones(len(self.names), n_types))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 

@@ -98,9 +98,7 @@ class Integration(nn.Module):
         self.vocab, self.batch_key, self.condition = spec.vocab, batch_key, condition
         self.labels: tuple[str, ...] = (batch_key,) if condition is None else (batch_key, condition)
         self.learnt: tuple[str, ...] = ()
-        self.conditions = () if condition is None else spec.classes.get(condition, ())
-        if condition is not None and not self.conditions:
-            raise ValueError(f"head.condition={condition!r} is not a categorical obs column of the store")
+        self.conditions = () if condition is None else spec.categories("head.condition", condition)
         self.size, self.hidden, self.stay = size, hidden, stay if genes else 0.0
         self.state = CellState(spec, genes, longest, score="log")
         self.projector = perceptron([self.state.width, *([hidden] if hidden else []), size], norm=False)

@@ -19,13 +19,7 @@ def check_batches(spec: Spec, batch_key: str) -> tuple[str, ...]:
     Raises:
         ValueError: no such column, or a single batch.
     """
-    if batch_key not in spec.classes:
-        have = ", ".join(spec.classes) or "none"
-        raise ValueError(
-            f"head.batch_key={batch_key!r} is not a categorical obs column of the store; it has {have}. "
-            f"Prepare the store with obs='[{batch_key}]'"
-        )
-    names = spec.classes[batch_key]
+    names = spec.categories("head.batch_key", batch_key)
     counts = spec.class_counts.get(batch_key)
     present = names if counts is None else [name for name, count in zip(names, counts, strict=True) if count]
     if len(present) < 2:

@@ -66,10 +66,8 @@ class Distill(Contrastive):
         self.aligner = nn.Linear(self.hidden, self.state.width) if cosine else None
         self.label, self.kl = label, kl
         if label is not None:
-            if label not in spec.classes:
-                raise ValueError(f"head.label={label!r} is not a categorical obs column of the store")
             self.labels, self.learnt = (*self.labels, label), (label,)
-            n_classes = len(spec.classes[label])
+            n_classes = len(spec.categories("head.label", label))
             self.teacher_classes, self.student_classes = (
                 nn.Linear(self.state.width, n_classes),
                 nn.Linear(self.hidden, n_classes),

@@ -39,10 +39,7 @@ def ordered_stages(spec: Spec, label: str, stages: list[str] | None) -> tuple[st
         ValueError: no such column, fewer than two stages, an order that does not name every category once, or
             categories without an order of their own.
     """
-    if label not in spec.classes:
-        have = ", ".join(spec.classes) or "none"
-        raise ValueError(f"head.label={label!r} is not a categorical obs column of the store; it has {have}")
-    names = spec.classes[label]
+    names = spec.categories("head.label", label)
     if stages is None:
         try:
             stages = sorted(names, key=float)
@@ -70,15 +67,13 @@ def check_fate(spec: Spec, fate: str | None) -> tuple[str, ...]:
     """
     if fate is None:
         return ()
-    if fate not in spec.classes:
-        have = ", ".join(spec.classes) or "none"
+    names = spec.categories("head.fate", fate)
+    if len(names) < 2:
         raise ValueError(
-            f"head.fate={fate!r} is not a categorical obs column of the store; it has {have}. It names the terminal "
+            f"head.fate={fate!r} has a single terminal state; fates need at least two: the column names the terminal "
             "state of terminal cells and is empty elsewhere"
         )
-    if len(spec.classes[fate]) < 2:
-        raise ValueError(f"head.fate={fate!r} has a single terminal state; fates need at least two")
-    return spec.classes[fate]
+    return names
 
 
 def spearman(one: np.ndarray, two: np.ndarray) -> float:

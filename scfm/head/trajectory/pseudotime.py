@@ -208,10 +208,7 @@ def _check_root(spec: Spec, cell: str | None, kind: str | None, label: str | Non
         )
     if kind is None:
         return None
-    names = spec.classes.get(str(label))
-    if names is None:
-        have = ", ".join(spec.classes) or "none"
-        raise ValueError(f"head.root_label={label!r} is not a categorical obs column of the store; it has {have}")
+    names = spec.categories("head.root_label", str(label))
     if kind not in names:
         raise ValueError(f"head.root_type={kind!r} is no category of {label!r}; {_near(kind, names)}")
     return names.index(kind)

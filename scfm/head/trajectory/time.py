@@ -75,8 +75,8 @@ class Time(Staged):
                 f"head.softness={softness}, order={order}, fate_weight={fate_weight}; expected a number above 0 and "
                 "two weights of 0 or more"
             )
-        if batch_key is not None and batch_key not in spec.classes:
-            raise ValueError(f"head.batch_key={batch_key!r} is not a categorical obs column of the store")
+        if batch_key is not None:
+            spec.categories("head.batch_key", batch_key)
         self.order, self.softness, self.fate_weight = order, softness, fate_weight
         self.batch_key = batch_key
         self.labels = self.labels if batch_key is None else (*self.labels, batch_key)

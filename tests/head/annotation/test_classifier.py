@@ -95,7 +95,7 @@ def test_several_columns_at_once(make_spec, make_batch, backbone):
     ]
     assert metrics["loss"].item() == pytest.approx(sum(parts).item(), rel=1e-6)
     assert "accuracy/tissue" in metrics
-    ends = ("", "_confidence", "_novelty")
+    ends = ("", "_guess", "_confidence", "_novelty")
     assert set(head.annotate(outputs)) == {f"scfm_{label}{end}" for label in head.labels for end in ends}
     assert "macro_f1/tissue" in head.summarise(outputs, {name: codes.numpy() for name, codes in batch.obs.items()})
 
@@ -135,7 +135,11 @@ def test_thinner_cells_keep_their_first_token_and_order(make_batch):
 @pytest.mark.parametrize(
     ("counts", "label", "words"),
     [
-        ((5, 5), "celltype", "'celltype' is not a column of classes; the columns are: cell_type"),
+        (
+            (5, 5),
+            "celltype",
+            "head.label='celltype' is not a categorical obs column.*did you mean 'cell_type'",
+        ),
         ((5,), "cell_type", "only 'type 0' as class"),
         ((0, 0), "cell_type", "missing in all"),
         ((5, 0), "cell_type", "all labelled training cells have cell_type='type 0'"),

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scfm.head.annotation.classifier import Classifier
+from scfm.head.annotation.column import Said
 from scfm.head.annotation.levels import Levels
 
 LABELS = ("lineage", "cell_type", "state")
@@ -80,9 +81,14 @@ def test_gradients_are_finite_where_classes_lack_finer_ones_or_cells():
 def test_a_broad_class_without_finer_ones_keeps_its_name_and_unknown_stays_unknown(levels):
     alone = Levels(LABELS[:2], (("T", "B", "platelet"), ("CD4", "CD8")))
     alone.learn({"cell_type": np.array([0, 1]), "lineage": np.array([0, 0])})
-    broad = np.array(["T", "T", "platelet", "unknown", "B"], dtype=object)
-    fine = np.array(["CD4", "unknown", "CD8", "CD8", "CD4"], dtype=object)
-    assert alone.named(broad, fine, 1).tolist() == ["CD4", "unknown", "platelet", "unknown", "B"]
+    nothing = np.zeros(5)
+    broad_guess = np.array(["T", "T", "platelet", "T", "B"], dtype=object)
+    broad = np.where([True, True, True, False, True], broad_guess, "unknown")
+    fine_guess = np.array(["CD4", "CD8", "CD8", "CD8", "CD4"], dtype=object)
+    fine = np.where([True, False, True, True, True], fine_guess, "unknown")
+    found = alone.named([Said(broad, broad_guess, nothing, nothing), Said(fine, fine_guess, nothing, nothing)])[1]
+    assert found.names.tolist() == ["CD4", "unknown", "platelet", "unknown", "B"]
+    assert found.guess.tolist() == ["CD4", "CD8", "platelet", "CD8", "B"]
 
 
 @pytest.mark.parametrize(

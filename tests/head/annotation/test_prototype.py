@@ -93,7 +93,7 @@ def test_without_labels_in_the_batch_the_loss_is_zero_with_gradients(make_spec, 
 
 
 def test_refusals(make_spec):
-    with pytest.raises(ValueError, match="is not a column of classes"):
+    with pytest.raises(ValueError, match="is not a categorical obs column"):
         Prototype(make_spec(), label="tissue")
     with pytest.raises(ValueError, match="head.momentum=1"):
         Prototype(make_spec(), label="cell_type", momentum=1)
