@@ -39,6 +39,7 @@ def commands(cells: Path) -> list[list[str]]:
             "tokenizer=geneformer_v2",
             "obs=[cell_type,lane]",
             "group=lane",
+            "keep_counts=true",
         ],
         [
             "train",
@@ -55,6 +56,7 @@ def commands(cells: Path) -> list[list[str]]:
             f"store={store}",
             "head=annotation/classifier",
             "head.label=cell_type",
+            "head.counts=true",
             f"output={annotated}",
             *SMALL,
             "trainer.max_steps=100",
