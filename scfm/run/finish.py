@@ -12,6 +12,7 @@ import torch
 
 from scfm.checkpoint import read
 from scfm.data.module import CellData
+from scfm.head.annotation.column import UNKNOWN
 from scfm.module import CellModule
 from scfm.run.amend import amend
 from scfm.run.predict import predictions, targets
@@ -102,13 +103,16 @@ def _scores(task: Any, outputs: dict[str, np.ndarray], data: CellData, rows: np.
 
 
 def _coverage(task: Any, outputs: dict[str, np.ndarray], data: CellData, rows: np.ndarray) -> dict[str, float]:
-    """Share of the labelled cells that keep a name, and how many of these names are right, of the first column."""
-    annotated = task.annotate(outputs)
-    label = next(name for name in task.labels if f"scfm_{name}" in annotated)
-    codes = data.store.obs(label)[rows]
-    known = codes >= 0
-    called = annotated[f"scfm_{label}"][known]
-    named = called != "unknown"
-    true = np.array(data.store.categories(label) or (), dtype=object)[codes[known]]
-    right = float((called[named] == true[named]).mean()) if named.any() else float("nan")
-    return {"coverage": float(named.mean()) if known.any() else float("nan"), "accuracy_of_named": right}
+    """Share of the labelled cells that keep a name, and of names that are right: of each column, by the head's keys."""
+    annotated, found = task.annotate(outputs), dict[str, float]()
+    for label in (name for name in task.labels if f"scfm_{name}" in annotated):
+        codes = data.store.obs(label)[rows]
+        known = codes >= 0
+        called = annotated[f"scfm_{label}"][known]
+        named = called != UNKNOWN
+        true = np.array(data.store.categories(label) or (), dtype=object)[codes[known]]
+        end = f"/{label}" if found else ""  # the first column has plain names
+        found[f"coverage{end}"] = float(named.mean()) if known.any() else float("nan")
+        right = (called[named] == true[named]).mean() if named.any() else np.nan
+        found[f"accuracy_of_named{end}"] = float(right)
+    return found

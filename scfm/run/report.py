@@ -101,6 +101,10 @@ def _summary(done: Finished, config: Mapping[str, Any]) -> list[str]:
             f"{found[f'{part}/accuracy_of_named']:.1%} are right; the calibration error went from "
             f"{found[f'{part}/ece_uncalibrated']:.3f} to {found[f'{part}/ece']:.3f}."
         )
+        for name in (key for key in found if key.startswith(f"{part}/coverage/")):
+            column = name.removeprefix(f"{part}/coverage/")
+            right = found[f"{part}/accuracy_of_named/{column}"]
+            text += f" Of {column}, {found[name]:.1%} keep a name, of which {right:.1%} are right."
     return [text]
 
 
