@@ -44,15 +44,29 @@ class Checkpoint:
     weights: Mapping[str, Tensor]
     step: int
 
+    @property
+    def stores(self) -> list[Path]:
+        """The token stores that the run read, of a mix all of them, whether they are still there or not."""
+        given = self.config.get("store")
+        paths = given["paths"] if isinstance(given, Mapping) else [] if given is None else [given]
+        return [Path(path) for path in paths]
+
+
+def _whole(path: str) -> str:
+    return str(Path(path).resolve())
+
 
 def describe(
     command: str, config: Mapping[str, Any], tokenizer: Mapping[str, Any], spec: Spec, *, causal: bool
 ) -> dict[str, Any]:
     """What :func:`read` needs, as plain values that ``torch.load(weights_only=True)`` accepts.
 
-    The paths of the store and of the checkpoint that the run began with are whole, to be found from any folder.
+    The paths of the stores and of the checkpoint that the run began with are whole, to be found from any folder.
     """
-    paths = {name: str(Path(config[name]).resolve()) for name in ("store", "init_from") if config.get(name)}
+    given = {name: config.get(name) for name in ("store", "init_from")}
+    paths: dict[str, Any] = {name: _whole(path) for name, path in given.items() if isinstance(path, str)}
+    if isinstance(given["store"], Mapping):  # of data=mix
+        paths["store"] = {**given["store"], "paths": [_whole(path) for path in given["store"]["paths"]]}
     return {
         "format": FORMAT,
         "version": __version__,

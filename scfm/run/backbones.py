@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -136,8 +136,8 @@ def corpora(checkpoint: Checkpoint, genes: FileGenes) -> dict[str, Encoder]:
         genes: of the columns of the counts.
     """
     before = pretrained(checkpoint)
-    path = None if before is None else before.config.get("store")
-    return {} if path is None or not Path(path).is_dir() else {str(path): _among(path, genes)}
+    stores = [] if before is None else [path for path in before.stores if path.is_dir()]
+    return {str(path): _among([path], genes) for path in stores}
 
 
 def taught(checkpoint: Checkpoint, genes: FileGenes) -> Encoder | None:
@@ -147,15 +147,17 @@ def taught(checkpoint: Checkpoint, genes: FileGenes) -> Encoder | None:
         checkpoint: pretrained or fine-tuned.
         genes: of the columns of the counts.
     """
-    path = checkpoint.config.get("store") if checkpoint.command == "finetune" else None
-    return None if path is None or not Path(path).is_dir() else _among(path, genes)
+    known = checkpoint.command == "finetune" and checkpoint.stores and all(path.is_dir() for path in checkpoint.stores)
+    return _among(checkpoint.stores, genes) if known else None
 
 
-def _among(path: str, genes: FileGenes) -> Encoder:
-    store = TokenStore.open(path)
-    columns = genes.columns(from_dict(store.tokenizer))
+def _among(paths: Sequence[Path], genes: FileGenes) -> Encoder:
+    """Which cells are in one of these stores, which share a vocabulary."""
+    stores = [TokenStore.open(path) for path in paths]
+    columns = genes.columns(from_dict(stores[0].tokenizer))
 
     def among(counts: csr_matrix) -> np.ndarray:
-        return store.overlap(cell_hashes(counts, columns, store.vocab))
+        hashes = cell_hashes(counts, columns, stores[0].vocab)
+        return np.any([store.overlap(hashes) for store in stores], axis=0)
 
     return among

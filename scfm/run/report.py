@@ -112,10 +112,8 @@ def _warnings(done: Finished, data: CellData, before: Checkpoint) -> list[str]:
     found = []
     if "at random" in data.split.by:
         found.append(f"Split by {data.split.by}.")
-    path = before.config.get("store")
-    if path is not None and Path(path).is_dir():
-        store = TokenStore.open(path)
-        share = float(store.overlap(data.store.hashes[done.judged]).mean())
+    for path in (path for path in before.stores if path.is_dir()):
+        share = float(TokenStore.open(path).overlap(data.store.hashes[done.judged]).mean())
         if share > 0:
             found.append(
                 f"{share:.1%} of the {done.part} cells are in {path}, which the backbone was pretrained on (without "

@@ -1,10 +1,12 @@
 """Several stores as one: their cells and labels, the weights in training, the same for any ranks and workers."""
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from scfm.checkpoint import read
 from scfm.data.loader import CellLoader, PackedCells
 from scfm.data.mix import MixedStore, open_mix
 from scfm.data.module import CellData
@@ -133,9 +135,25 @@ def test_a_run_on_a_mix(paths, tmp_path, monkeypatch):
 
     stores = f"store.paths=['{paths[0]}','{paths[1]}']"
     loss = command(
-        "train", "data=mix", stores, "store.weights=[1,3]", "trainer.max_steps=3", "validate_every=3", *SMALL
+        "train",
+        "data=mix",
+        stores,
+        "store.weights=[1,3]",
+        "trainer.max_steps=3",
+        "validate_every=3",
+        "output=run",
+        *SMALL,
     )
     assert np.isfinite(loss)
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    assert [str(path) for path in read(last).stores] == [str(Path(path).resolve()) for path in paths]
+    without_model = [part for part in SMALL if not part.startswith("model.")]
+    command(
+        "finetune", f"init_from={last}", f"store={paths[1]}", "trainer.max_steps=1", "output=fine", "data.unseen=ignore",
+        *without_model,
+    )  # fmt: skip
+    page = (tmp_path / "fine/report.html").read_text()
+    assert f"100.0% of the test cells are in {Path(paths[1]).resolve()}" in page
 
 
 def test_refusals(paths, mix, tmp_path):
