@@ -134,24 +134,13 @@ def test_a_run_on_a_mix(paths, tmp_path, monkeypatch):
     from support import SMALL
 
     stores = f"store.paths=['{paths[0]}','{paths[1]}']"
-    loss = command(
-        "train",
-        "data=mix",
-        stores,
-        "store.weights=[1,3]",
-        "trainer.max_steps=3",
-        "validate_every=3",
-        "output=run",
-        *SMALL,
-    )
+    steps = ("trainer.max_steps=3", "validate_every=3")
+    loss = command("train", "data=mix", stores, "store.weights=[1,3]", "output=run", *steps, *SMALL)
     assert np.isfinite(loss)
     last = tmp_path / "run/checkpoints/last.ckpt"
     assert [str(path) for path in read(last).stores] == [str(Path(path).resolve()) for path in paths]
-    without_model = [part for part in SMALL if not part.startswith("model.")]
-    command(
-        "finetune", f"init_from={last}", f"store={paths[1]}", "trainer.max_steps=1", "output=fine", "data.unseen=ignore",
-        *without_model,
-    )  # fmt: skip
+    options = ("data.unseen=ignore", *steps, *(part for part in SMALL if not part.startswith("model.")))
+    command("finetune", f"init_from={last}", f"store={paths[1]}", "output=fine", *options)
     page = (tmp_path / "fine/report.html").read_text()
     assert f"100.0% of the test cells are in {Path(paths[1]).resolve()}" in page
 
