@@ -132,7 +132,7 @@ def run(cfg: DictConfig) -> None:
         found = join_parts(folder, cells.n_cells)
         _warn_of_empty(found["embedding"], source)
         annotations = module.task.annotate(found) if hasattr(module.task, "annotate") else {}
-        _warn_of_unknown(annotations)
+        warn_of_unknown(annotations)
         projections = module.task.project(found) if hasattr(module.task, "project") else {}
         made_by = _provenance(cfg, checkpoint, cells, report, list(projections)) | _artifacts(module)
         unfinished = folder / "output.h5ad"
@@ -180,7 +180,8 @@ def _warn_of_empty(embedding: np.ndarray, source: Path) -> None:
         log.warning("%d cell(s) of %s have no gene that the model knows: their embedding is NaN.", empty, source)
 
 
-def _warn_of_unknown(annotations: Mapping[str, np.ndarray]) -> None:
+def warn_of_unknown(annotations: Mapping[str, np.ndarray]) -> None:
+    """Say so where a head leaves many cells without a name; columns with a ``_guess`` beside them are names."""
     for name, values in annotations.items():
         share = float((values == UNKNOWN).mean()) if f"{name}_guess" in annotations else 0.0
         if share > MANY:

@@ -10,6 +10,7 @@ from scfm.data.store import TokenStore
 from scfm.data.synthetic import synthetic_cells
 from scfm.genes import resolve
 from scfm.genes.table import orthologs
+from scfm.run.embed import warn_of_unknown
 from scfm.run.restore import restore_predictor
 from support import SMALL, command
 
@@ -120,6 +121,16 @@ def test_cells_that_the_model_cannot_read_are_nan_and_said(made, tmp_path, caplo
     assert (named[["scfm_cell_type", "scfm_cell_type_guess"]].iloc[3] == "unknown").all()
     assert named[["scfm_cell_type_confidence", "scfm_cell_type_novelty"]].iloc[3].isna().all()
     assert (named["scfm_cell_type_guess"] != "unknown").sum() == 159
+
+
+def test_many_unknown_cells_are_said_with_where_the_guess_is(caplog):
+    names = np.array(["T", "unknown", "unknown"], dtype=object)
+    warn_of_unknown({"scfm_kind": names, "scfm_kind_guess": names, "scfm_stage": names})
+    assert "67% of the cells are 'unknown' in obs['scfm_kind']" in caplog.text
+    assert "obs['scfm_kind_guess']" in caplog.text
+    caplog.clear()
+    warn_of_unknown({"scfm_kind": np.array(["T"] * 9 + ["unknown"], dtype=object), "scfm_kind_guess": names})
+    assert not caplog.text
 
 
 class TestRefusals:

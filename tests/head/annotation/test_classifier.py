@@ -183,3 +183,10 @@ def test_what_no_logistic_regression_can_replace_stays_as_trained(options, make_
     before = outputs_of(head, backbone, batch)
     head.refit(before, {"cell_type": batch.obs["cell_type"].numpy()})
     np.testing.assert_array_equal(outputs_of(head, backbone, batch)["logits"], before["logits"])
+
+
+def test_a_class_that_is_called_unknown_is_warned_of(make_spec, caplog):
+    spec = replace(make_spec(), classes={"cell_type": ("T", "unknown", "B")})
+    Classifier(spec, label="cell_type")
+    assert "cell_type has a class 'unknown'" in caplog.text
+    assert "name the class otherwise" in caplog.text
