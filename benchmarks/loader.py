@@ -30,11 +30,11 @@ import numpy as np
 from scfm.data.batch import pack
 from scfm.data.loader import CellLoader, PackedCells
 from scfm.data.order import Order
-from scfm.data.part import Cells
 from scfm.data.shuffle import Shuffle
-from scfm.data.store import TokenStore
-from scfm.data.verify import verify
-from scfm.data.write import write_store
+from scfm.store.from_cells import write_store
+from scfm.store.token_store import TokenStore
+from scfm.store.verify import verify
+from scfm.store.writer import Cells
 from scfm.types import Batch, Ragged
 from scfm.vocab import Vocab
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from scfm import __version__
+from scfm.migrate import migrate_config
 from scfm.types import Spec
 
 FORMAT = 1
@@ -113,7 +114,7 @@ def read(path: str | Path) -> Checkpoint:
         path=path,
         command=about["command"],
         causal=about["causal"],
-        config=about["config"],
+        config=migrate_config(about["config"]),
         tokenizer=about["tokenizer"],
         classes={name: tuple(classes) for name, classes in about["classes"].items()},
         batches={name: tuple(batches) for name, batches in about["batches"].items()},

@@ -31,7 +31,7 @@ def finetune() -> Any:
 def prepare() -> Any:
     """``scfm-prepare``: single-cell files to a token store; ``scfm-prepare verify STORE`` checks one."""
     if sys.argv[1:2] == ["verify"]:
-        from scfm.run.prepare import verify
+        from scfm.commands.prepare import verify
 
         return _report_errors(lambda: verify(sys.argv[2:]))
     return _main("prepare")
@@ -63,7 +63,7 @@ def doctor() -> Any:
 
 
 def _main(command: str) -> Any:
-    """Run ``scfm.run.COMMAND.run(cfg)`` under Hydra with ``configs/COMMAND.yaml``."""
+    """Run ``scfm.commands.COMMAND.run(cfg)`` under Hydra with ``configs/COMMAND.yaml``."""
     sys.argv[1:] = lenient([word for word in sys.argv[1:] if not word.startswith("--local_rank=")])  # DeepSpeed's
 
     @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=command)
@@ -83,7 +83,7 @@ def _run(command: str, cfg: "DictConfig") -> Any:
     for module in cfg.get("extensions") or ():
         importlib.import_module(module)
     check(cfg, shipped(CONFIGS, command))
-    run = importlib.import_module(f"scfm.run.{command}").run
+    run = importlib.import_module(f"scfm.commands.{command}").run
     return _trial(run, cfg) if _in_sweep() else run(cfg)
 
 

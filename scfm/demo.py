@@ -17,8 +17,8 @@ from hydra import compose, initialize_config_dir
 
 from scfm.cli import CONFIGS
 from scfm.config import check, shipped
-from scfm.data.demo import demo_file
-from scfm.evaluate.report import Section, paragraph, picture_file, settings, table, versions, write_report
+from scfm.datasets.demo import demo_file
+from scfm.report.html import Section, paragraph, picture_file, settings, table, versions, write_report
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def call(command: list[str]) -> Any:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = compose(name, overrides)
     check(cfg, shipped(CONFIGS, name))
-    return importlib.import_module(f"scfm.run.{name}").run(cfg)
+    return importlib.import_module(f"scfm.commands.{name}").run(cfg)
 
 
 def main() -> None:

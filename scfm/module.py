@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from scfm.data.parts import metrics_in_parts, split
-from scfm.head.pool import embed
+from scfm.data.split_batch import metrics_in_parts, split
+from scfm.model.cached import Once
 from scfm.model.flops import Work, peak_of
-from scfm.model.once import Once
+from scfm.model.pooling import embed
 from scfm.optim.groups import parameter_groups
 from scfm.types import Batch, Metrics, Spec
 

@@ -189,7 +189,7 @@ class Backbone(Protocol):
         causal: whether a token sees only the tokens before it.
         n_positions: the longest cell it can read, in tokens.
         n_layers: number of transformer layers.
-        embedding_layer, embedding_pool: how its cell embeddings are read (see :mod:`scfm.head.pool`).
+        embedding_layer, embedding_pool: how its cell embeddings are read (see :mod:`scfm.model.pooling`).
     """
 
     width: int

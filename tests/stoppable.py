@@ -10,7 +10,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 
-import scfm.run.train  # noqa: F401 - so that a fork server imports it once
+import scfm.commands.train  # noqa: F401 - so that a fork server imports it once
 from support import SMALL, command
 
 #: A run that changes its number of ranks: the same two micro-batches in every optimizer step.

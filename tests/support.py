@@ -18,8 +18,8 @@ def write_made_store(
     """Cells of some types whose genes come in an order of their own, from four donors."""
     import numpy as np
 
-    from scfm.data.part import Cells
-    from scfm.data.write import write_store
+    from scfm.store.from_cells import write_store
+    from scfm.store.writer import Cells
     from scfm.types import Ragged
 
     rng = np.random.default_rng(seed)
@@ -80,4 +80,4 @@ def command(name: str, *overrides: str):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = compose(name, lenient(list(overrides)))
     check(cfg, shipped(CONFIGS, name))
-    return importlib.import_module(f"scfm.run.{name}").run(cfg)
+    return importlib.import_module(f"scfm.commands.{name}").run(cfg)

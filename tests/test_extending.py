@@ -46,8 +46,8 @@ def test_an_objective_and_a_head_of_ones_own(folder, made_store):
 
 
 def test_a_tokenizer_of_ones_own(folder):
-    from scfm.data.demo import demo_file
-    from scfm.data.store import TokenStore
+    from scfm.datasets.demo import demo_file
+    from scfm.store.token_store import TokenStore
 
     done = subprocess.run(
         [

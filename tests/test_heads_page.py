@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scfm.cli import CONFIGS
-from scfm.data.synthetic import synthetic_cells
+from scfm.datasets.synthetic import synthetic_cells
 from support import SMALL, command
 
 PAGE = (Path(__file__).parents[1] / "docs/heads.md").read_text()

@@ -20,8 +20,8 @@ import stoppable
 from ranks import environment, finish, start_ranks
 from scfm import checkpoint
 from scfm.callback.save import RESUME_ME
-from scfm.run.resume import newest_whole, resume_path, torn
-from scfm.strategy.folder import swap_in
+from scfm.strategy.sharded import swap_in
+from scfm.training.resume import newest_whole, resume_path, torn
 
 STEPS = 240
 COMMON = (

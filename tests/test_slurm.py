@@ -11,7 +11,7 @@ import pytest
 
 from documented import documented, smaller
 from ranks import environment, free_port
-from scfm.data.synthetic import synthetic_cells
+from scfm.datasets.synthetic import synthetic_cells
 from support import SMALL, checksums, command
 
 pytestmark = [pytest.mark.slurm, pytest.mark.distributed, pytest.mark.timeout(240)]

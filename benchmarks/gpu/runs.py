@@ -15,8 +15,8 @@ import pandas as pd
 from made import MODELS, TOY, made_vocab
 from steps import Run
 
-from scfm.data.part import Cells
-from scfm.data.write import write_store
+from scfm.store.from_cells import write_store
+from scfm.store.writer import Cells
 from scfm.types import Ragged
 
 REPOSITORY = Path(__file__).parents[2]

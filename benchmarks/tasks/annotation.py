@@ -9,8 +9,8 @@ import numpy as np
 from sklearn.decomposition import PCA
 
 from scfm.evaluate.expression import Expression, read_expression
-from scfm.evaluate.probe import linear, majority, nearest
-from scfm.head.annotation.score import accuracy, confusion, macro_f1
+from scfm.evaluate.probes import linear, majority, nearest
+from scfm.metrics.classification import accuracy, confusion, macro_f1
 from tasks.bench import Bench, Measure, Set, embedded, split_of
 
 

@@ -176,9 +176,9 @@ def predicted(folder: Path, store: Path) -> tuple[dict[str, np.ndarray], Any]:
 
     from scfm.checkpoint import read
     from scfm.config import build
-    from scfm.data.store import TokenStore
-    from scfm.run.predict import predictions
-    from scfm.run.restore import restore_predictor
+    from scfm.inference.load import restore_predictor
+    from scfm.inference.predict import predictions
+    from scfm.store.token_store import TokenStore
 
     module = restore_predictor(read(folder / "checkpoints/best.ckpt"))
     data = build(OmegaConf.load(folder / "config.yaml").data, TokenStore.open(store))

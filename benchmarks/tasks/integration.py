@@ -9,11 +9,11 @@ import anndata as ad
 import numpy as np
 from omegaconf import OmegaConf
 
-from scfm.data.store import TokenStore
-from scfm.evaluate.baseline import embed as baseline_embedding
+from scfm.evaluate.baselines import embed as baseline_embedding
 from scfm.evaluate.expression import Expression, read_expression
-from scfm.evaluate.integration import integration_scores
-from scfm.evaluate.structure import neighbor_overlap
+from scfm.metrics.integration import integration_scores
+from scfm.metrics.structure import neighbor_overlap
+from scfm.store.token_store import TokenStore
 from tasks.bench import Bench, Measure, Set, predicted
 
 HEADS = ("triplet", "contrastive_sampler", "batch_token", "distill", "adversarial", "cond_decoder")

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from scfm.evaluate.annotation import unknown_auroc
 from scfm.evaluate.expression import read_expression
-from scfm.evaluate.probe import linear
+from scfm.evaluate.probes import linear
+from scfm.metrics.annotation import unknown_auroc
 from tasks.bench import Bench, Measure, Set, predicted, split_of
 
 

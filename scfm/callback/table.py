@@ -47,7 +47,7 @@ class MetricsTable(CSVLogger):
 
 class _Writer(ExperimentWriter):
     def _check_log_dir_exists(self) -> None:
-        """What is there is continued; a run that begins anew has removed it (see scfm.run.fit)."""
+        """What is there is continued; a run that begins anew has removed it (see scfm.training.fit)."""
         path = Path(self.metrics_file_path)
         if path.is_file():
             with path.open(newline="") as file:

@@ -1,1 +1,1 @@
-"""Cells: reading files, the token store, the order of training, batches."""
+"""From a token store to packed batches: splits, orders, loaders."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from scfm.data.gather import ranks
+from scfm.store.gather import ranks
 from scfm.types import Batch, Ragged
 
 

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from scfm.data.batch import pack
 from scfm.data.order import HELD_OUT, TRAIN, Order, batch_seed
-from scfm.data.store import TokenStore
+from scfm.store.token_store import TokenStore
 from scfm.types import Batch
 
 

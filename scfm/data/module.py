@@ -7,14 +7,14 @@ from typing import Literal
 import numpy as np
 import pytorch_lightning as pl
 
-from scfm.data.blend import BlendedOrder
+from scfm.data.composed_order import ComposedOrder
 from scfm.data.loader import CellLoader, PackedCells
-from scfm.data.mix import MixedStore
+from scfm.data.mixture_order import BlendedOrder
 from scfm.data.order import Order
-from scfm.data.sampler import ComposedOrder
 from scfm.data.shuffle import Shuffle
 from scfm.data.split import Split, set_aside, split_rows
-from scfm.data.store import TokenStore
+from scfm.store.mix import MixedStore
+from scfm.store.token_store import TokenStore
 from scfm.types import Sampling
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ class CellData(pl.LightningDataModule):
         tokens_per_batch: the budget of one micro-batch on one device, in tokens: the knob against out-of-memory.
         tokens_per_step: tokens of one optimiser step over all devices, reached by accumulation; null means one
             micro-batch per device. Fixed, it makes training independent of the number of devices.
-        auto_budget: find the largest ``tokens_per_batch`` that fits the device before training (see scfm.run.budget).
+        auto_budget: find the largest ``tokens_per_batch`` that fits the device before training.
         max_length: cut cells to this many tokens (the most expressed genes stay); null reads them whole.
         val: share of cells for validation.
         test: share of cells kept for the test.

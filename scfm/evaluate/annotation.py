@@ -1,127 +1,200 @@
-"""How well cells were named: scores, intervals over groups, rejection."""
+"""Annotation of the same cells by several methods, on the same folds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from scfm.evaluate.probe import Calls
-from scfm.head.annotation import score
+from scfm.evaluate.cells import Cells
+from scfm.evaluate.cost import Cost
+from scfm.evaluate.folds import Fold, make_folds, read_split
+from scfm.evaluate.probes import Calls, Features, Model, cross_predict, fixed, linear, majority, nearest
+from scfm.metrics.annotation import annotation_scores, bootstrap, interval
 
-METRICS: dict[str, Callable[[np.ndarray], float]] = {
-    "macro_f1": lambda table: macro_f1(table),
-    "accuracy": score.accuracy,
-    "balanced_accuracy": score.balanced_accuracy,
-}
+logger = logging.getLogger(__name__)
+
+PROBE = ", linear probe"
+#: The head's own names, where ``unknown`` is wrong, and its likeliest classes.
+HEAD, GUESS = "fine-tuned head", "fine-tuned head, best guess"
+#: Seeds of the few-shot draws.
+REPEATS = 5
 
 
-def table_of(truth: np.ndarray, called: np.ndarray, n_classes: int, weight: np.ndarray | None = None) -> np.ndarray:
-    """(C+1, C+1) cells of true class ``row`` called ``column``; the last column holds the unknown (-1) calls.
+@dataclass(frozen=True)
+class Naming:
+    """What came of it.
 
-    Args:
-        truth: (B,) codes, none missing.
-        called: (B,) codes, -1 for unknown.
-        n_classes: C.
-        weight: (B,) of each cell; None for 1.
-
-    Returns:
-        The table, float64.
+    Attributes:
+        calls: by method, each over all test cells.
+        scores: methods × metrics, with the interval of the macro-F1, seconds and megabytes.
+        draws: bootstrapped macro-F1 by method.
+        ours: the methods that use the embedding or the head.
+        beside: the methods that use embeddings it is compared with.
+        split: in words, who was tested on what.
+        shots: macro-F1 by method, share of the labels and seed; empty where none was asked for.
     """
-    size = n_classes + 1
-    pairs = truth.astype(np.int64) * size + np.where(called < 0, n_classes, called)
-    return np.bincount(pairs, weights=weight, minlength=size**2).reshape(size, size).astype(np.float64)
+
+    calls: dict[str, Calls]
+    scores: pd.DataFrame
+    draws: dict[str, np.ndarray]
+    ours: list[str]
+    beside: list[str]
+    split: str
+    shots: pd.DataFrame
 
 
-def macro_f1(table: np.ndarray) -> float:
-    """Mean F1 over the classes of :func:`table_of`; unknown calls cost recall, but are no class of their own."""
-    values = score.class_f1(table)[:-1]
-    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
-
-
-def annotation_scores(truth: np.ndarray, calls: Calls, n_classes: int) -> dict[str, float]:
-    """Scores of calls against the truth.
-
-    Args:
-        truth: (B,) codes of all cells.
-        calls: of some of them, each with a known truth.
-        n_classes: C.
-
-    Returns:
-        ``macro_f1, accuracy, balanced_accuracy`` (unknown counts as wrong), ``coverage`` and ``ece`` over the cells
-        that were named, ``n_cells``.
-    """
-    true = truth[calls.rows]
-    table = table_of(true, calls.codes, n_classes)
-    named = calls.codes >= 0
-    error = score.calibration_error(calls.confidence[named], (calls.codes == true)[named])
-    found = {name: metric(table) for name, metric in METRICS.items()}
-    return {**found, "coverage": float(named.mean()), "ece": error, "n_cells": float(len(true))}
-
-
-def bootstrap(
-    truth: np.ndarray,
-    calls: Calls,
-    groups: np.ndarray | None,
-    n_classes: int,
+def name_cells(
+    cells: Cells,
+    embedding: str,
     *,
-    metric: str = "macro_f1",
-    n_draws: int = 200,
-    seed: int = 0,
-) -> np.ndarray:
-    """A metric on resampled groups: cells of one donor are not independent, donors are.
+    split: Path | None,
+    n_folds: int,
+    n_draws: int,
+    seed: int,
+    shots: Sequence[float] = (),
+) -> Naming:
+    """Probe the embedding and run the simple methods on the same cells.
 
     Args:
-        truth: (B,) codes of all cells.
-        calls: of some of them.
-        groups: (B,) of all cells; None resamples single cells.
-        n_classes: C.
-        metric: one of ``METRICS``.
-        n_draws: resamples. The same seed draws the same groups, so that two methods can be compared draw by draw.
-        seed: of the draws.
+        cells: with labels.
+        embedding: its name.
+        split: a fine-tune's split.csv: learn from its training cells, judge its test cells; None: cross-validation.
+        n_folds: of the cross-validation, by group where there are groups.
+        n_draws: bootstrap resamples.
+        seed: of folds and resamples.
+        shots: shares of the training labels for few-shot curves.
 
     Returns:
-        (n_draws,) values; their 2.5 and 97.5 % quantiles are the interval.
+        Calls and scores of every method.
+
+    Raises:
+        ValueError: see :func:`scfm.evaluate.folds.make_folds` and :func:`scfm.evaluate.folds.read_split`.
     """
-    order = np.argsort(calls.rows, kind="stable")
-    rows, called = calls.rows[order], calls.codes[order]
-    owner = np.arange(len(rows)) if groups is None else np.unique(groups[rows], return_inverse=True)[1]
-    n_groups = int(owner.max()) + 1
-    rng = np.random.default_rng(seed)
-    values = []
-    for _ in range(n_draws):
-        weight = np.bincount(rng.integers(n_groups, size=n_groups), minlength=n_groups)[owner]
-        values.append(METRICS[metric](table_of(truth[rows], called, n_classes, weight)))
-    return np.array(values)
+    folds, text = _folds(cells, split, n_folds, seed)
+    calls, costs = {}, {}
+    methods = _methods(cells, embedding, seed)
+    for name, (features, model) in methods.items():
+        with Cost() as cost:
+            calls[name] = cross_predict(features, model, cells.codes, folds)
+        costs[name] = (cost.seconds, cost.megabytes)
+    ours = [name for name in calls if name.startswith(f"{embedding},")]
+    beside = [name for name in calls if name.removesuffix(PROBE) in cells.others]
+    if cells.called is not None:
+        assert cells.confidence is not None
+        judged = np.flatnonzero(cells.codes >= 0) if split is None else folds[0][1]
+        guessed = None if cells.guessed is None else cells.guessed[judged]
+        heads = head_calls(cells.called[judged], guessed, cells.confidence[judged], cells.classes, judged)
+        calls |= heads
+        ours[:0] = heads
+    draws = {
+        name: bootstrap(cells.codes, own, cells.group, len(cells.classes), n_draws=n_draws, seed=seed)
+        for name, own in calls.items()
+    }
+    rows = {}
+    for name, own in calls.items():
+        low, high = interval(draws[name])
+        found = annotation_scores(cells.codes, own, len(cells.classes))
+        rows[name] = {"macro_f1": found.pop("macro_f1"), "low": low, "high": high, **found}
+        rows[name]["seconds"], rows[name]["megabytes"] = costs.get(name, (float("nan"), float("nan")))
+    scores = pd.DataFrame.from_dict(rows, orient="index").sort_values("macro_f1", ascending=False)
+    return Naming(calls, scores, draws, ours, beside, text, few_shots(cells, methods, folds, shots, seed))
 
 
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """The central 95 % of bootstrap values."""
-    low, high = np.nanquantile(values, [0.025, 0.975])
-    return float(low), float(high)
+def _methods(cells: Cells, embedding: str, seed: int) -> dict[str, tuple[Features, Model]]:
+    expression = cells.expression
+    ours = fixed(cells.embedding)
+    return {
+        f"{embedding}{PROBE}": (ours, linear),
+        f"{embedding}, 15 nearest": (ours, nearest),
+        **{f"{name}{PROBE}": (fixed(values), linear) for name, values in cells.others.items()},
+        "logistic regression on HVGs": (expression.scaled, linear),
+        "15 nearest on PCA": (lambda train: expression.principal_components(train, seed), nearest),
+        "majority class": (ours, majority),
+    }
 
 
-def rejection_curve(confidence: np.ndarray, correct: np.ndarray) -> np.ndarray:
-    """Accuracy of the cells that are kept when the least sure are left unnamed.
+def few_shots(
+    cells: Cells,
+    methods: Mapping[str, tuple[Features, Model]],
+    folds: Sequence[Fold],
+    shares: Sequence[float],
+    seed: int,
+) -> pd.DataFrame:
+    """How good each method is with part of the training labels.
 
     Args:
-        confidence: (B,).
-        correct: (B,) bool.
+        cells: with labels.
+        methods: features and model of each; features may use all training cells, labelled or not.
+        folds: the draws go round them, so that the range of a curve is over test cells, too.
+        shares: of a fold's labelled training cells, drawn anew five times; at least one cell of each class stays.
+        seed: of the draws; all methods get the same ones.
 
     Returns:
-        (B, 2): coverage, from 1/B to 1, and accuracy at it.
+        Columns ``method, share, seed, macro_f1``.
     """
-    order = np.argsort(-confidence, kind="stable")
-    kept = np.arange(1, len(order) + 1)
-    return np.column_stack([kept / len(order), np.cumsum(correct[order]) / kept])
+    rows = []
+    for repeat in range(REPEATS if shares else 0):
+        train, test = folds[repeat % len(folds)]
+        for name, (features, model) in methods.items():
+            values = features(train)
+            for share in shares:
+                if share == 1 and repeat >= len(folds):
+                    continue  # all labels of this fold again
+                drawn = few(train, cells.codes, share, seed + repeat)
+                own = cross_predict(fixed(values), model, cells.codes, [(drawn, test)])
+                score = annotation_scores(cells.codes, own, len(cells.classes))["macro_f1"]
+                rows.append((name, share, seed + repeat, score))
+    return pd.DataFrame(rows, columns=["method", "share", "seed", "macro_f1"])
 
 
-def unknown_auroc(confidence: np.ndarray, known: np.ndarray) -> float:
-    """How well confidence tells known types from new ones: P(known > new), ties half; NaN without both."""
-    from scipy.stats import rankdata
+def few(rows: np.ndarray, codes: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """A share of some cells, at random, with at least one of each class."""
+    order = np.random.default_rng(seed).permutation(rows)
+    kept = order[: max(1, round(share * len(order)))]
+    _, first = np.unique(codes[order], return_index=True)
+    return np.sort(np.union1d(kept, order[first]))
 
-    n_known, n_new = int(known.sum()), int((~known).sum())
-    if n_known == 0 or n_new == 0:
-        return float("nan")
-    rank_sum = rankdata(confidence)[known].sum()
-    return float((rank_sum - n_known * (n_known + 1) / 2) / (n_known * n_new))
+
+def _folds(cells: Cells, split: Path | None, n_folds: int, seed: int) -> tuple[list[Fold], str]:
+    if split is not None:
+        folds = read_split(split, list(cells.names), cells.codes)
+        train, test = folds[0]
+        return (
+            folds,
+            f"learned from the {len(train):,} training cells of the fine-tune, judged on its {len(test):,} test cells",
+        )
+    folds = make_folds(cells.codes, cells.group, n_folds, seed)
+    by = "by single cells (no group column was given, so cells of one donor may lie on both sides)"
+    if cells.group is not None:
+        by = f"by group, {len(set(cells.group))} groups, none on both sides"
+    return folds, f"{len(folds)}-fold cross-validation {by}"
+
+
+def head_calls(
+    named: np.ndarray,
+    guessed: np.ndarray | None,
+    confidence: np.ndarray,
+    classes: Sequence[str],
+    rows: np.ndarray,
+) -> dict[str, Calls]:
+    """What a head said of some cells, as calls of ``HEAD`` and, where it guesses, of ``GUESS``.
+
+    Args:
+        named: (n,) its names; ``unknown`` is no class, and so wrong.
+        guessed: (n,) its likeliest classes.
+        confidence: (n,) of them.
+        classes: names of the classes.
+        rows: (n,) where the cells stand.
+    """
+    place = {name: code for code, name in enumerate(classes)}
+
+    def calls(names: np.ndarray) -> Calls:
+        codes = np.array([place.get(name, -1) for name in names], dtype=np.int64)
+        return Calls(codes, np.asarray(confidence, dtype=np.float64), rows)
+
+    return {HEAD: calls(named)} | ({} if guessed is None else {GUESS: calls(guessed)})

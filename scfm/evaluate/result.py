@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from scfm.evaluate.naming import Naming
-from scfm.evaluate.ordering import Ordering
+from scfm.evaluate.annotation import Naming
 from scfm.evaluate.scores import plain
+from scfm.evaluate.trajectory import Ordering
 
 Table = dict[str, dict[str, float | None]]
 

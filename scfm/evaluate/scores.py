@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scfm.evaluate.integration import integration_scores
-from scfm.evaluate.silhouette import codes_of
-from scfm.evaluate.structure import consensus_distances, ksim, neighbor_overlap, scgraph
-from scfm.evaluate.table import Cells, thin
+from scfm.evaluate.cells import Cells, thin
+from scfm.metrics.integration import integration_scores
+from scfm.metrics.silhouette import codes_of
+from scfm.metrics.structure import consensus_distances, ksim, neighbor_overlap, scgraph
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def score_embeddings(
 ) -> pd.DataFrame:
     """Embeddings × metrics, over the labelled ones of the given cells.
 
-    Besides :func:`scfm.evaluate.integration.integration_scores`: ``scgraph``, ``ksim`` and ``kept_neighbors``, the
+    Besides :func:`scfm.metrics.integration.integration_scores`: ``scgraph``, ``ksim`` and ``kept_neighbors``, the
     share of each cell's 30 nearest cells of its own batch that PCA has too.
     """
     rows, labels, batch = judged_groups(cells, rows)

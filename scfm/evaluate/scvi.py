@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scfm.evaluate.expression import Expression, variable_genes
-from scfm.evaluate.need import need
+from scfm.optional import need
 
 UNLABELLED = "(missing)"
 

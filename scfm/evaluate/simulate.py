@@ -11,10 +11,10 @@ import pandas as pd
 from anndata import AnnData
 from scipy.sparse import csr_matrix
 
-from scfm.evaluate.baseline import Embedder
-from scfm.evaluate.correction import correction_scores, pseudo_kept
+from scfm.evaluate.baselines import Embedder
 from scfm.evaluate.expression import Expression, read_expression
-from scfm.evaluate.integration import integration_scores
+from scfm.metrics.correction import correction_scores, pseudo_kept
+from scfm.metrics.integration import integration_scores
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def grid(
     """Every method on every strength of batch effect and biology.
 
     Args:
-        methods: as :data:`scfm.evaluate.baseline.EMBEDDERS`; PCA is always there.
+        methods: as :data:`scfm.evaluate.baselines.EMBEDDERS`; PCA is always there.
         batch: strengths of the batch effect.
         biology: strengths of what differs inside types.
         n_cells: of each set.
@@ -102,7 +102,7 @@ def grid(
 
     Returns:
         A row for each set and method: ``batch, biology, seed, method``, the scores of
-        :func:`scfm.evaluate.correction.correction_scores`, ``pseudo_kept`` and ``total, bio, batch_score, cilisi``.
+        :func:`scfm.metrics.correction.correction_scores`, ``pseudo_kept`` and ``total, bio, batch_score, cilisi``.
     """
     rows = []
     for strength, inner, seed in product(batch, biology, seeds):

@@ -1,70 +1,148 @@
-"""How well an ordering of cells fits a known one."""
+"""Orderings of the same cells by several methods, against known stages or times."""
+
+from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from scipy.stats import kendalltau, spearmanr
+import pandas as pd
+from sklearn.linear_model import RidgeCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from scfm.evaluate.cells import Cells
+from scfm.evaluate.cost import Cost
+from scfm.evaluate.folds import Fold
+from scfm.head.trajectory.diffusion import diffusion_pseudotime, extreme_cell, neighbour_graph
+from scfm.metrics.trajectory import conservation, trajectory_scores
 
 logger = logging.getLogger(__name__)
 
+NEIGHBOURS = 15
+#: Fewer cells of a batch than this have no order of their own that could be kept.
+FEWEST = 50
 
-def trajectory_scores(pseudotime: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """Rank agreement of a pseudotime with known stages or times.
+
+@dataclass(frozen=True)
+class Ordering:
+    """What came of it.
+
+    Attributes:
+        times: (B,) pseudotime by method, NaN where there is none.
+        scores: methods × metrics.
+        ours: the methods that use the embedding or the head.
+        truth: (B,) known times or stage ranks, NaN where unknown.
+        stages: names of the stages by rank; empty where the truth is a number.
+    """
+
+    times: dict[str, np.ndarray]
+    scores: pd.DataFrame
+    ours: list[str]
+    truth: np.ndarray
+    stages: tuple[str, ...]
+
+    @property
+    def shown(self) -> np.ndarray:
+        """(B,) the pseudotime of the head, or of the embedding where there is no head."""
+        return self.times[self.ours[0]]
+
+
+def order_cells(cells: Cells, embedding: str, folds: list[Fold], seed: int) -> Ordering:
+    """Judge a head's pseudotime beside diffusion pseudotime and ridge regression.
+
+    Diffusion pseudotime starts at the earliest cells' most extreme one and sees no other label. Ridge regression on
+    principal components learns from the training cells of the folds and is judged on the others, as a supervised head
+    should be (give the split of its fine-tune).
 
     Args:
-        pseudotime: (B,); infinite or NaN where a cell could not be reached.
-        truth: (B,) stage ranks or times; NaN where unknown.
+        cells: what is evaluated, with times.
+        embedding: its name.
+        folds: for the regression.
+        seed: of PCA.
 
     Returns:
-        ``spearman``, ``kendall`` (tau-b) over the reached cells, and ``unreached``, the share of the cells with a
-        known truth that have no pseudotime. They are counted, not set to 0 as scib does.
+        Orderings and scores over the test cells of the folds: ``spearman``, ``kendall``, ``unreached`` and, with
+        batches, ``conservation`` of the order inside batches; ``seconds`` and ``megabytes``.
 
     Raises:
-        ValueError: fewer than three reached cells with truth, or a constant on one side.
+        ValueError: no known order; see :func:`scfm.metrics.trajectory.trajectory_scores`.
     """
-    known = np.isfinite(truth)
-    reached = known & np.isfinite(pseudotime)
-    if reached.sum() < 3:
-        raise ValueError(f"{int(reached.sum())} cells have both a pseudotime and a stage; expected at least 3")
-    ours, true = pseudotime[reached], truth[reached]
-    for name, values in (("pseudotime", ours), ("stage", true)):
-        if np.ptp(values) == 0:
-            raise ValueError(f"the {name} is {values[0]:g} in all cells; an order needs at least two values")
-    return {
-        "spearman": float(spearmanr(ours, true).statistic),
-        "kendall": float(kendalltau(ours, true).statistic),
-        "unreached": float((known & ~reached).sum() / known.sum()),
+    assert cells.times is not None
+    truth, head = cells.times, cells.pseudotime
+    components = cells.expression.principal_components(seed=seed)
+    spaces = {embedding: cells.embedding, **cells.others, "PCA": components}
+    makers: dict[str, Callable[[], np.ndarray]] = {
+        **{f"diffusion pseudotime on {name}": partial(diffused, space, truth) for name, space in spaces.items()},
+        **{f"ridge on {name}": partial(ridged, space, truth, folds) for name, space in spaces.items()},
     }
+    times: dict[str, np.ndarray] = {} if head is None else {"head": head}
+    costs = {}
+    for name, make in makers.items():
+        with Cost() as cost:
+            times[name] = make()
+        costs[name] = {"seconds": cost.seconds, "megabytes": cost.megabytes}
+    judged = np.zeros(len(cells), dtype=bool)
+    judged[np.concatenate([test for _, test in folds])] = True
+    inside = None if cells.batch is None else within_batches(components, truth, cells.batch)
+    rows = {}
+    for name, values in times.items():
+        rows[name] = _scores(values, truth, judged, inside, cells.batch) | costs.get(name, {})
+    ours = [name for name in times if name == "head" or name.endswith(f" {embedding}")]
+    return Ordering(times, pd.DataFrame.from_dict(rows, orient="index"), ours, truth, cells.stages)
 
 
-def conservation(before: np.ndarray, after: np.ndarray, batch: np.ndarray) -> dict[str, float]:
-    """Whether integration kept the order inside each batch: (ρ + 1)/2 (scIB, Luecken et al., 2022).
+def _scores(
+    values: np.ndarray, truth: np.ndarray, judged: np.ndarray, inside: np.ndarray | None, batch: np.ndarray | None
+) -> dict[str, float]:
+    found = trajectory_scores(values[judged], truth[judged])
+    if inside is not None and batch is not None and np.isfinite(inside[judged]).sum() > 2:
+        kept = conservation(inside[judged], values[judged], batch[judged])
+        found |= {name: kept[name] for name in ("conservation", "conservation_by_batch")}
+    return found
 
-    Args:
-        before: (B,) pseudotime computed within each batch before integration.
-        after: (B,) pseudotime on the integrated embedding.
-        batch: (B,).
 
-    Returns:
-        ``conservation`` over all cells, ``conservation_by_batch`` (mean over the batches with at least three reached
-        cells and an order) and ``unreached``, the share of cells without either pseudotime.
+def diffused(embedding: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """(B,) diffusion pseudotime from the most extreme of the earliest cells; NaN where it does not reach."""
+    graph = neighbour_graph(embedding, NEIGHBOURS)
+    earliest = truth == np.nanmin(truth)
+    if np.isfinite(truth).all() and len(np.unique(truth)) > len(truth) / 2:  # a number of its own for each cell
+        earliest = truth <= np.quantile(truth, 0.05)
+    return diffusion_pseudotime(graph, extreme_cell(graph, earliest))
 
-    Raises:
-        ValueError: as :func:`trajectory_scores`.
-    """
-    whole = trajectory_scores(after, np.where(np.isfinite(before), before, np.nan))["spearman"]
-    inside = []
+
+def ridged(embedding: np.ndarray, truth: np.ndarray, folds: list[Fold]) -> np.ndarray:
+    """(B,) what a ridge regression says of the test cells of each fold; NaN of the others."""
+    found = np.full(len(embedding), np.nan)
+    for train, test in folds:
+        known = train[np.isfinite(truth[train])]
+        model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 4, 11)))
+        found[test] = model.fit(embedding[known], truth[known]).predict(embedding[test])
+    return found
+
+
+def within_batches(components: np.ndarray, truth: np.ndarray, batch: np.ndarray) -> np.ndarray:
+    """(B,) diffusion pseudotime of each batch by itself, before any integration; NaN in batches of few cells."""
+    found = np.full(len(truth), np.nan)
     for name in np.unique(batch):
-        own = batch == name
-        try:
-            inside.append(
-                trajectory_scores(after[own], np.where(np.isfinite(before[own]), before[own], np.nan))["spearman"]
-            )
-        except ValueError as error:
-            logger.info("batch %s has no order to conserve: %s", name, error)
-    reached = np.isfinite(before) & np.isfinite(after)
-    return {
-        "conservation": (whole + 1) / 2,
-        "conservation_by_batch": float((np.mean(inside) + 1) / 2) if inside else float("nan"),
-        "unreached": float(1 - reached.mean()),
-    }
+        own = np.flatnonzero(batch == name)
+        if len(own) >= FEWEST and np.isfinite(truth[own]).sum() > 2:
+            found[own] = diffused(components[own], truth[own])
+        else:
+            logger.info("batch %s has %d cells: too few for an order of its own", name, len(own))
+    return found
+
+
+def ordering_folds(truth: np.ndarray, groups: np.ndarray | None, n_folds: int, seed: int) -> list[Fold]:
+    """Folds over the cells with a known time, whole groups on one side where there are at least two."""
+    from sklearn.model_selection import GroupKFold, KFold
+
+    rows = np.flatnonzero(np.isfinite(truth))
+    if groups is not None and len(np.unique(groups[rows])) > 1:
+        splitter = GroupKFold(min(n_folds, len(np.unique(groups[rows]))), shuffle=True, random_state=seed)
+        parts = splitter.split(rows, groups=groups[rows])
+    else:
+        parts = KFold(min(n_folds, len(rows)), shuffle=True, random_state=seed).split(rows)
+    return [(rows[train], rows[test]) for train, test in parts]

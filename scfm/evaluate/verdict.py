@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from scfm.evaluate.annotation import interval
+from scfm.metrics.annotation import interval
 
 
 def annotation_verdict(label: str, draws: dict[str, np.ndarray], scores: pd.DataFrame, ours: list[str]) -> str:

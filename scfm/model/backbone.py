@@ -13,7 +13,7 @@ from torch import nn
 from scfm.model import attention
 from scfm.model.architecture import build_config, find_class
 from scfm.model.flops import Work
-from scfm.model.row import top_up
+from scfm.model.pad_row import top_up
 from scfm.types import Batch
 from scfm.vocab import Vocab
 
@@ -52,7 +52,7 @@ class Backbone(nn.Module):
         dropout: of embeddings and layers' outputs.
         attention_dropout: of the attention weights. It slows the CPU path and the CUDA path has none.
         embedding_layer: layer whose states make cell embeddings (index into input embeddings, layer 1, ..., layer n).
-        embedding_pool: how they are pooled: ``mean``, ``all``, ``cls`` or ``first`` (see :func:`scfm.head.pool.pool`).
+        embedding_pool: how they are pooled: ``mean``, ``all``, ``cls`` or ``first`` (see :mod:`~scfm.model.pooling`).
         compile: compile the layers with ``torch.compile``; names in the state dict do not change.
         compile_mode: mode of ``torch.compile``; ``reduce-overhead`` captures CUDA graphs and wants a constant ``row``.
         row: top every row up to this many tokens with dummy cells, so that compiled layers see one shape; at least

@@ -62,7 +62,7 @@ def reliability_diagram(bins: np.ndarray, *, title: str = "") -> Figure:
     """Accuracy against confidence, and how many cells stand behind each point.
 
     Args:
-        bins: (n, 3) mean confidence, share correct, cells (:func:`scfm.head.annotation.score.reliability`).
+        bins: (n, 3) mean confidence, share correct, cells (:func:`scfm.metrics.classification.reliability`).
         title: above.
 
     Returns:

@@ -13,8 +13,8 @@ import torch
 from pytorch_lightning.strategies import DeepSpeedStrategy
 from torch import nn
 
-from scfm.strategy.folder import about_of, swap_in
-from scfm.strategy.whole import allocate, built_on_first_rank, send_buffers
+from scfm.strategy.init_on_rank0 import allocate, built_on_first_rank, send_buffers
+from scfm.strategy.sharded import about_of, swap_in
 
 
 class DeepSpeed(DeepSpeedStrategy):

@@ -12,8 +12,8 @@ from torch.distributed.checkpoint import async_save
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
-from scfm.strategy.folder import about_of, open_aside, settle, swap_in
-from scfm.strategy.whole import built_on_first_rank, send_buffers
+from scfm.strategy.init_on_rank0 import built_on_first_rank, send_buffers
+from scfm.strategy.sharded import about_of, open_aside, settle, swap_in
 
 #: Lightning's name for what a folder of shards holds beside them.
 METADATA = "meta.pt"
@@ -57,7 +57,7 @@ class FSDP2(ModelParallelStrategy):
         super().setup_environment()
 
     def building(self) -> AbstractContextManager[None]:
-        """Where the model is to be built: see :func:`scfm.strategy.whole.built_on_first_rank`."""
+        """Where the model is to be built: see :func:`scfm.strategy.init_on_rank0.built_on_first_rank`."""
         return built_on_first_rank(self.global_rank)
 
     def shard(self, module: nn.Module) -> None:

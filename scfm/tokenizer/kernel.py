@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from scfm.tokenizer.gather import BAD_TOTAL, EMPTY, FINE, INFINITE, NAN, NEGATIVE, add_up, check, collect, scale, take
 from scfm.tokenizer.order import BUCKETS, compiled, order, place, repair, span
+from scfm.tokenizer.row import BAD_TOTAL, EMPTY, FINE, INFINITE, NAN, NEGATIVE, add_up, check, collect, scale, take
 from scfm.types import Ragged
 
 _FAULTS = {

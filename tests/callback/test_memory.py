@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from scfm import checkpoint
-from scfm.data.parts import metrics_in_parts, split
+from scfm.data.split_batch import metrics_in_parts, split
 from scfm.objective.mlm import MLM
 from scfm.types import Batch
 

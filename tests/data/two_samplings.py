@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 
 from scfm.data.module import CellData
-from scfm.data.store import TokenStore
+from scfm.store.token_store import TokenStore
 from scfm.types import Sampling
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scfm.evaluate.annotation import few
 from scfm.evaluate.cost import Cost
-from scfm.evaluate.integration import leiden_nmi
-from scfm.evaluate.naming import few
-from scfm.evaluate.neighbors import find_neighbors
 from scfm.evaluate.scores import control_scaled
+from scfm.metrics.integration import leiden_nmi
+from scfm.metrics.neighbors import find_neighbors
 
 
 def test_memory_that_was_given_back_counts_too():

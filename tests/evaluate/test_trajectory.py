@@ -1,34 +1,81 @@
+"""Orderings of cells beside diffusion pseudotime and ridge regression, and what an evaluation makes of them."""
+
 import numpy as np
+import pandas as pd
 import pytest
+from anndata import AnnData
+from scipy.sparse import csr_matrix
 
-from scfm.evaluate.trajectory import conservation, trajectory_scores
+from scfm.evaluate.evaluate import evaluate
+from scfm.evaluate.expression import read_expression
+from scfm.evaluate.times import read_times
+from scfm.plot import smoothed
+from scfm.report.trajectory import changing_genes
 
-
-def test_order_by_hand_with_an_unreached_cell():
-    found = trajectory_scores(np.array([0.1, 0.3, 0.2, np.inf]), np.array([0.0, 1.0, 2.0, 3.0]))
-    assert found == pytest.approx({"spearman": 0.5, "kendall": 1 / 3, "unreached": 0.25})
-
-
-def test_any_monotone_change_keeps_the_scores():
-    time = np.random.default_rng(0).random(40)
-    stage = np.floor(time * 5)
-    assert trajectory_scores(np.exp(5 * time), stage) == pytest.approx(trajectory_scores(time, stage))
+pytest.importorskip("scanpy")
 
 
-def test_conservation_of_the_same_order_is_one_and_of_the_reverse_zero():
-    time, batch = np.linspace(0, 1, 30), np.arange(30) % 3
-    assert conservation(time, time * 2, batch)["conservation"] == pytest.approx(1)
-    assert conservation(time, -time, batch)["conservation_by_batch"] == pytest.approx(0)
+@pytest.fixture(scope="module")
+def line():
+    """Cells along a line in two batches; genes 0 to 9 rise, 10 to 19 fall, the rest do nothing."""
+    rng = np.random.default_rng(0)
+    n = 240
+    time = np.sort(rng.random(n))
+    rate = np.full((n, 80), 3.0)
+    rate[:, :10] *= 4 * time[:, None] + 0.1
+    rate[:, 10:20] *= 4 * (1 - time[:, None]) + 0.1
+    adata = AnnData(csr_matrix(rng.poisson(rate).astype(np.float32)))
+    adata.obs_names = [f"c{i}" for i in range(n)]
+    adata.obs["stage"] = pd.Categorical(np.array(["early", "middle", "late"])[np.minimum((time * 3).astype(int), 2)])
+    adata.obs["time"], adata.obs["batch"] = time, pd.Categorical(np.array(["a", "b"])[np.arange(n) % 2])
+    adata.obs["scfm_pseudotime"] = time + rng.normal(0, 0.02, n)
+    adata.obsm["X_scfm"] = np.c_[time * 5, rng.normal(0, 0.3, (n, 3))]
+    return adata
+
+
+def test_a_good_head_stands_above_and_the_order_inside_batches_is_kept(line, tmp_path):
+    found = evaluate(
+        line, output=tmp_path, time="stage", stages=["early", "middle", "late"], batch="batch", controls=False,
+        baselines=("pca",), folds=2,
+    )  # fmt: skip
+    table = found["trajectory"]
+    assert table["head"]["spearman"] > 0.9
+    assert table["head"]["conservation_by_batch"] > 0.9
+    assert {"diffusion pseudotime on PCA", "ridge on PCA", "ridge on X_scfm"} <= set(table)
+    assert table["diffusion pseudotime on PCA"]["seconds"] > 0
+    assert found["summary"][0].startswith("Ordering: ")
+    for name in ("stages.png", "genes_along_pseudotime.png", "umap.png", "report.html"):
+        assert (tmp_path / name).stat().st_size > 1000
+
+
+def test_times_alone_are_enough_and_may_be_numbers(line, tmp_path):
+    found = evaluate(line, output=tmp_path, time="time", controls=False, baselines=("pca",), folds=2)
+    assert found["trajectory"]["head"]["spearman"] > 0.95
+    assert found["annotation"] == {}
+
+
+def test_the_genes_that_change_are_found(line):
+    columns = changing_genes(read_expression(line), line.obs["time"].to_numpy(), 8)
+    assert set(columns[:4]) <= set(range(10))
+    assert set(columns[4:]) <= set(range(10, 20))
+
+
+def test_smoothing_keeps_a_constant_and_a_trend():
+    time = np.random.default_rng(0).exponential(size=300)
+    at, means = smoothed(time, np.c_[np.full(300, 2.0), time])
+    np.testing.assert_allclose(means[:, 0], 2.0)
+    assert (np.diff(means[:, 1]) > 0).all()
+    assert (np.diff(at) >= 0).all()
 
 
 @pytest.mark.parametrize(
-    ("time", "stage", "words"),
+    ("stages", "words"),
     [
-        (np.ones(5), np.arange(5.0), "the pseudotime is 1 in all cells"),
-        (np.arange(5.0), np.ones(5), "the stage is 1 in all cells"),
-        (np.full(5, np.inf), np.arange(5.0), "0 cells have both"),
+        (None, r"time='stage' holds names \(early, late\), not numbers: say their order with stages="),
+        (["early", "latest"], r"no cell of 'stage' is latest; it has early, late"),
+        (["early"], "no cell of 'stage' is of a second stage"),
     ],
 )
-def test_refuses_what_has_no_order(time, stage, words):
+def test_refuses_what_is_no_order(stages, words):
     with pytest.raises(ValueError, match=words):
-        trajectory_scores(time, stage)
+        read_times(np.array(["early", "late", ""], dtype=object), "stage", stages)

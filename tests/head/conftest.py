@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from scfm.data.batch import pack
-from scfm.head.pool import embed
 from scfm.head.survey import Survey
 from scfm.model.backbone import Backbone
+from scfm.model.pooling import embed
 from scfm.types import Batch, Ragged, Spec
 from scfm.vocab import Vocab
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scfm.cli import CONFIGS
-from scfm.data.synthetic import synthetic_cells
+from scfm.datasets.synthetic import synthetic_cells
 from support import SMALL, command
 
 FAST = ("trainer.accelerator=cpu", "trainer.enable_progress_bar=false")

@@ -5,13 +5,13 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 
+from scfm.commands.finetune import scale_of
 from scfm.config import build
 from scfm.data.loader import PackedCells
-from scfm.data.prepare import prepare
-from scfm.data.store import TokenStore
-from scfm.data.synthetic import synthetic_cells
-from scfm.head.view import Views, cells_of, generator_of
-from scfm.run.finetune import scale_of
+from scfm.datasets.synthetic import synthetic_cells
+from scfm.head.views import Views, cells_of, generator_of
+from scfm.prepare.api import prepare
+from scfm.store.token_store import TokenStore
 from scfm.tokenizer import from_dict
 from scfm.types import Batch
 

@@ -3,8 +3,8 @@ import sys
 import pytest
 import torch
 
-from scfm.head.pool import embed
 from scfm.model.adapt import anew, frozen, full, lora, merge
+from scfm.model.pooling import embed
 
 CAUSAL = [pytest.param(False, id="bert"), pytest.param(True, id="gpt2")]
 

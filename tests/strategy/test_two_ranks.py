@@ -13,8 +13,8 @@ from transformers import AutoModelForMaskedLM
 import stoppable
 from ranks import finish, start_ranks
 from scfm import checkpoint
+from scfm.inference.load import restore_backbone
 from scfm.module import CellModule
-from scfm.run.restore import restore_backbone
 from support import SMALL, command, write_made_store
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(900)]  # the first test waits for all runs of two ranks

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scfm.head.annotation.column import Column
+from scfm.head.annotation.label_layer import Column
 from scfm.head.annotation.levels import Levels
 from scfm.head.annotation.pseudo import pseudo_label_loss
-from scfm.head.annotation.score import scores
-from scfm.head.state import CellState
+from scfm.head.cell_state import CellState
 from scfm.head.survey import Survey
+from scfm.metrics.classification import scores
 from scfm.types import Backbone, Batch, Metrics, Spec
 
 
@@ -200,8 +200,8 @@ class Classifier(nn.Module):
             outputs: what :meth:`predict` gave.
 
         Returns:
-            See :class:`~scfm.head.annotation.column.Said`, of each column; novelty is in [0, 1]
-            (:mod:`scfm.head.annotation.familiar`).
+            See :class:`~scfm.head.annotation.label_layer.Said`, of each column; novelty is in [0, 1]
+            (:mod:`scfm.head.annotation.familiarity`).
         """
         found = [column.name(outputs[self._key("logits", i)]) for i, column in enumerate(self.columns)]
         if self.levels is not None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scfm.head.annotation.column import UNKNOWN, Said
+from scfm.head.annotation.label_layer import UNKNOWN, Said
 
 #: The log-probability of a class that no training cell has.
 NEVER = -30.0

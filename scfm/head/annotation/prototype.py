@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from scfm.head.annotation.class_points import KEY, Named, Prototypes
 from scfm.head.annotation.discriminant import discriminant_directions
-from scfm.head.annotation.prototypes import KEY, Named, Prototypes
-from scfm.head.state import CellState
+from scfm.head.cell_state import CellState
 from scfm.head.survey import Survey
 from scfm.types import Backbone, Batch, Metrics, Spec
 
 
 class Prototype(Named, nn.Module):
-    """Nearest-prototype classification in an open world, see :class:`~scfm.head.annotation.prototypes.Prototypes`.
+    """Nearest-prototype classification in an open world, see :class:`~scfm.head.annotation.class_points.Prototypes`.
 
     A cell's position is a projection of its state, which begins at the discriminant directions of the labelled cells
     (:mod:`scfm.head.annotation.discriminant`). A new class is a new row (:meth:`add_class`), without training.

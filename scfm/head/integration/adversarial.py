@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from scfm.head.integration.base import Contrastive, Viewed, check_positive, unrest
 from scfm.head.integration.contrast import nt_xent
-from scfm.head.perceptron import perceptron
+from scfm.head.layers import perceptron
 from scfm.head.survey import Survey
-from scfm.head.view import generator_of
+from scfm.head.views import generator_of
 from scfm.types import Backbone, Batch, Metrics, Spec
 
 

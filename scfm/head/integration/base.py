@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scfm.head.cell_state import CellState
 from scfm.head.integration.check import check_batches, warn_confounded
-from scfm.head.perceptron import perceptron
-from scfm.head.state import CellState
+from scfm.head.layers import perceptron
 from scfm.head.survey import Survey
-from scfm.head.view import Views
+from scfm.head.views import Views
 from scfm.types import Backbone, Batch, Sampling, Spec
 
 #: The obsm entry of integrated cells.
@@ -177,7 +177,7 @@ class Contrastive(Integration):
         size: see :class:`Integration`.
         genes: likewise.
         stay: likewise.
-        drop: see :class:`~scfm.head.view.Views`.
+        drop: see :class:`~scfm.head.views.Views`.
         jitter: likewise.
         context: likewise.
         thin: likewise; below 1 it needs a store with counts.

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from scfm.head.integration.base import Contrastive, Viewed, check_positive, check_shares, unrest
 from scfm.head.integration.contrast import nt_xent
 from scfm.head.integration.queue import Follower, KeyQueue
-from scfm.head.view import cells_of, generator_of
+from scfm.head.views import cells_of, generator_of
 from scfm.types import Backbone, Batch, Metrics, Sampling, Spec
 
 

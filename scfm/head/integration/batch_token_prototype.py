@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scfm.head.annotation.prototypes import Named, Prototypes
+from scfm.head.annotation.class_points import Named, Prototypes
 from scfm.head.integration.base import check_positive
 from scfm.head.integration.batch_token import BatchToken, Vectored
 from scfm.head.survey import Survey
@@ -19,8 +19,8 @@ class BatchTokenPrototype(Named, BatchToken):
     """Batch vectors and class prototypes together (scPoli: De Donno et al., 2023).
 
     L = L of :class:`~scfm.head.integration.batch_token.BatchToken` + ``weight`` · L of
-    :class:`~scfm.head.annotation.prototypes.Prototypes`, whose positions are the integrated space. The unit of its τ is
-    the root mean square distance of cells to the centre of their class where the space begins.
+    :class:`~scfm.head.annotation.class_points.Prototypes`, whose positions are the integrated space. The unit of its τ
+    is the root mean square distance of cells to the centre of their class where the space begins.
 
     Args:
         spec: what only the run knows.

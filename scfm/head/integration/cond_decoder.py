@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from scfm.head.integration.base import Integration, Shared, check_positive
 from scfm.head.integration.domain import DomainNorm
-from scfm.head.perceptron import perceptron
-from scfm.head.view import cells_of, generator_of
+from scfm.head.layers import perceptron
+from scfm.head.views import cells_of, generator_of
 from scfm.types import Backbone, Batch, Metrics, Spec
 
 

@@ -14,7 +14,7 @@ from scfm.head.integration.base import Contrastive, Viewed, check_positive, chec
 from scfm.head.integration.contrast import nt_xent
 from scfm.head.integration.neighbour import coverage, other_neighbours, own_neighbours
 from scfm.head.survey import Survey, scattered
-from scfm.head.view import generator_of
+from scfm.head.views import generator_of
 from scfm.types import Backbone, Batch, Metrics, Sampling, Spec
 
 log = logging.getLogger(__name__)

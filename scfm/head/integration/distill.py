@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from scfm.head.integration.base import Contrastive, Viewed, check_positive, start_at_zero, unrest
 from scfm.head.integration.contrast import contrast, same_batch
-from scfm.head.perceptron import perceptron
-from scfm.head.pool import embed
-from scfm.head.view import cells_of, generator_of, places
+from scfm.head.layers import perceptron
+from scfm.head.views import cells_of, generator_of, places
+from scfm.model.pooling import embed
 from scfm.types import Backbone, Batch, Metrics, Sampling, Spec
 from scfm.vocab import Vocab
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scfm.head.bag import Score
-from scfm.head.perceptron import perceptron
-from scfm.head.state import CellState
+from scfm.head.cell_state import CellState
+from scfm.head.gene_components import Score
+from scfm.head.layers import perceptron
 from scfm.head.survey import Survey
 from scfm.head.trajectory.label import check_fate
 from scfm.types import Backbone, Batch, Metrics, Spec
@@ -30,7 +30,7 @@ class Trajectory(nn.Module):
         genes: linear components of the cell's genes beside the backbone's embedding; 0 leaves them out.
         context: tokens of a cell that the backbone reads, at most; the components read all. None: no limit.
         dropout: before each linear layer.
-        score: how much a gene counts by its rank, see :class:`~scfm.head.bag.GeneBag`.
+        score: how much a gene counts by its rank, see :class:`~scfm.head.gene_components.GeneBag`.
         size: numbers that place a cell on the line.
         hidden: width of the hidden layer; 0 for a linear network.
 

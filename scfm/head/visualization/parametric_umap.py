@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scfm.head.bag import GeneBag
-from scfm.head.pool import embed
-from scfm.head.state import shortened
+from scfm.head.cell_state import shortened
+from scfm.head.gene_components import GeneBag
 from scfm.head.survey import Survey, looked_up, scattered
-from scfm.head.view import generator_of
+from scfm.head.views import generator_of
 from scfm.head.visualization.edges import Edges
 from scfm.head.visualization.layout import curve, fuzzy_graph, net_umap
+from scfm.model.pooling import embed
 from scfm.types import Backbone, Batch, Metrics, Spec
 
 #: The obsm entry of the map.
@@ -41,7 +41,7 @@ class ParametricUMAP(nn.Module):
     Args:
         spec: what only the run knows.
         form: ``regression`` or ``cross_entropy``.
-        genes: components of the cell's ranked genes, see :class:`~scfm.head.bag.GeneBag`; 0 takes the embedding.
+        genes: components of the cell's ranked genes, see :mod:`~scfm.head.gene_components`; 0 takes the embedding.
         neighbours: of UMAP's graph.
         min_dist: of UMAP.
         sample: cells that UMAP lays out; all training cells where there are fewer.

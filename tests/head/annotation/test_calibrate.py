@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from scfm.head.annotation.calibrate import fit_temperature, fit_thresholds
-from scfm.head.annotation.score import softmax
+from scfm.metrics.classification import softmax
 
 
 def drawn(n_cells=4000, n_classes=4, seed=0):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scfm.head.annotation.classifier import Classifier
-from scfm.head.annotation.column import class_weight
+from scfm.head.annotation.label_layer import class_weight
 from scfm.head.annotation.pseudo import thinner
 from scfm.head.logistic import logistic_regression
 

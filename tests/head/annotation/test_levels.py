@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scfm.head.annotation.classifier import Classifier
-from scfm.head.annotation.column import Said
+from scfm.head.annotation.label_layer import Said
 from scfm.head.annotation.levels import Levels
 
 LABELS = ("lineage", "cell_type", "state")

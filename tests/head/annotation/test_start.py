@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from scfm.head.annotation.classifier import Classifier
-from scfm.head.pool import embed
 from scfm.head.survey import Survey
+from scfm.model.pooling import embed
 from scfm.types import Ragged
 
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from scfm.evaluate.structure import neighbor_overlap
 from scfm.head.integration.adversarial import Adversarial
 from scfm.head.integration.base import unrest
 from scfm.head.integration.batch_token import BatchToken
@@ -12,6 +11,7 @@ from scfm.head.integration.cond_decoder import CondDecoder
 from scfm.head.integration.contrastive_sampler import ContrastiveSampler
 from scfm.head.integration.distill import Distill
 from scfm.head.integration.triplet import Triplet
+from scfm.metrics.structure import neighbor_overlap
 
 HEADS = (Triplet, ContrastiveSampler, Adversarial, BatchToken, CondDecoder, Distill)
 

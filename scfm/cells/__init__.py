@@ -1,0 +1,1 @@
+"""Cells of one open file, whatever its format: blocks of counts, genes, obs."""

@@ -1,0 +1,160 @@
+"""Where the counts are, and whether they are counts."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numba import njit
+
+from scfm.cells.source import Matrix, Place, Source, did_you_mean
+
+log = logging.getLogger(__name__)
+
+#: Stored values that are looked at before a matrix is taken for counts.
+SAMPLE = 1 << 18
+
+#: Values checked at once, so that they stay in the processor's cache.
+STRIDE = 1 << 15
+
+Demand = Literal["required", "lognorm_ok"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """One place that was looked at.
+
+    Attributes:
+        label: as in :class:`~scfm.cells.source.Place`.
+        matrix: opened.
+        place: it.
+        kind: what its values are.
+        words: the same for people, with an example.
+    """
+
+    place: Place
+    matrix: Matrix
+    kind: Literal["counts", "fractions", "invalid"]
+    words: str
+
+
+def find_counts(source: Source, layer: str | None, demand: Demand) -> Found:
+    """Look for counts in a stated order and take the first place that holds them.
+
+    A named ``layer`` is taken or refused: there is no second choice. Otherwise ``layers['counts']``, ``raw.X`` and
+    ``X`` are looked at in this order; a place that holds something else (log-normalised or scaled values) is passed
+    over with a warning. With "lognorm_ok", counts are still preferred; where there are none, the first place with
+    non-negative values is taken.
+
+    Args:
+        source: the open file.
+        layer: a layer's name.
+        demand: whether only counts will do.
+
+    Raises:
+        ValueError: no such layer, or nothing that will do; says where was looked and what was found there.
+    """
+    if layer is not None and layer not in source.layers:
+        raise ValueError(f"has no layer {layer!r}; {did_you_mean(layer, list(source.layers))}")
+    places = [source.layers[layer]] if layer is not None else list(source.default)
+    seen: list[Found] = []
+    for place in places:
+        seen.append(look(source, place))
+        if seen[-1].kind == "counts":
+            break
+    wanted = ["counts"] if demand == "required" else ["counts", "fractions"]
+    for kind in wanted:
+        for found in seen:
+            if found.kind == kind:
+                _tell(seen, found)
+                return found
+    raise ValueError(_refusal(seen, source, layer, demand))
+
+
+def _tell(seen: list[Found], taken: Found) -> None:
+    for other in seen:
+        if other is not taken:
+            log.warning("%s holds %s: %s is used instead", other.place.label, other.words, taken.place.label)
+
+
+def _refusal(seen: list[Found], source: Source, layer: str | None, demand: Demand) -> str:
+    where = "; ".join(f"{found.place.label} holds {found.words}" for found in seen)
+    if not seen:
+        where = "there is no layers['counts'], no raw.X and no X"
+    others = [name for name in source.layers if name != "counts"]
+    also = f" (layers not looked at: {', '.join(map(repr, others[:12]))})" if others and layer is None else ""
+    text = (
+        f"no {'raw counts' if demand == 'required' else 'usable values'} found. Looked in this order: {where}{also}. "
+    )
+    if demand == "required":
+        text += "Counts are non-negative integers. Name the layer that has them (layer=...)"
+        if any(found.kind == "fractions" for found in seen):
+            text += ", or, for tokenizers that only need the order of the genes, accept these with counts=lognorm_ok"
+    else:
+        text += "Values must be non-negative, without NaN. Name a layer that has such values (layer=...)"
+    return text
+
+
+def look(source: Source, place: Place) -> Found:
+    """Open a place and judge it by values sampled over the whole matrix."""
+    matrix = place.matrix()
+    values, rows = matrix.sample(SAMPLE)
+    bad = first_bad(values, whole=True)
+    if bad < 0:
+        return Found(place, matrix, "counts", "counts")
+    worse = first_bad(values, whole=False)
+    shown = worse if worse >= 0 else bad
+    cell = source.obs(int(rows[shown]), int(rows[shown]) + 1, []).index[0]
+    example = f"({values[shown]:.4g} in cell {cell!r})"
+    if worse < 0:
+        return Found(place, matrix, "fractions", f"fractions, as after normalising {example}")
+    return Found(place, matrix, "invalid", f"{describe(values[worse])} {example}")
+
+
+def describe(value: float) -> str:
+    """What is wrong with a value, in words."""
+    if np.isnan(value):
+        return "NaN (missing values)"
+    if np.isinf(value):
+        return "infinite values"
+    return "negative values" if value < 0 else "fractions"
+
+
+def first_bad(values: np.ndarray, whole: bool) -> int:
+    """Position of the first value that is negative, NaN, infinite or (``whole``) no integer; -1 if there is none."""
+    if values.dtype.kind in "ub" or not len(values):
+        return -1
+    if values.dtype.kind == "i":
+        return int(np.argmax(values < 0)) if values.min() < 0 else -1
+    for start in range(0, len(values), STRIDE):
+        part = values[start : start + STRIDE]
+        if part.dtype not in (np.float32, np.float64):
+            part = part.astype(np.float64)  # half precision, or bytes in the other order
+        if fine(part, whole):
+            continue
+        good = (part >= 0) & np.isfinite(part)
+        if whole:
+            good &= np.rint(part) == part
+        if not good.all():
+            return start + int(np.argmin(good))
+    return -1
+
+
+@njit(nogil=True, cache=True)
+def fine(values: np.ndarray, whole: bool) -> bool:
+    """Whether all values are non-negative, and integers if ``whole``; false also for very large ones.
+
+    One pass without a branch, which is vectorised. NaN fails every comparison.
+    """
+    wrong = 0
+    for i in range(values.size):
+        value = values[i]
+        wrong += not (value >= 0) or not (value < 1 << 24)
+    if wrong:
+        return False
+    if whole:
+        for i in range(values.size):
+            wrong += np.float64(np.int32(values[i])) != np.float64(values[i])
+    return wrong == 0

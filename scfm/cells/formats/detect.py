@@ -1,0 +1,107 @@
+"""Which kind of file this is, by what is in it rather than by its name."""
+
+from __future__ import annotations
+
+import os
+from difflib import get_close_matches
+from pathlib import Path
+
+import h5py
+
+from scfm.cells.formats.anndata import Annotated
+from scfm.cells.formats.loom import Loom
+from scfm.cells.formats.matrix_market import find_market, open_market
+from scfm.cells.formats.soma import Soma
+from scfm.cells.formats.tenx import open_tenx, tenx_group
+from scfm.cells.source import Source, did_you_mean
+
+KNOWN = ".h5ad, .zarr, .h5mu, 10x .h5, a folder with 10x matrix.mtx, .loom, a TileDB-SOMA experiment"
+
+
+def open_source(path: Path, mod: str) -> Source:
+    """Open a file or folder as what it is.
+
+    Args:
+        path: the file.
+        mod: modality of a MuData file, measurement of a SOMA experiment.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is empty, truncated, unreadable or of no known kind.
+    """
+    require_readable(path)
+    if path.is_dir():
+        return _open_folder(path, mod)
+    with path.open("rb") as file:
+        head = file.read(8)
+    if not head:
+        raise ValueError("is an empty file of 0 bytes; copy or download it again")
+    if not h5py.is_hdf5(path):
+        raise ValueError(_not_hdf5(path, head))
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        if "truncated" in str(error):
+            raise ValueError(f"is truncated: copy or download it again (HDF5 says: {error})") from error
+        raise ValueError(f"cannot be opened as HDF5: {error}") from error
+    try:
+        return _open_hdf5(file, path, mod)
+    except BaseException:
+        file.close()
+        raise
+
+
+def require_readable(path: Path) -> None:
+    """Refuse a path that is not there or may not be read.
+
+    Raises:
+        FileNotFoundError, PermissionError: naming the path, and a similar name where there is one.
+    """
+    if not path.exists():
+        siblings = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        close = get_close_matches(path.name, siblings, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"expected a file of cells ({KNOWN})"
+        raise FileNotFoundError(f"there is no {path}; {hint}")
+    if not os.access(path, os.R_OK | os.X_OK if path.is_dir() else os.R_OK):
+        raise PermissionError(f"{path} may not be read by this user; ask its owner, or chmod +r it")
+
+
+def _not_hdf5(path: Path, head: bytes) -> str:
+    if head.startswith(b"\x1f\x8b"):
+        what = "is gzip-compressed: gunzip it first"
+    elif head.startswith(b"PK"):
+        what = "is a zip file: unpack it first"
+    elif b".mtx" in path.name.encode():
+        what = "is one file of a 10x folder: give the folder that has matrix, barcodes and features"
+    else:
+        what = f"is not a file of cells (it starts with {head!r})"
+    return f"{what}; expected {KNOWN}"
+
+
+def _open_hdf5(file: h5py.File, path: Path, mod: str) -> Source:
+    if "mod" in file:
+        names = list(file["mod"].keys())
+        if mod not in names:
+            raise ValueError(f"has no modality {mod!r}; {did_you_mean(mod, names)}")
+        return Annotated(file["mod"][mod], owner=file)
+    if "row_attrs" in file and "col_attrs" in file:
+        return Loom(file)
+    genome = tenx_group(file)
+    if genome is not None:
+        return open_tenx(file, genome)
+    if "obs" in file or "var" in file or "X" in file:
+        return Annotated(file, owner=file)
+    there = ", ".join(map(repr, list(file.keys())[:12])) or "nothing"
+    raise ValueError(f"is HDF5 but not a file of cells: it has {there}; expected {KNOWN}")
+
+
+def _open_folder(path: Path, mod: str) -> Source:
+    if (path / "zarr.json").is_file() or (path / ".zgroup").is_file():
+        import zarr
+
+        return Annotated(zarr.open_group(str(path), mode="r"))
+    if find_market(path):
+        return open_market(path)
+    if (path / "__tiledb_group.tdb").exists() or (path / "__group").is_dir():
+        return Soma(path, mod)
+    raise ValueError(f"is a folder but none of cells; expected {KNOWN}")

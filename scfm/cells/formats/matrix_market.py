@@ -1,0 +1,133 @@
+"""Folders with ``matrix.mtx``, ``barcodes.tsv`` and ``features.tsv`` or ``genes.tsv``, each gzipped or not.
+
+Names may have a prefix, as in GEO (``GSM123_matrix.mtx.gz``). The text is read once, when the folder is opened, and
+sorted into rows out of core, see :mod:`scfm.cells.formats.row_sorter`.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from scfm.cells.formats.names_only import Plain
+from scfm.cells.formats.row_sorter import Entries, Scattered
+
+#: Lines of text read at once.
+PIECE = 2_000_000
+
+
+class Header(NamedTuple):
+    """What the first lines of a Matrix Market file say."""
+
+    shape: tuple[int, int]
+    n_entries: int
+    dtype: np.dtype
+
+
+def open_market(folder: Path) -> Plain:
+    """The cells of a folder.
+
+    Raises:
+        ValueError: a file is missing, damaged, or contradicts another.
+    """
+    matrix = _one(folder, "matrix.mtx")
+    prefix = matrix.name.split("matrix.mtx")[0]
+    barcodes = _table(_one(folder, f"{prefix}barcodes.tsv"))
+    features = _table(_one(folder, f"{prefix}features.tsv", f"{prefix}genes.tsv"))
+    names = barcodes[0].to_numpy(dtype=object)
+    var = pd.DataFrame({"gene_ids": features[0].to_numpy()}, index=features[min(1, features.shape[1] - 1)].to_numpy())
+    if features.shape[1] > 2:
+        var["feature_types"] = features[2].to_numpy()
+    header = _header(matrix)
+    if header.shape == (len(var), len(names)):
+        transposed = True
+    elif header.shape == (len(names), len(var)):
+        transposed = False
+    else:
+        raise ValueError(
+            f"its {matrix.name} is {header.shape[0]} x {header.shape[1]} but there are {len(var)} features and "
+            f"{len(names)} barcodes"
+        )
+
+    def opened() -> Scattered:
+        entries = _entries(matrix, header, transposed)
+        return Scattered((len(names), len(var)), header.n_entries, entries, header.dtype)
+
+    return Plain(names, var, matrix.name, opened)
+
+
+def find_market(folder: Path) -> bool:
+    """Whether this folder has a Matrix Market file."""
+    return any(folder.glob("*matrix.mtx*"))
+
+
+def _one(folder: Path, *names: str) -> Path:
+    found = sorted(path for name in names for ending in ("", ".gz") for path in folder.glob(f"*{name}{ending}"))
+    if len(found) != 1:
+        have = ", ".join(repr(path.name) for path in found) or "none"
+        raise ValueError(f"needs one {' or '.join(names)} (.gz or not), found {have}")
+    return found[0]
+
+
+def _open(path: Path) -> Any:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+
+
+def _table(path: Path) -> pd.DataFrame:
+    try:
+        with _open(path) as file:
+            return pd.read_csv(file, sep="\t", header=None, dtype=str, keep_default_na=False, quoting=3)
+    except (pd.errors.EmptyDataError, EOFError, OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"its {path.name} is empty or damaged: {error}") from error
+
+
+def _header(path: Path) -> Header:
+    with _open(path) as file:
+        first = file.readline().decode(errors="replace").lower().split()
+        line = file.readline()
+        while line.startswith(b"%"):
+            line = file.readline()
+    if len(first) < 5 or first[:3] != ["%%matrixmarket", "matrix", "coordinate"] or first[4] != "general":
+        raise ValueError(
+            f"its {path.name} starts with {' '.join(first)[:60]!r}, expected "
+            "'%%MatrixMarket matrix coordinate integer general'"
+        )
+    if first[3] not in ("integer", "real"):
+        raise ValueError(f"its {path.name} holds {first[3]!r} values, expected integer or real")
+    try:
+        rows, columns, entries = (int(word) for word in line.split())
+    except ValueError as error:
+        raise ValueError(f"its {path.name} has the size line {line[:60]!r}, expected three numbers") from error
+    return Header((rows, columns), entries, np.dtype(np.int32 if first[3] == "integer" else np.float64))
+
+
+def _entries(path: Path, header: Header, transposed: bool) -> Iterator[Entries]:
+    """Pieces of (cells, genes, values); refuses a file that ends early."""
+    met = 0
+    kinds = {0: np.int64, 1: np.int64, 2: header.dtype}
+    try:
+        with _open(path) as file:
+            line = file.readline()
+            while line.startswith(b"%"):
+                line = file.readline()
+            if header.n_entries:
+                for piece in pd.read_csv(file, sep=r"\s+", header=None, dtype=kinds, chunksize=PIECE):
+                    rows, columns = piece[0].to_numpy() - 1, piece[1].to_numpy() - 1
+                    _require_inside(path, rows, columns, header.shape)
+                    met += len(piece)
+                    cells, genes = (columns, rows) if transposed else (rows, columns)
+                    yield cells, genes, piece[2].to_numpy()
+    except (EOFError, OSError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        raise ValueError(f"its {path.name} is damaged or truncated after {met} entries: {error}") from error
+    if met != header.n_entries:
+        raise ValueError(f"its {path.name} has {met} entries, its header promises {header.n_entries}: it is truncated")
+
+
+def _require_inside(path: Path, rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> None:
+    if rows.min() < 0 or columns.min() < 0 or rows.max() >= shape[0] or columns.max() >= shape[1]:
+        raise ValueError(f"its {path.name} has an entry outside its {shape[0]} x {shape[1]} places")

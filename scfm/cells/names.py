@@ -1,0 +1,112 @@
+"""The names of genes and of cells: which column holds them, whether a cell's name occurs twice."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from scfm.cells.source import Source, did_you_mean
+
+log = logging.getLogger(__name__)
+
+#: Columns that hold Ensembl ids and symbols in files of CELLxGENE, 10x, scanpy, loom and SOMA, by preference.
+ENSEMBL_COLUMNS = ("ensembl_id", "gene_id", "gene_ids", "feature_id", "ensembl", "accession")
+SYMBOL_COLUMNS = ("gene_name", "gene_names", "gene_symbols", "gene_symbol", "feature_name", "symbol", "gene")
+
+#: Names and obs are read for this many cells at once.
+WINDOW = 65_536
+
+ENSEMBL = re.compile(r"ENS[A-Z]*G\d{6,}(\.\d+)?", re.IGNORECASE)
+
+
+def gene_names(var: pd.DataFrame, column: str | None = None) -> tuple[list[str], str]:
+    """The genes' names, and where they were found.
+
+    In order: ``column`` where given; the index, if most of it are Ensembl ids; the first usual column that is mostly
+    Ensembl ids (where it is empty the index stands in), because symbols change and repeat; the first usual column of
+    symbols, if the index are mere numbers; the index.
+
+    Args:
+        var: (G rows) the genes' table.
+        column: a column, or "index".
+
+    Returns:
+        G names, and ``var.index`` or ``var['...']``.
+
+    Raises:
+        ValueError: no such column.
+    """
+    index = [str(name) for name in var.index]
+    if column is not None and column in var.columns:
+        return _filled(var[column], index), f"var[{column!r}]"
+    if column is not None and column not in ("index", "_index", var.index.name):
+        raise ValueError(
+            f"var has no column {column!r} for gene_column; {did_you_mean(column, list(map(str, var.columns)))}"
+        )
+    if column is not None or _share(index) > 0.5:
+        return index, "var.index"
+    usual = {str(name).lower(): str(name) for name in var.columns}
+    for name in (usual[key] for key in (*ENSEMBL_COLUMNS, *SYMBOL_COLUMNS) if key in usual):
+        if _share([str(value) for value in var[name]]) > 0.5:
+            log.info("genes are taken from var[%r], Ensembl ids, rather than from the index (%r, ...)", name, index[0])
+            return _filled(var[name], index), f"var[{name!r}]"
+    if index and all(name.isdigit() for name in index[:100]):
+        for name in (usual[key] for key in (*ENSEMBL_COLUMNS, *SYMBOL_COLUMNS) if key in usual):
+            return _filled(var[name], index), f"var[{name!r}]"
+    return index, "var.index"
+
+
+def _share(names: list[str]) -> float:
+    """The share of Ensembl ids, of a thousand names or more evenly spread."""
+    some = names[:: max(1, len(names) // 1000)]
+    return sum(ENSEMBL.fullmatch(name) is not None for name in some) / max(1, len(some))
+
+
+def _filled(values: pd.Series, index: list[str]) -> list[str]:
+    empty = values.isna().to_numpy()
+    texts = [str(value) for value in values]
+    return [index[i] if empty[i] or text in ("", "nan", "None") else text for i, text in enumerate(texts)]
+
+
+def is_gene(var: pd.DataFrame) -> np.ndarray | None:
+    """(G,) bool: which columns are genes, where 10x feature types also have antibodies, guides or peaks; else None."""
+    for name in ("feature_types", "feature_type"):
+        if name in var.columns:
+            genes = (var[name].astype(str) == "Gene Expression").to_numpy()
+            if genes.any() and not genes.all():
+                log.info("%d of %d features are not gene expression and are left out", (~genes).sum(), len(genes))
+                return genes
+    return None
+
+
+def repeated_cells(source: Source) -> dict[int, str]:
+    """Rows whose cell name occurred before, and a name with a number for each: ``{12: 'AAAC-1'}`` for a second AAAC.
+
+    Memory: 16 bytes per cell.
+    """
+    hashes = np.concatenate(
+        [pd.util.hash_array(names.to_numpy(dtype=object), categorize=False) for _, names in _windows(source)]
+    )
+    ordered = np.sort(hashes)
+    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    if not len(twice):
+        return {}
+    met: Counter[str] = Counter()
+    renamed: dict[int, str] = {}
+    for start, names in _windows(source):
+        for offset in np.flatnonzero(np.isin(hashes[start : start + len(names)], twice)).tolist():
+            name = names[offset]
+            if met[name]:
+                renamed[start + offset] = f"{name}-{met[name]}"
+            met[name] += 1
+    return renamed
+
+
+def _windows(source: Source) -> Iterator[tuple[int, pd.Index]]:
+    for start in range(0, source.n_cells, WINDOW):
+        yield start, source.obs(start, min(source.n_cells, start + WINDOW), []).index

@@ -1,0 +1,1 @@
+"""One file for each command; ``run(cfg)`` is what it does."""

@@ -1,0 +1,154 @@
+"""``scfm-finetune``: train a head on a pretrained backbone."""
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import pytorch_lightning as pl
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from scfm.checkpoint import WEIGHTS, Checkpoint, describe, read
+from scfm.config import build, plain, target
+from scfm.data.module import CellData
+from scfm.inference.load import checkpoint_vocab, restore_backbone
+from scfm.model.adapt import anew
+from scfm.module import CellModule
+from scfm.report.finetune import report
+from scfm.store.token_store import TokenStore
+from scfm.training.consolidate import consolidate
+from scfm.training.finalize import Finished, finish
+from scfm.training.fit import (
+    auto_budget,
+    claim_output,
+    fit,
+    make_spec,
+    make_trainer,
+    open_store,
+    require_positions,
+    total_steps,
+)
+from scfm.training.pictures import draw_curves
+from scfm.training.publish import publish
+from scfm.training.survey import prepare
+from scfm.training.tracking import cell_predictions, close, show_samples
+
+log = logging.getLogger(__name__)
+
+#: Metrics that are better the smaller they are.
+FALLING = ("loss", "error", "reconstruction", "kl", "ece")
+
+
+def run(cfg: DictConfig) -> float | None:
+    """Fine-tune; the value of ``cfg.metric`` of the best checkpoint, for a sweep."""
+    cfg = _watched(cfg)
+    output = claim_output(cfg)
+    pl.seed_everything(cfg.seed, verbose=False)
+    checkpoint = read(cfg.init_from)
+    store = open_store(cfg)
+    checkpoint_vocab(checkpoint).require_same(
+        store.vocab, f"the checkpoint {checkpoint.path}", f"the store {store.path}"
+    )
+    _require_causality(cfg, checkpoint)
+    data = build(cfg.data, store)
+    if hasattr(target(cfg.head), "calibrate"):
+        data.set_aside(cfg.calibration)
+    backbone = restore_backbone(checkpoint)
+    require_positions(data, backbone)
+    spec = replace(make_spec(data, backbone.width), scale=scale_of(store))
+    head = build(cfg.head, spec)
+    if getattr(head, "counts_needed", False):
+        data.read_counts()
+    data.read_labels(head.labels, getattr(head, "learnt", None))
+    backbone = build(cfg.adapt, anew(backbone))
+    _say_what_trains(backbone, head)
+    prepare(head, backbone, data)
+    trainer = make_trainer(cfg, data)
+    auto_budget(cfg, trainer, data, backbone, head)
+    module = CellModule(
+        backbone,
+        head,
+        spec,
+        describe("finetune", _with_model(cfg, checkpoint), checkpoint.tokenizer, spec, causal=checkpoint.causal),
+        optimizer=lambda groups: build(cfg.optim, groups),
+        schedule=lambda optimizer, n_steps: build(cfg.schedule, optimizer, n_steps),
+        n_steps=total_steps(trainer, data),
+    )
+    found = fit(cfg, trainer, module, data)
+    if trainer.is_global_zero:
+        write_split(output / "split.csv", data)
+        done = finish(_best(trainer, output), data, trainer.strategy.root_device)
+        found |= done.metrics
+        write_metrics(output / "metrics.json", found, done)
+        draw_curves(output)
+        if cfg.report:
+            page = report(output, plain(cfg), done, data, checkpoint)
+            if page is not None:
+                publish(trainer.loggers, page, found)
+        show_samples(trainer, cell_predictions(done, data))
+        close(trainer)
+        log.info("Checkpoint: %s", done.path)
+    return found.get(cfg.metric)
+
+
+def _say_what_trains(backbone: nn.Module, head: nn.Module) -> None:
+    for name, part in (("backbone", backbone), ("head", head)):
+        sizes = [(parameter.numel(), parameter.requires_grad) for parameter in part.parameters()]
+        trained = sum(size for size, learns in sizes if learns)
+        log.info("Trains %s of %s parameters of the %s.", f"{trained:,}", f"{sum(s for s, _ in sizes):,}", name)
+
+
+def scale_of(store: TokenStore) -> np.ndarray:
+    """(V,) what the tokenizer divides a gene's counts by before it ranks them: its median, or 1."""
+    medians = store.tokenizer.get("medians")
+    return np.ones(len(store.vocab)) if medians is None else np.asarray(medians, dtype=np.float64)
+
+
+def write_metrics(path: Path, found: dict[str, float], done: Finished) -> None:
+    """Metrics of the head as its checkpoint holds it, and in the log what has changed since training."""
+    path.write_text(json.dumps(found, indent=1))
+    for name, value in done.metrics.items():
+        log.info("%-24s %.4f", name, value)
+
+
+def _best(trainer: pl.Trainer, output: Path) -> Path:
+    """The checkpoint of the best validation, or the last where none was monitored."""
+    best = [getattr(callback, "best_model_path", "") for callback in trainer.checkpoint_callbacks]
+    path = next((Path(name) for name in best if name), output / "checkpoints" / "last.ckpt")
+    if path.is_dir() and not (path / WEIGHTS).is_file():
+        consolidate(path)
+    return path
+
+
+def _watched(cfg: DictConfig) -> DictConfig:
+    """The config with the metric that the head says is worth watching, where the user does not name one."""
+    metric = f"val/{getattr(target(cfg.head), 'metric', 'loss')}" if cfg.metric == "auto" else cfg.metric
+    falls = metric.rsplit("/", 1)[-1] in FALLING
+    mode = ("min" if falls else "max") if cfg.mode == "auto" else cfg.mode
+    return cast("DictConfig", OmegaConf.merge(cfg, {"metric": metric, "mode": mode}))
+
+
+def write_split(path: Path, data: CellData) -> None:
+    """Which cell was in which part, so that an evaluation can keep to it (``scfm-evaluate split=...``)."""
+    parts = {name: getattr(data.split, name) for name in ("train", "val", "calibration", "test")}
+    rows = [(cell, part) for part, members in parts.items() for cell in data.store.names(members)]
+    pd.DataFrame(rows, columns=["cell", "part"]).to_csv(path, index=False)
+
+
+def _require_causality(cfg: DictConfig, checkpoint: Checkpoint) -> None:
+    wanted = target(cfg.head).causal
+    if wanted is not None and wanted != checkpoint.causal:
+        kinds = {True: "a causal (autoregressive) backbone", False: "a bidirectional backbone"}
+        raise ValueError(
+            f"the head needs {kinds[wanted]} but {checkpoint.path} holds {kinds[checkpoint.causal]}; "
+            "choose another head or pretrain with the other objective"
+        )
+
+
+def _with_model(cfg: DictConfig, checkpoint: Checkpoint) -> dict[str, Any]:
+    """The config of this run with the architecture that the checkpoint brought."""
+    return plain(cfg) | {"model": checkpoint.config["model"]}

@@ -1,0 +1,72 @@
+"""``scfm-prepare``: single-cell files to a token store."""
+
+import logging
+import sys
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from scfm import checkpoint
+from scfm.config import build
+from scfm.prepare.api import append, prepare
+from scfm.prepare.dry_run import rehearse
+from scfm.store.token_store import TokenStore
+from scfm.store.verify import verify as check
+from scfm.tokenizer import Tokenizer, from_dict
+
+log = logging.getLogger(__name__)
+
+#: Keys that become objects; the rest are passed to :func:`scfm.prepare.api.prepare` as they are.
+_BUILT = ("tokenizer", "init_from", "input", "extensions", "quality", "genes", "executor", "append", "dry_run")
+
+
+def run(cfg: DictConfig) -> None:
+    """Prepare ``cfg.input`` into the store ``cfg.output``; add to it, or rehearse, where the config says so."""
+    built = {name: build(cfg[name]) for name in ("quality", "genes", "executor")}
+    if cfg.append:
+        if cfg.share is not None:
+            raise ValueError(f"share={cfg.share} with append=true: files are added by one run; leave share out")
+        working = {key: cfg[key] for key in ("workers", "block_size", "on_error")}
+        _closing(append(_plain(cfg.input), cfg.output, executor=built["executor"], **working))
+        return
+    options: dict[str, Any] = {
+        str(key): OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
+        for key, value in cfg.items()
+        if key not in _BUILT
+    }
+    if cfg.dry_run:
+        rehearse(_plain(cfg.input), tokenizer=tokenizer_of(cfg), **options, **built)
+        return
+    _closing(prepare(_plain(cfg.input), tokenizer=tokenizer_of(cfg), **options, **built))
+
+
+def verify(arguments: list[str]) -> None:
+    """``scfm-prepare verify STORE...``: exit status 1 when a store is not as it was written."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if not arguments:
+        raise ValueError("which store? scfm-prepare verify STORE")
+    problems = [check(path) for path in arguments]
+    if any(problems):
+        sys.exit(1)
+
+
+def _closing(store: TokenStore | None) -> None:
+    """What was made; exit status 1 when files were left out."""
+    if store is None:  # a share of the work, which has said so
+        return
+    log.info("The store %s has %d cells, %d tokens.", store.path, len(store), int(store.lengths.sum()))
+    skipped = [file["name"] for file in store.files if "skipped" in file]
+    if skipped:
+        log.error("%d input(s) were left out: %s", len(skipped), ", ".join(skipped))
+        sys.exit(1)
+
+
+def tokenizer_of(cfg: DictConfig) -> Tokenizer:
+    """The tokenizer of the config, or of the checkpoint that it names."""
+    if cfg.init_from is not None:
+        return from_dict(checkpoint.read(cfg.init_from).tokenizer)
+    return build(cfg.tokenizer)
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_object(value) if OmegaConf.is_config(value) else value

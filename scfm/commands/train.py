@@ -1,0 +1,73 @@
+"""``scfm-train``: pretrain a backbone on a token store."""
+
+import logging
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig
+
+from scfm.checkpoint import describe
+from scfm.config import build, plain, target
+from scfm.module import CellModule
+from scfm.training.fit import (
+    auto_budget,
+    building,
+    claim_output,
+    fit,
+    make_spec,
+    make_trainer,
+    open_store,
+    require_positions,
+    total_steps,
+)
+from scfm.training.pictures import draw_curves
+from scfm.training.tracking import close, gene_predictions, send_files, show_samples
+
+log = logging.getLogger(__name__)
+
+
+def run(cfg: DictConfig) -> float | None:
+    """Pretrain; the value of ``cfg.metric`` at the end, for a sweep."""
+    output = claim_output(cfg)
+    pl.seed_everything(cfg.seed, verbose=False)
+    store = open_store(cfg)
+    data = build(cfg.data, store)
+    causal = target(cfg.objective).causal
+    trainer = make_trainer(cfg, data)
+    with building(trainer):
+        backbone = build(cfg.model, store.vocab, causal=causal)
+        require_positions(data, backbone)
+        spec = make_spec(data, backbone.width)
+        objective = build(cfg.objective, spec)
+    auto_budget(cfg, trainer, data, backbone, objective)
+    module = CellModule(
+        backbone,
+        objective,
+        spec,
+        describe("train", plain(cfg), store.tokenizer, spec, causal=causal),
+        optimizer=lambda groups: build(cfg.optim, groups),
+        schedule=lambda optimizer, n_steps: build(cfg.schedule, optimizer, n_steps),
+        n_steps=total_steps(trainer, data),
+    )
+    found = fit(cfg, trainer, module, data)
+    if trainer.is_global_zero:
+        log.info("%s", verdict(found))
+        draw_curves(output)
+        show_samples(trainer, gene_predictions(module, data))
+        send_files(trainer, output)
+        close(trainer)
+        log.info("Checkpoint: %s", output / "checkpoints" / "last.ckpt")
+    return found.get(cfg.metric)
+
+
+def verdict(found: dict[str, float]) -> str:
+    """One sentence on whether the model has learnt more than how frequent genes are."""
+    loss, unigram = found.get("val/loss"), found.get("val/unigram_loss")
+    if loss is None or unigram is None:
+        return "No validation cells: nothing says whether this model has learnt anything (data.val=0.1)."
+    numbers = (
+        f"validation loss {loss:.3f}, the unigram table {unigram:.3f}; "
+        f"right gene first {found['val/top1']:.1%}, the most frequent gene {found['val/unigram_top1']:.1%}"
+    )
+    if loss < unigram:
+        return f"The model knows more than gene frequencies: {numbers}."
+    return f"NO BETTER THAN GENE FREQUENCIES: {numbers}. Train longer (trainer.max_steps) or on more cells."

@@ -1,0 +1,1 @@
+"""Cells that come with the package, and synthetic ones."""

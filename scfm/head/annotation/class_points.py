@@ -1,0 +1,246 @@
+"""A point for each class in a learned space: loss, calibration, names, and new classes without training."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from scfm.head.annotation.calibrate import MIN_CELLS, fit_temperature
+from scfm.head.annotation.label_layer import Said, check_classes, class_weight, said
+from scfm.metrics.classification import labelled, scores, softmax
+from scfm.types import Metrics, Spec
+
+#: The obsm entry of cells among the prototypes.
+KEY = "X_scfm_prototype"
+
+
+class Prototypes(nn.Module):
+    """One point P_c a class, after scPoli (De Donno et al., 2023).
+
+    With z the position of a cell and d the Euclidean distance,
+
+        L = CE(softmax(−d(z, P)/τ), y) + η Σ_c (1/n_c) Σ_{i of c} ‖z_i − P_c‖
+
+    over the labelled cells of the batch, n_c counted there. Prototypes are no parameters: each is the running mean of
+    its class's z, summed over all devices; :meth:`consolidate` replaces them by the means over a whole labelled set.
+
+    Args:
+        spec: classes and their counts.
+        label: obs column.
+        width: D' of the positions.
+        class_weights: weigh the classes inversely to their frequency, within a factor of ten.
+        temperature: τ in units of √width.
+        pull: η.
+        momentum: share of a prototype that a step keeps.
+        reject: share of correct calls that calibration may turn into ``unknown``.
+
+    Attributes:
+        names: of the classes.
+        means: (C, D') prototypes; a class not met yet is NaN and never called.
+        radius: (C,) distance beyond which a cell is novel; infinite until calibrated.
+        sharpness: () 1/τ.
+
+    Raises:
+        ValueError: no such column, fewer than two classes, no labelled cell, or a number out of its range.
+    """
+
+    means: Tensor
+    radius: Tensor
+    sharpness: Tensor
+    weight: Tensor
+
+    def __init__(
+        self,
+        spec: Spec,
+        label: str,
+        width: int,
+        *,
+        class_weights: bool = True,
+        temperature: float = 0.5,
+        pull: float = 0.01,
+        momentum: float = 0.9,
+        reject: float = 0.05,
+    ) -> None:
+        super().__init__()
+        for name, value in {"momentum": momentum, "reject": reject}.items():
+            if not 0 <= value < 1:
+                raise ValueError(f"head.{name}={value}; expected a share, 0 <= {name} < 1")
+        if temperature <= 0:
+            raise ValueError(f"head.temperature={temperature}; expected a number above 0")
+        counts = check_classes(spec, label)
+        self.names = list(spec.classes[label])
+        self.pull, self.momentum, self.reject = pull, momentum, reject
+        weight = class_weight(counts) if class_weights else np.ones(len(self.names))
+        self.register_buffer("weight", torch.tensor(weight, dtype=torch.float32))
+        self.register_buffer("means", torch.full((len(self.names), width), torch.nan))
+        self.register_buffer("radius", torch.full((len(self.names),), torch.inf))
+        self.register_buffer("sharpness", torch.tensor(1 / (temperature * width**0.5)))
+
+    def forward(self, z: Tensor, truth: Tensor) -> Metrics:
+        """``loss``, ``accuracy`` and ``n_targets`` of positions (B, D') and classes (B,), -1 where missing.
+
+        In training, prototypes move.
+        """
+        if self.training:
+            self._move(z.detach(), truth)
+        known = truth >= 0
+        if self.means.isnan().all() or not known.any():
+            return {"loss": z.sum() * 0.0, "accuracy": z.new_zeros(()), "n_targets": known.sum() * 0}
+        distance, own = self.distance(z)[known], truth[known]
+        logits = -distance * self.sharpness
+        loss = F.cross_entropy(logits, own, weight=self.weight) + self.pull * self._pull(distance, own)
+        return {"loss": loss, "accuracy": (logits.argmax(1) == own).float().mean(), "n_targets": known.sum()}
+
+    def distance(self, z: Tensor) -> Tensor:
+        """(B, C) Euclidean distances; to a class not met yet, farther than to all others."""
+        square = (z[:, None] - self.means.nan_to_num()[None]).square().sum(2)
+        met = ~self.means.isnan().any(1)
+        return torch.where(met, (square + 1e-12).sqrt(), 1e4)
+
+    def logits(self, z: Tensor) -> Tensor:
+        """(B, C) −d/τ."""
+        return -self.distance(z) * self.sharpness
+
+    def consolidate(self, positions: np.ndarray, truth: np.ndarray) -> None:
+        """Set each prototype to the mean of its cells' positions (n, D'); classes (n,), -1 where missing."""
+        for code in np.unique(truth[truth >= 0]):
+            self.means[code] = torch.from_numpy(positions[truth == code].mean(axis=0)).to(self.means)
+
+    def calibrate(self, logits: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+        """Fit τ and the radius of each class on cells that were not trained on.
+
+        The radius is the ``1 − reject`` quantile of the distance over the cells correctly called that class, over all
+        correct calls where these are fewer than 20.
+
+        Args:
+            logits: (B, C), see :meth:`logits`.
+            truth: (B,) class codes, -1 where missing.
+
+        Returns:
+            ``temperature``, by which τ was multiplied, and ``coverage``, the share of these cells that keep a name.
+        """
+        logits, truth = labelled(logits, truth)
+        temperature = fit_temperature(logits, truth)
+        distance, called = -logits.max(axis=1) / self.sharpness.item(), logits.argmax(axis=1)
+        right = called == truth
+        for code in range(len(self.names)):
+            own = right & (called == code)
+            use = own if own.sum() >= MIN_CELLS else right
+            if use.any():
+                self.radius[code] = float(np.quantile(distance[use], 1 - self.reject))
+        self.sharpness /= temperature
+        kept = distance <= self.radius.cpu().numpy()[called]
+        return {"temperature": temperature, "coverage": float(kept.mean()) if len(kept) else float("nan")}
+
+    def name(self, positions: np.ndarray) -> Said:
+        """What positions (B, D') say: ``unknown`` beyond the radius.
+
+        Novelty is the distance to the nearest prototype in units of its radius (plain distance before calibration):
+        above 1 is farther than the class's own cells lie.
+        """
+        distance = self.distance(torch.from_numpy(positions).to(self.means)).cpu().numpy()
+        nearest, called = distance.min(axis=1), distance.argmin(axis=1)
+        radius = self.radius.cpu().numpy()[called]
+        novelty = nearest / np.where(np.isfinite(radius), radius, 1.0)
+        confidence = softmax(-distance * self.sharpness.item()).max(axis=1)
+        confidence[np.isnan(positions).any(axis=1)] = np.nan
+        return said(self.names, called, nearest <= radius, confidence, novelty)
+
+    def add_class(self, name: str, positions: np.ndarray) -> None:
+        """A new class from some of its cells, without training.
+
+        Args:
+            name: of the class.
+            positions: (n, D') of its cells.
+
+        Raises:
+            ValueError: the class exists, or there is no cell.
+        """
+        if name in self.names:
+            raise ValueError(f"the class {name!r} exists already; its cells can move it by further training")
+        if len(positions) == 0:
+            raise ValueError(f"the new class {name!r} has no cell; give the positions of at least one")
+        centre = torch.from_numpy(positions.mean(axis=0)).to(self.means)
+        spread = np.linalg.norm(positions - positions.mean(axis=0), axis=1)
+        finite = self.radius[self.radius.isfinite()]
+        typical = float(finite.median()) if len(finite) else float("inf")
+        enough = len(positions) >= MIN_CELLS and np.isfinite(typical)
+        radius = float(np.quantile(spread, 1 - self.reject)) if enough else typical
+        self.names.append(name)
+        self.means = torch.cat([self.means, centre[None]])
+        self.radius = torch.cat([self.radius, self.radius.new_tensor([radius])])
+        self.weight = torch.cat([self.weight, self.weight.new_ones(1)])
+
+    @staticmethod
+    def _pull(distance: Tensor, own: Tensor) -> Tensor:
+        """Σ_c (1/n_c) Σ_{i of c} ‖z_i − P_c‖, n_c the cells of class c in the batch."""
+        to_own = distance[torch.arange(len(own), device=own.device), own]
+        return (to_own / own.bincount(minlength=distance.shape[1])[own]).sum()
+
+    @torch.no_grad()
+    def _move(self, z: Tensor, truth: Tensor) -> None:
+        """Move each prototype towards the mean of its cells on all devices (sums and counts, never means of means)."""
+        onehot = F.one_hot(truth.clamp(min=0), len(self.names)).float() * (truth >= 0).float()[:, None]
+        total = torch.cat([onehot.T @ z, onehot.sum(0)[:, None]], dim=1)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(total)
+        sums, count = total[:, :-1], total[:, -1:]
+        fresh = sums / count.clamp(min=1)
+        moved = torch.where(self.means.isnan(), fresh, self.momentum * self.means + (1 - self.momentum) * fresh)
+        self.means.copy_(torch.where(count > 0, moved, self.means))
+
+
+class Named:
+    """What a head with ``prototypes`` of an obs column does beside its loss.
+
+    Its :meth:`predict` gives positions (B, D') by the name ``placed`` and ``logits`` (B, C); ``named_by`` is the obs
+    column.
+    """
+
+    metric: ClassVar[str] = "macro_f1"
+    placed: ClassVar[str] = "position"
+    prototypes: Prototypes
+    named_by: str
+
+    @property
+    def classes(self) -> dict[str, list[str]]:
+        """The names that a checkpoint must know, those of added classes included."""
+        return {self.named_by: self.prototypes.names}
+
+    def summarise(self, outputs: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> dict[str, float]:
+        """``macro_f1, accuracy, balanced_accuracy, ece`` of a whole epoch."""
+        return scores(outputs["logits"], targets[self.named_by])
+
+    def consolidate(self, outputs: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> None:
+        """Set each prototype to the mean position of its cells in a whole labelled set.
+
+        Args:
+            outputs: what :meth:`predict` gave for the training cells.
+            targets: their class codes by column, -1 where missing.
+        """
+        self.prototypes.consolidate(outputs[self.placed], targets[self.named_by])
+
+    refit = consolidate
+
+    def calibrate(self, outputs: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> dict[str, float]:
+        """See :meth:`Prototypes.calibrate`; of cells that neither training nor early stopping saw."""
+        return self.prototypes.calibrate(outputs["logits"], targets[self.named_by])
+
+    def annotate(self, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The obs columns for embedded cells.
+
+        Args:
+            outputs: what :meth:`predict` gave; positions count, so that later classes and calibrations are heeded.
+
+        Returns:
+            See :class:`~scfm.head.annotation.label_layer.Said` and :meth:`Prototypes.name`.
+        """
+        return self.prototypes.name(outputs[self.placed]).columns(self.named_by)
+
+    def add_class(self, name: str, positions: np.ndarray) -> None:
+        """See :meth:`Prototypes.add_class`; positions as ``scfm-embed`` writes them."""
+        self.prototypes.add_class(name, positions)

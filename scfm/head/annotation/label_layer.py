@@ -1,0 +1,225 @@
+"""The output layer of one label column: scores, loss, calibration, names."""
+
+import logging
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from scfm.head.annotation.calibrate import fit_temperature, fit_thresholds
+from scfm.head.annotation.familiarity import Familiarity
+from scfm.head.logistic import EITHER, Penalty, regress
+from scfm.metrics.classification import labelled, softmax
+from scfm.types import Spec
+
+logger = logging.getLogger(__name__)
+
+#: What a cell is called when no class is sure enough.
+UNKNOWN = "unknown"
+
+
+class Said(NamedTuple):
+    """What a head says of cells, (B,) each.
+
+    Attributes:
+        names: ``unknown`` where no class is sure enough, and of a cell without any gene that the model knows.
+        guess: the likeliest class in any case; ``unknown`` only of a cell without genes.
+        confidence: float32, probability of the likeliest class; NaN of a cell without genes.
+        novelty: float32, what ``unknown`` is decided on; NaN likewise.
+    """
+
+    names: np.ndarray
+    guess: np.ndarray
+    confidence: np.ndarray
+    novelty: np.ndarray
+
+    def columns(self, label: str) -> dict[str, np.ndarray]:
+        """As obs columns: ``scfm_<label>`` and ``scfm_<label>_guess, _confidence, _novelty``."""
+        own = f"scfm_{label}"
+        return {
+            own: self.names,
+            f"{own}_guess": self.guess,
+            f"{own}_confidence": self.confidence,
+            f"{own}_novelty": self.novelty,
+        }
+
+
+def said(names: list[str], called: np.ndarray, sure: np.ndarray, confidence: np.ndarray, novelty: np.ndarray) -> Said:
+    """Names of calls.
+
+    Args:
+        names: of the classes.
+        called: (B,) class codes.
+        sure: (B,) bool, False for ``unknown``.
+        confidence: (B,), NaN for a cell without genes.
+        novelty: (B,).
+    """
+    lost = np.isnan(confidence)
+    classes = np.array([*names, UNKNOWN], dtype=object)
+    return Said(
+        names=classes[np.where(sure & ~lost, called, -1)],
+        guess=classes[np.where(lost, -1, called)],
+        confidence=confidence.astype(np.float32),
+        novelty=np.where(lost, np.nan, novelty).astype(np.float32),
+    )
+
+
+#: No class weighs more than this many times, or less than this part of, an average cell.
+MAX_WEIGHT = 10.0
+
+
+def check_classes(spec: Spec, label: str) -> np.ndarray:
+    """The labelled training cells of each class of a column, after refusing what cannot be learned.
+
+    Args:
+        spec: classes and their counts.
+        label: obs column.
+
+    Returns:
+        (C,) float64 counts; ones where the spec has none (a head loaded from a checkpoint).
+
+    Raises:
+        ValueError: no such column, fewer than two classes, or no labelled cell.
+    """
+    names = spec.categories("head.label", label)
+    if UNKNOWN in names:
+        logger.warning(
+            "%s has a class %r, the word for a cell that no class is sure of: the two cannot be told apart; name the "
+            "class otherwise, or leave these cells without a label",
+            label,
+            UNKNOWN,
+        )
+    if len(names) < 2:
+        found = f"only {names[0]!r}" if names else "none"
+        raise ValueError(f"{label!r} has {found} as class; a classifier needs at least two: choose another label")
+    if label not in spec.class_counts:
+        return np.ones(len(names))
+    counts = np.asarray(spec.class_counts[label], dtype=np.float64)
+    if counts.sum() == 0:
+        raise ValueError(
+            f"{label!r} is missing in all {spec.n_cells} training cells; prepare a store whose obs has labels"
+        )
+    if (counts > 0).sum() < 2:
+        only = names[int(counts.argmax())]
+        raise ValueError(f"all labelled training cells have {label}={only!r}; a classifier needs at least two classes")
+    _warn_of_rare(label, names, counts)
+    return counts
+
+
+def _warn_of_rare(label: str, names: tuple[str, ...], counts: np.ndarray) -> None:
+    for how_many, meaning in ((0, "no training cell: never predicted"), (1, "one training cell: hardly learnable")):
+        rare = [name for name, count in zip(names, counts, strict=True) if count == how_many]
+        if rare:
+            logger.warning("%s: %d class(es) with %s (%s)", label, len(rare), meaning, ", ".join(rare[:8]))
+
+
+def class_weight(counts: np.ndarray) -> np.ndarray:
+    """Weight of a cell of each class: inverse to the class's frequency, within [1/10, 10] of an average cell.
+
+    Args:
+        counts: (C,) cells of each class.
+
+    Returns:
+        (C,) n / (C' n_c), clipped, C' classes having cells; 1 for a class without any.
+    """
+    present = counts > 0
+    weight = np.ones(len(counts))
+    weight[present] = counts.sum() / (present.sum() * counts[present])
+    return weight.clip(1 / MAX_WEIGHT, MAX_WEIGHT)
+
+
+class Column(nn.Module):
+    """Scores one label column from cell embeddings.
+
+    Args:
+        spec: classes and counts.
+        label: obs column.
+        width: D of what :meth:`forward` is given.
+        hidden: width of one hidden layer; 0 for a linear classifier.
+        dropout: before each linear layer.
+        class_weights: weigh the classes inversely to their frequency.
+
+    Attributes:
+        temperature: () divides the scores; 1 until calibrated.
+        thresholds: (C,) calls of cells less familiar than this are ``unknown``; 0, none rejected, until calibrated.
+
+    Raises:
+        ValueError: see :func:`check_classes`.
+    """
+
+    weight: Tensor
+    temperature: Tensor
+    thresholds: Tensor
+
+    def __init__(self, spec: Spec, label: str, width: int, *, hidden: int, dropout: float, class_weights: bool) -> None:
+        super().__init__()
+        counts = check_classes(spec, label)
+        self.label, self.names = label, spec.classes[label]
+        n_classes = len(self.names)
+        inner = [nn.Dropout(dropout), nn.Linear(width, hidden), nn.GELU()] if hidden else []
+        self.layers = nn.Sequential(*inner, nn.Dropout(dropout), nn.Linear(hidden or width, n_classes))
+        weight = class_weight(counts) if class_weights else np.ones(n_classes)
+        self.register_buffer("weight", torch.tensor(weight, dtype=torch.float32))
+        self.register_buffer("temperature", torch.ones(()))
+        self.register_buffer("thresholds", torch.zeros(n_classes))
+        self.familiarity = Familiarity(n_classes)
+        self.penalty: Penalty | None = None
+
+    def forward(self, state: Tensor) -> Tensor:
+        """Scores, (B, D) -> (B, C) float32."""
+        return self.layers(state).float()
+
+    def regress(self, states: np.ndarray, truth: np.ndarray) -> None:
+        """Become the logistic regression of the labelled cells, where the classifier is linear.
+
+        Its penalty is chosen the first time: scores of a second time are on the scale that calibration knows.
+
+        Args:
+            states: (n, D) of the cells to learn from.
+            truth: (n,) class codes, -1 where missing.
+        """
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        if len(self.layers) <= 2:
+            self.penalty = regress(last, states, truth, EITHER if self.penalty is None else [self.penalty])
+
+    def loss(self, logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+        """Weighted cross-entropy over the labelled cells (-1 = missing), and how many of them there are.
+
+        Σ_i w_{y_i} · (−log softmax(logits_i)_{y_i}) / Σ_i w_{y_i}; a zero with gradient when no cell is labelled.
+        """
+        known = truth >= 0
+        if not known.any():
+            return logits.sum() * 0.0, known.sum()
+        return F.cross_entropy(logits[known], truth[known], weight=self.weight), known.sum()
+
+    def calibrate(self, logits: np.ndarray, truth: np.ndarray, quantile: float) -> dict[str, float]:
+        """Fit temperature and thresholds on cells that were not trained on.
+
+        Args:
+            logits: (B, C).
+            truth: (B,) class codes, -1 where missing.
+            quantile: share of correct calls that may become ``unknown``.
+
+        Returns:
+            ``temperature`` and ``coverage``, the share of these cells that keep a name.
+        """
+        logits, truth = labelled(logits, truth)
+        temperature = fit_temperature(logits, truth)
+        probabilities = softmax(logits, temperature)
+        familiar = self.familiarity.fit(logits, truth, temperature)
+        thresholds = fit_thresholds(probabilities, truth, quantile, familiar)
+        self.temperature.fill_(temperature)
+        self.thresholds.copy_(torch.from_numpy(thresholds))
+        kept = familiar >= thresholds[probabilities.argmax(axis=1)]
+        return {"temperature": temperature, "coverage": float(kept.mean()) if len(kept) else float("nan")}
+
+    def name(self, logits: np.ndarray) -> Said:
+        """What scores (B, C) say: ``unknown`` below the threshold of the call; novelty is in [0, 1]."""
+        probabilities = softmax(logits, self.temperature.item())
+        called = probabilities.argmax(axis=1)
+        familiar = self.familiarity.of(logits, self.temperature.item()).astype(np.float32)
+        sure = familiar >= self.thresholds.cpu().numpy()[called]
+        return said(list(self.names), called, sure, probabilities.max(axis=1), 1 - familiar)

@@ -1,0 +1,1 @@
+"""Scores computed from arrays: no AnnData, no config, no picture."""

@@ -1,0 +1,129 @@
+"""Whether an embedding kept the geometry of the data: what high batch scores may have cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.stats import pearsonr, spearmanr, trim_mean
+
+from scfm.metrics.neighbors import find_neighbors
+from scfm.metrics.silhouette import codes_of
+
+if TYPE_CHECKING:
+    from scfm.evaluate.expression import Expression
+
+
+def neighbor_overlap(before: np.ndarray, after: np.ndarray, groups: np.ndarray | None = None, k: int = 30) -> float:
+    """Share of a cell's nearest cells that are the same in both embeddings, searched inside its own group.
+
+    With real batches as groups it shows what integration did inside a batch; with random pseudo-batches of one batch,
+    which differ in nothing, it should stay near 1.
+
+    Args:
+        before: (B, D).
+        after: (B, D').
+        groups: (B,); None searches among all cells.
+        k: neighbours, the cell itself not counted; fewer in groups of at most k cells.
+
+    Returns:
+        Mean over cells; NaN when every group has one cell.
+    """
+    owner = np.zeros(len(before), dtype=np.int64) if groups is None else codes_of(groups)
+    shares = []
+    for code in range(int(owner.max()) + 1):
+        own = owner == code
+        wanted = min(k, int(own.sum()) - 1)
+        if wanted > 0:
+            first, second = (find_neighbors(values[own], wanted + 1).indices[:, 1:] for values in (before, after))
+            shares.extend((first[:, :, None] == second[:, None, :]).any(axis=2).mean(axis=1))
+    return float(np.mean(shares)) if shares else float("nan")
+
+
+def ksim(embedding: np.ndarray, labels: np.ndarray, k: int = 25) -> float:
+    """KSIM (pegasus): share of cells of whose ``min(k, √n)`` neighbours, itself included, 90 % are of its own type."""
+    labels = codes_of(labels)
+    near = find_neighbors(embedding, max(2, min(k, int(np.sqrt(len(labels))))))
+    same = (labels[near.indices] == labels[:, None]).mean(axis=1)
+    return float((same >= 0.9).mean())
+
+
+def consensus_distances(expression: Expression, labels: np.ndarray, batch: np.ndarray) -> np.ndarray:
+    """How far types lie from each other inside batches, before any integration (scGraph, Wang et al., 2024).
+
+    Per batch of at least 100 cells: 10 principal components of 1000 highly variable genes, 5 %-trimmed centroids of
+    the types with at least 10 cells, their distances divided by each column's largest; the mean over batches, again
+    divided.
+
+    Args:
+        expression: log-normalised counts.
+        labels: (B,) type codes.
+        batch: (B,) batches, any values.
+
+    Returns:
+        (C, C) distances; NaN for pairs of types that no batch holds.
+    """
+    from sklearn.decomposition import PCA
+
+    n_labels = int(labels.max()) + 1
+    tables = [np.full((n_labels, n_labels), np.nan)]
+    for name in np.unique(batch):
+        own = np.flatnonzero(batch == name)
+        if len(own) >= 100:
+            inside = expression.of(own).scaled(n_genes=1000)
+            reduce = PCA(min(10, min(inside.shape) - 1), svd_solver="arpack", random_state=0)
+            tables.append(_relative(_centroid_distances(reduce.fit_transform(inside), labels[own], n_labels)))
+    stacked = np.stack(tables)
+    count = np.isfinite(stacked).sum(axis=0)
+    mean = np.divide(np.nansum(stacked, axis=0), count, out=np.full(count.shape, np.nan), where=count > 0)
+    return _relative(mean)
+
+
+def scgraph(embedding: np.ndarray, labels: np.ndarray, consensus: np.ndarray) -> dict[str, float]:
+    """Whether types lie in an embedding as they do inside the batches: a supervised map may tear them apart.
+
+    Args:
+        embedding: (B, D).
+        labels: (B,) type codes.
+        consensus: of :func:`consensus_distances`.
+
+    Returns:
+        Means over types of ``scgraph_spearman``, ``scgraph_pearson`` and ``scgraph`` (Pearson weighted with
+        1 / distance, the published score); NaN without two distances of any type.
+    """
+    return _agreement(consensus, _relative(_centroid_distances(embedding, labels, len(consensus))))
+
+
+def _centroid_distances(values: np.ndarray, labels: np.ndarray, n_labels: int) -> np.ndarray:
+    """(C, C) Euclidean distances of trimmed centroids; NaN rows for types of fewer than 10 cells."""
+    centres = np.full((n_labels, values.shape[1]), np.nan)
+    for label in range(n_labels):
+        if (labels == label).sum() >= 10:
+            centres[label] = trim_mean(values[labels == label], 0.05, axis=0)
+    return np.sqrt(((centres[:, None] - centres[None]) ** 2).sum(axis=2))
+
+
+def _relative(distances: np.ndarray) -> np.ndarray:
+    largest = np.max(np.where(np.isfinite(distances), distances, 0), axis=0)
+    return distances / np.where(largest > 0, largest, np.nan)
+
+
+def _agreement(consensus: np.ndarray, found: np.ndarray) -> dict[str, float]:
+    rows: list[tuple[float, float, float]] = []
+    for i in range(len(consensus)):
+        use = np.isfinite(consensus[:, i]) & np.isfinite(found[:, i])
+        use[i] = False
+        if use.sum() >= 2:
+            true, ours = consensus[use, i], found[use, i]
+            rows.append((spearmanr(true, ours).statistic, pearsonr(true, ours).statistic, _weighted(true, ours)))
+    means = np.nanmean(rows, axis=0) if rows else np.full(3, np.nan)
+    return dict(zip(("scgraph_spearman", "scgraph_pearson", "scgraph"), map(float, means), strict=True))
+
+
+def _weighted(true: np.ndarray, ours: np.ndarray) -> float:
+    """Pearson correlation with weights 1 / true distance."""
+    weight = 1 / np.maximum(true, 1e-12)
+    weight /= weight.sum()
+    first, second = true - weight @ true, ours - weight @ ours
+    scale = np.sqrt((weight @ first**2) * (weight @ second**2))
+    return float((weight @ (first * second)) / scale) if scale > 0 else float("nan")

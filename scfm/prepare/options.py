@@ -1,0 +1,133 @@
+"""What ``prepare`` is asked to do, checked as a whole before a file is opened."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from scfm.cells.quality import Quality
+from scfm.store.writer import CELLS_PER_BATCH
+
+
+@dataclass(frozen=True)
+class Genes:
+    """How genes are matched.
+
+    Attributes:
+        max_dropped: a file is refused where more than this share of its counts has no token.
+        policy: several columns on one gene: ``collapse`` (sum), ``first`` or ``refuse``.
+        species: what the names are of: ``human``, ``mouse`` (through one-to-one orthologs) or ``other``.
+        alias: path of a table, name and Ensembl id or symbol on each line, that is asked first.
+
+    Raises:
+        ValueError: a share outside 0 to 1.
+    """
+
+    max_dropped: float = 0.5
+    policy: Literal["collapse", "first", "refuse"] = "collapse"
+    species: Literal["human", "mouse", "other"] = "human"
+    alias: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_dropped <= 1:
+            raise ValueError(f"genes.max_dropped={self.max_dropped} is a share of counts, from 0 to 1")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything the bytes of a store depend on besides the inputs and the tokenizer. See ``prepare``."""
+
+    obs: tuple[str, ...]
+    group: str | None
+    missing: Literal["refuse", "allow"]
+    layer: str | None
+    gene_column: str | None
+    counts: Literal["required", "lognorm_ok"]
+    mod: str
+    on_duplicate_cells: Literal["refuse", "number", "ignore"]
+    n_counts: str | None
+    empty: Literal["refuse", "drop"]
+    quality: Quality
+    max_dropped: float
+    policy: Literal["collapse", "first", "refuse"]
+    species: Literal["human", "mouse", "other"]
+    alias: Mapping[str, str]
+    duplicates: Literal["keep", "report", "drop"]
+    keep_counts: bool
+    cells_per_part: int | None
+    shuffle: bool
+    seed: int
+    limit: int | None
+
+    def __post_init__(self) -> None:
+        choices = {
+            "missing": ("refuse", "allow"),
+            "counts": ("required", "lognorm_ok"),
+            "on_duplicate_cells": ("refuse", "number", "ignore"),
+            "empty": ("refuse", "drop"),
+            "duplicates": ("keep", "report", "drop"),
+            "policy": ("collapse", "first", "refuse"),
+            "species": ("human", "mouse", "other"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r}; expected {' or '.join(allowed)}")
+        if self.cells_per_part is not None and self.cells_per_part < 1:
+            raise ValueError(f"cells_per_part={self.cells_per_part}; at least one cell is needed")
+
+    def part_size(self, n_cells: int) -> int:
+        """Cells of a part: what was asked for, or as many as give a corpus of ``n_cells`` at most 512 parts."""
+        if self.cells_per_part is not None:
+            return self.cells_per_part
+        batches = -(-n_cells // (512 * CELLS_PER_BATCH))
+        return CELLS_PER_BATCH * max(2, batches)
+
+
+def resolve_inputs(inputs: str | Path | Sequence[str | Path]) -> list[dict[str, Any]]:
+    """The input files in order, with what tells whether they change between two starts.
+
+    Args:
+        inputs: paths, or patterns such as ``data/*.h5ad`` whose matches are sorted by name.
+
+    Raises:
+        FileNotFoundError: a path that is not there, or a pattern without a match.
+        ValueError: no input, or the same file twice.
+    """
+    paths: list[Path] = []
+    for given in [inputs] if isinstance(inputs, str | Path) else inputs:
+        paths += _matches(Path(given).expanduser())
+    if not paths:
+        raise ValueError("no input was given; name files with input='data/*.h5ad'")
+    twice = next((path for i, path in enumerate(paths) if path in paths[:i]), None)
+    if twice is not None:
+        raise ValueError(f"{twice} is among the inputs twice")
+    return [
+        {"path": str(path), "name": name, "size": _size(path), "mtime_ns": path.stat().st_mtime_ns}
+        for path, name in zip(paths, _names(paths), strict=True)
+    ]
+
+
+def _matches(path: Path) -> list[Path]:
+    if path.exists():
+        return [path]
+    pattern = next((i for i, part in enumerate(path.parts) if any(sign in part for sign in "*?[")), None)
+    if pattern is None:
+        raise FileNotFoundError(f"there is no input {path}")
+    found = sorted(Path(*path.parts[:pattern]).glob(str(Path(*path.parts[pattern:]))))
+    if not found:
+        raise FileNotFoundError(f"no file matches {path}")
+    return found
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The files' names, with as many folders before as tell them apart: they do not depend on the machine."""
+    whole = [path.absolute() for path in paths]
+    for depth in range(1, max(len(path.parts) for path in whole) + 1):
+        names = ["/".join(path.parts[-depth:]) for path in whole]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in whole]
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())

@@ -1,0 +1,259 @@
+"""``report.html`` of a fine-tune: what the head can do, beside backbones that were not fine-tuned."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from scfm import plot
+from scfm.checkpoint import Checkpoint
+from scfm.data.module import CellData
+from scfm.evaluate.annotation import HEAD, head_calls
+from scfm.evaluate.evaluate import FROZEN
+from scfm.evaluate.probes import Calls
+from scfm.head.trajectory.base import PSEUDOTIME
+from scfm.metrics.annotation import rejection_curve
+from scfm.metrics.classification import reliability
+from scfm.metrics.integration import integration_scores
+from scfm.metrics.structure import neighbor_overlap
+from scfm.metrics.umap import umap
+from scfm.report.html import (
+    Section,
+    paragraph,
+    picture,
+    picture_file,
+    settings,
+    side_by_side,
+    table,
+    versions,
+    warning,
+    write_report,
+)
+from scfm.store.token_store import TokenStore
+from scfm.training.finalize import Finished
+from scfm.training.frozen_probes import Beside, look_beside, name_beside, order_beside
+
+log = logging.getLogger(__name__)
+
+#: Cells drawn on a map.
+DRAWN = 3000
+UNNAMED = (
+    "In the line of the fine-tuned head a cell that it calls unknown counts as wrong; its best guess is the likeliest "
+    "class in any case, as in the metrics below."
+)
+UNRANKED = ["coverage", "n_cells", "seconds", "megabytes"]
+
+
+def report(output: Path, config: Mapping[str, Any], done: Finished, data: CellData, before: Checkpoint) -> Path | None:
+    """Write the report and its pictures.
+
+    Args:
+        output: folder of the run.
+        config: of the run, plain values.
+        done: the head as shipped.
+        data: the store and its split.
+        before: the pretrained checkpoint.
+
+    Returns:
+        The page; None where no cell is held out to judge by.
+    """
+    if len(done.judged) == 0:
+        log.warning("No cell is held out (data.val, data.test): there is nothing to report.")
+        return None
+    probes = hasattr(done.module.task, "annotate")
+    beside = look_beside(before, data, done.judged, done.module.device, probes=probes)
+    given = done.module.task.annotate(done.outputs) if probes else {}
+    curves = output / "curves.png"
+    sections = [
+        Section("", [paragraph(text) for text in _summary(done, config)], "summary"),
+        Section("", [warning(text) for text in _warnings(done, data, before)]),
+        *_naming(output, done, data, beside, given),
+        *_ordering(output, done, data, beside, given),
+        *_mixing(done, data, beside),
+        Section("Maps", [picture(_maps(done, data, beside, given), _on(done), output / "maps.png")]),
+        Section("Training", [picture_file(curves, "Logged over the run.")] if curves.is_file() else []),
+        Section("Metrics", [settings({name: f"{value:.4f}" for name, value in done.metrics.items()})]),
+        Section("Settings", [settings(config)]),
+        Section("Versions", [settings(versions())]),
+    ]
+    path = write_report(output / "report.html", f"Fine-tune {config['name']}", sections)
+    log.info("Report: %s", path)
+    return path
+
+
+def _on(done: Finished) -> str:
+    return f"{len(done.judged):,} {done.part} cells, at most {DRAWN:,} of them drawn (UMAP, 15 neighbours)."
+
+
+def _summary(done: Finished, config: Mapping[str, Any]) -> list[str]:
+    head = str(config["head"]["_target_"]).removeprefix("scfm.head.")
+    text = f"{head}, judged on {len(done.judged):,} {done.part} cells that training did not see."
+    found, part = done.metrics, "test" if done.part == "test" else "val"
+    if f"{part}/coverage" in found and "calibration/temperature" in found:
+        text += (
+            f" Calibration: {found[f'{part}/coverage']:.1%} of the cells keep a name, of which "
+            f"{found[f'{part}/accuracy_of_named']:.1%} are right; the calibration error went from "
+            f"{found[f'{part}/ece_uncalibrated']:.3f} to {found[f'{part}/ece']:.3f}."
+        )
+        for name in (key for key in found if key.startswith(f"{part}/coverage/")):
+            column = name.removeprefix(f"{part}/coverage/")
+            right = found[f"{part}/accuracy_of_named/{column}"]
+            text += f" Of {column}, {found[name]:.1%} keep a name, of which {right:.1%} are right."
+    return [text]
+
+
+def _warnings(done: Finished, data: CellData, before: Checkpoint) -> list[str]:
+    found = []
+    if "at random" in data.split.by:
+        found.append(f"Split by {data.split.by}.")
+    for path in (path for path in before.stores if path.is_dir()):
+        share = float(TokenStore.open(path).overlap(data.store.hashes[done.judged]).mean())
+        if share > 0:
+            found.append(
+                f"{share:.1%} of the {done.part} cells are in {path}, which the backbone was pretrained on (without "
+                "labels); scores on cells that it never saw may be lower."
+            )
+    return found
+
+
+def _naming(
+    output: Path, done: Finished, data: CellData, beside: Beside, given: Mapping[str, np.ndarray]
+) -> list[Section]:
+    """A section for each label that the head names with a confidence."""
+    sections = []
+    for label in done.module.task.labels:
+        column = f"scfm_{label}"
+        if f"{column}_confidence" not in given:
+            continue
+        classes = done.module.spec.classes[label]
+        codes = data.store.obs(label)[beside.rows]
+        judged = np.flatnonzero(~beside.train)
+        known = codes[judged] >= 0
+        if not known.any():
+            continue
+        said = [given[f"{column}{end}"][known] for end in ("", "_guess", "_confidence")]
+        heads = head_calls(said[0], said[1], said[2], classes, judged[known])
+        scores, calls = name_beside(beside, codes, len(classes), heads), heads[HEAD]
+        drawn = [
+            picture(figure, text, output / f"{name}_{label}.png")
+            for name, (figure, text) in _naming_figures(codes, calls, classes, label, done.part).items()
+        ]
+        parts = [table(scores, smaller_is_better=["ece"], unranked=UNRANKED, own=list(heads)), paragraph(UNNAMED)]
+        parts.append(drawn[0])
+        sections.append(Section(f"Naming {label}", [*parts, side_by_side(*drawn[1:])]))
+    return sections
+
+
+def _naming_figures(
+    codes: np.ndarray, calls: Calls, classes: tuple[str, ...], label: str, part: str
+) -> dict[str, tuple[Figure, str]]:
+    names, true = np.array([*classes, "unknown"], dtype=object), codes[calls.rows]
+    right, named = calls.codes == true, calls.codes >= 0
+    return {
+        "confusion": (
+            plot.confusion_matrix(names[true], names[calls.codes], title=f"{label}, {part} cells"),
+            "A row is a true class and sums to 100 %.",
+        ),
+        "reliability": (
+            plot.reliability_diagram(reliability(calls.confidence[named], right[named]), title=label),
+            "Whether confidence means what it says.",
+        ),
+        "rejection": (
+            plot.rejection_curve({HEAD: rejection_curve(calls.confidence, right)}),
+            "Accuracy when the least sure cells are left unnamed.",
+        ),
+    }
+
+
+def _ordering(
+    output: Path, done: Finished, data: CellData, beside: Beside, given: Mapping[str, np.ndarray]
+) -> list[Section]:
+    """Pseudotime against the label that it was learned from, where it has an order."""
+    label = getattr(done.module.task, "label", None)
+    if PSEUDOTIME not in given or label is None:
+        return []
+    times, order = known_times(done.module.task, data, label, beside.rows)
+    if times is None:
+        return []
+    pseudotime = np.full(len(beside.rows), np.nan)
+    pseudotime[~beside.train] = given[PSEUDOTIME]
+    parts = [table(order_beside(beside, times, pseudotime), smaller_is_better=["unreached"], unranked=UNRANKED)]
+    if order:
+        judged = ~beside.train
+        names = np.array([*order, ""], dtype=object)[np.where(np.isfinite(times), times, -1).astype(int)]
+        figure = plot.stage_violins(pseudotime[judged], names[judged], list(order), title=f"pseudotime by {label}")
+        parts.append(picture(figure, f"Pseudotime of the {done.part} cells in each stage.", output / "stages.png"))
+    return [Section("Ordering cells", parts)]
+
+
+def known_times(task: Any, data: CellData, label: str, rows: np.ndarray) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """(n,) times or ranks of stages by the head's own reading of its label, NaN where missing; names of few stages."""
+    values, names = data.store.obs(label)[rows], data.store.categories(label)
+    if names is None:
+        return values.astype(np.float64), ()
+    order = tuple(getattr(task, "stages", ()))
+    if not order:
+        try:
+            order = tuple(sorted(names, key=float))
+        except ValueError:
+            return None, ()
+        numbers = np.array([float(name) for name in names] + [np.nan])
+        return (numbers[values], ()) if len(order) > 25 else (_ranks(values, names, order), order)
+    return _ranks(values, names, order), order
+
+
+def _ranks(codes: np.ndarray, names: tuple[str, ...], order: tuple[str, ...]) -> np.ndarray:
+    return np.array([*(order.index(name) for name in names), np.nan], dtype=np.float64)[codes]
+
+
+def _mixing(done: Finished, data: CellData, beside: Beside) -> list[Section]:
+    """Batch mixing before and after, for a head that integrates."""
+    key = getattr(done.module.task, "batch_key", None)
+    after = done.outputs.get("integrated")
+    if key is None or after is None:
+        return []
+    judged = ~beside.train
+    codes = data.store.obs(key)[beside.rows][judged]
+    known = codes >= 0
+    before, batch = beside.features[FROZEN][judged][known], codes[known]
+    if len(np.unique(batch)) < 2:
+        return [Section("Mixing batches", [paragraph(f"The {done.part} cells are all of one {key}.")])]
+    rows = {}
+    for name, values in ((FROZEN, before), ("integrated", after[known])):
+        rows[name] = integration_scores(values, None, batch, before)
+        rows[name]["kept_neighbors"] = neighbor_overlap(before, values, batch)
+    text = (
+        "iLISI: how evenly neighbourhoods hold the batches; pcr: share of the batch's variance that is gone; kept "
+        "neighbors: of the frozen backbone's, inside batches. scfm-evaluate compares with Harmony, ComBat and scVI."
+    )
+    scores = pd.DataFrame.from_dict(rows, orient="index")
+    return [
+        Section("Mixing batches", [table(scores, unranked=["kept_neighbors"], own=["integrated"]), paragraph(text)])
+    ]
+
+
+def _maps(done: Finished, data: CellData, beside: Beside, given: Mapping[str, np.ndarray]) -> Figure:
+    n = len(done.judged)
+    shown = np.sort(np.random.default_rng(0).permutation(n)[:DRAWN])
+    spaces = {FROZEN: beside.features[FROZEN][~beside.train], "fine-tuned": done.outputs["embedding"]}
+    if "integrated" in done.outputs:
+        spaces["integrated"] = done.outputs["integrated"]
+    places = {name: umap(values[shown]) for name, values in spaces.items()}
+    if "map" in done.outputs:
+        places["map of the head"] = done.outputs["map"][shown]
+    colours: dict[str, np.ndarray] = {}
+    for label in done.module.task.labels:
+        values, names = data.store.obs(label)[done.judged], data.store.categories(label)
+        colours[label] = values if names is None else np.array([*names, "(missing)"], dtype=object)[values]
+    colours |= {
+        name: np.asarray(values) for name, values in given.items() if not name.endswith(("_confidence", "_guess"))
+    }
+    return plot.maps(
+        places, {name: values[shown] for name, values in (colours or {"cells": np.full(n, "cell")}).items()}
+    )

@@ -1,1 +1,0 @@
-"""What each command does: ``scfm-NAME`` runs ``scfm.run.NAME.run(cfg)``."""

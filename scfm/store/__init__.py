@@ -1,0 +1,1 @@
+"""The token store on disk: its layout, its writer, its readers."""

@@ -1,0 +1,43 @@
+"""A hash of a cell's counts: finds the same cell in other files and in the pretraining corpus.
+
+The hash is multilinear: ``h = mix(sum_g a_g * x_g mod 2**64)``, with an odd ``a_g`` drawn from the name of gene ``g``'s
+token. It does not depend on the order of the columns, columns that were summed give the hash of their sum, and genes
+outside the vocabulary do not take part. Two different cells share a hash with probability about 2**-63.
+Multilinear hashing: Carter and Wegman, J. Comput. Syst. Sci. 18 (1979).
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from scfm.tokenizer.tally import tally
+from scfm.vocab import Vocab
+
+
+def gene_weights(columns: np.ndarray, tokens: Sequence[str]) -> np.ndarray:
+    """(G,) uint64: the multiplier of each column, 0 where it has no token.
+
+    Args:
+        columns: (G,) token id of each column, -1 where it has none.
+        tokens: the vocabulary's tokens.
+    """
+    known = columns >= 0
+    names = (tokens[token].encode() for token in columns[known].tolist())
+    digests = b"".join(hashlib.blake2b(name, digest_size=8).digest() for name in names)
+    weights = np.zeros(len(columns), dtype=np.uint64)
+    weights[known] = np.frombuffer(digests, dtype="<u8") | 1
+    return weights
+
+
+def cell_hashes(counts: csr_matrix, columns: np.ndarray, vocab: Vocab) -> np.ndarray:
+    """(B,) uint64, the hash of each cell's counts; for ``TokenStore.overlap``.
+
+    Args:
+        counts: (B, G) counts.
+        columns: (G,) token id of each column, -1 where it has none (``Tokenizer.harmonise(genes).columns``).
+        vocab: the vocabulary.
+    """
+    whole = bool((counts.data == np.floor(counts.data)).all())
+    return tally(counts, gene_weights(columns, vocab.tokens), whole=whole).hashes

@@ -1,0 +1,174 @@
+"""The files of a token store beside its Arrow parts, and what they say (docs/store.md)."""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scfm.store.arrow import read_json
+from scfm.vocab import Vocab
+
+FORMAT, VERSION = "scfm-store", 1
+META, MANIFEST, INFO, STATE = "scfm.json", "manifest.json", "dataset_info.json", "state.json"
+REPORT = "report.html"
+
+#: Columns that every store has; an obs column cannot take their names.
+OWN_COLUMNS = ("input_ids", "length", "cell", "file", "hash", "counts")
+
+
+@dataclass(frozen=True)
+class PartRecord:
+    """One finished Arrow file.
+
+    Attributes:
+        name: its file name.
+        cells, tokens: what it holds.
+        largest: the largest token id in it, -1 when it holds none.
+        bytes, sha256: its size and checksum.
+    """
+
+    name: str
+    cells: int
+    tokens: int
+    largest: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class StoreMeta:
+    """What ``scfm.json`` says.
+
+    Attributes:
+        tokenizer: ``Tokenizer.to_dict()``.
+        columns: names of the categories by obs column, None for a number.
+        group: the obs column whose cells stay together in a split.
+        files: the inputs in order, each with ``name`` and its report.
+        counts: whether the column ``counts`` is there.
+        shuffled: the seed of the shuffling over the whole corpus, None when cells are in the files' order.
+        report: the corpus report.
+    """
+
+    tokenizer: dict[str, Any]
+    columns: dict[str, list[str] | None]
+    group: str | None
+    files: list[dict[str, Any]]
+    counts: bool = False
+    shuffled: int | None = None
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+def fingerprint(records: Sequence[PartRecord]) -> str:
+    """SHA-256 over the checksums of the parts: two stores of equal fingerprint hold the same cells."""
+    return hashlib.sha256("".join(record.sha256 for record in records).encode()).hexdigest()
+
+
+def json_text(state: Mapping[str, Any]) -> str:
+    """A JSON object as the files of a store hold it."""
+    return json.dumps(state, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
+
+
+def write_json(path: Path, state: dict[str, Any]) -> None:
+    """Write a JSON file whole or not at all: under a temporary name, flushed to the disk, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # processes of other machines may write it too
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(json_text(state))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_arrays(path: Path, **arrays: Any) -> None:
+    """Write an ``.npz`` file whole or not at all, as :func:`write_json` does."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    with open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+    os.replace(temporary, path)
+
+
+def write_layout(folder: Path, meta: StoreMeta, records: Sequence[PartRecord]) -> None:
+    """Write the three JSON files that turn Arrow parts into a store; the parts lie in ``folder`` already.
+
+    Args:
+        folder: the store.
+        meta: what ``scfm.json`` says.
+        records: the parts, in order; those without cells are left out.
+    """
+    kept = [record for record in records if record.cells]
+    mark = fingerprint(kept)
+    state = vars(meta) | {
+        "format": FORMAT,
+        "version": VERSION,
+        "vocab_hash": Vocab.from_dict(meta.tokenizer["vocab"]).hash,
+        "n_cells": sum(record.cells for record in kept),
+        "n_tokens": sum(record.tokens for record in kept),
+        "largest": max((record.largest for record in kept), default=-1),
+        "fingerprint": mark,
+    }
+    write_json(folder / META, state)
+    write_json(folder / INFO, _dataset_info(meta))
+    write_json(folder / STATE, _dataset_state(kept, mark))
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """``scfm.json`` of a store.
+
+    Raises:
+        FileNotFoundError: it is not there: the directory is no store of scfm.
+        ValueError: it is damaged, of another program, or of a newer version of the format.
+    """
+    state = read_json(folder / META, "the tokenizer of the store")
+    if state.get("format") != FORMAT:
+        raise ValueError(
+            f"{folder / META} is not of a token store (format {state.get('format')!r}, expected {FORMAT!r})"
+        )
+    if int(state["version"]) > VERSION:
+        raise ValueError(
+            f"{folder} has format version {state['version']}; this scfm reads up to {VERSION}: update scfm-framework"
+        )
+    return state
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, as hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _value(dtype: str) -> dict[str, Any]:
+    return {"dtype": dtype, "_type": "Value"}
+
+
+def _dataset_info(meta: StoreMeta) -> dict[str, Any]:
+    """``dataset_info.json`` as the library ``datasets`` writes it; categories become its class labels."""
+    features: dict[str, Any] = {
+        "input_ids": {"feature": _value("uint16"), "_type": "List"},
+        "length": _value("int64"),
+        "cell": _value("string"),
+        "file": {"names": [file["name"] for file in meta.files], "_type": "ClassLabel"},
+        "hash": _value("uint64"),
+    }
+    if meta.counts:
+        features["counts"] = {"feature": _value("float32"), "_type": "List"}
+    for column, names in meta.columns.items():
+        features[column] = _value("float32") if names is None else {"names": names, "_type": "ClassLabel"}
+    return {"citation": "", "description": "", "features": features, "homepage": "", "license": ""}
+
+
+def _dataset_state(records: Sequence[PartRecord], mark: str) -> dict[str, Any]:
+    return {
+        "_data_files": [{"filename": record.name} for record in records],
+        "_fingerprint": mark[:16],
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": None,
+    }

@@ -1,0 +1,74 @@
+"""Is a store still what was written? Every byte against its checksum, every id against the vocabulary."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from scfm.store.arrow import data_files, read_json, read_table, token_chunks
+from scfm.store.layout import MANIFEST, PartRecord, file_sha256, fingerprint
+from scfm.store.manifest import manifest_fault
+from scfm.store.token_store import TokenStore
+
+log = logging.getLogger(__name__)
+
+
+def verify(path: str | Path) -> list[str]:
+    """Read a store from end to end and hold it against its manifest.
+
+    Args:
+        path: the store.
+
+    Returns:
+        What is wrong, a sentence each; nothing when all is well.
+
+    Raises:
+        FileNotFoundError: there is no store, or no manifest.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise FileNotFoundError(f"there is no store at {path}")
+    problems = list(_damaged_files(path))
+    if not problems:
+        problems = list(_foreign_contents(path))
+    log.info("%s: %s", path, "; ".join(problems) or "every part is as it was written")
+    return problems
+
+
+def _damaged_files(path: Path) -> Iterator[str]:
+    """Files that are missing, changed or foreign; a manifest that has changed tells nothing of the others."""
+    fault = manifest_fault(path)
+    if fault is not None:
+        yield fault
+        return
+    manifest = read_json(path / MANIFEST, "the checksums of the parts")
+    expected = {part["name"]: part["sha256"] for part in manifest["parts"]} | manifest["files_sha256"]
+    sizes = {part["name"]: part["bytes"] for part in manifest["parts"]}
+    for name, checksum in expected.items():
+        if not (path / name).is_file():
+            yield f"{name} is missing"
+        elif name in sizes and (path / name).stat().st_size != sizes[name]:
+            size = (path / name).stat().st_size
+            yield f"{name} has {size} bytes, {sizes[name]} were written: it was cut short or replaced"
+        elif file_sha256(path / name) != checksum:
+            yield f"{name} has changed since it was written: its checksum differs"
+    for entry in sorted(path.glob("*.arrow")):
+        if entry.name not in expected:
+            yield f"{entry.name} does not belong to this store"
+
+
+def _foreign_contents(path: Path) -> Iterator[str]:
+    """What the checksums cannot tell: a vocabulary, lengths or ids that do not fit, a manifest of another store."""
+    try:
+        store = TokenStore.open(path)
+        _ = store.lengths
+    except (ValueError, FileNotFoundError) as error:
+        yield str(error)
+        return
+    records = [PartRecord(**part) for part in read_json(path / MANIFEST, "the parts")["parts"]]
+    if fingerprint(records) != store.fingerprint:
+        yield f"{MANIFEST} is of another store than scfm.json: their fingerprints differ"
+    for file in data_files(path):
+        chunks = token_chunks(read_table([file])["input_ids"], file.name)
+        largest = max((int(chunk.values.max(initial=0)) for chunk in chunks), default=0)
+        if largest >= len(store.vocab):
+            yield f"{file.name} holds the id {largest}, outside the vocabulary of {len(store.vocab)} tokens"

@@ -1,0 +1,185 @@
+"""Writing one Arrow file of a store: record batches of a fixed number of cells, whatever blocks the cells came in."""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import numpy as np
+import pyarrow as pa
+
+from scfm.store.layout import PartRecord
+from scfm.types import Ragged
+
+#: Cells of a record batch. Part of the format: it makes the bytes independent of the block size.
+CELLS_PER_BATCH = 4096
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Tokenised cells with everything that is stored of them.
+
+    Attributes:
+        tokens: uint16 ids of each cell.
+        names: (B,) the cells' names.
+        file: (B,) int64, index of the file they came from.
+        hashes: (B,) uint64, see :mod:`scfm.store.cell_hash`.
+        obs: {column: (B,)}, int64 category codes or float32.
+        counts: values beside the tokens, float32; None where they are not kept.
+    """
+
+    tokens: Ragged
+    names: np.ndarray
+    file: np.ndarray
+    hashes: np.ndarray
+    obs: Mapping[str, np.ndarray]
+    counts: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, rows: slice) -> "Cells":
+        """Consecutive cells, as views."""
+        low, high, _ = rows.indices(len(self))
+        offsets = self.tokens.offsets[low : high + 1]
+        tokens = Ragged(self.tokens.values[offsets[0] : offsets[-1]], offsets - offsets[0])
+        counts = None if self.counts is None else self.counts[offsets[0] : offsets[-1]]
+        obs = {name: values[rows] for name, values in self.obs.items()}
+        return Cells(tokens, self.names[rows], self.file[rows], self.hashes[rows], obs, counts)
+
+    @staticmethod
+    def concatenate(pieces: Sequence["Cells"]) -> "Cells":
+        """Several as one."""
+        if len(pieces) == 1:
+            return pieces[0]
+        ends = np.cumsum([0, *(len(piece.tokens.values) for piece in pieces)])
+        offsets = [piece.tokens.offsets[1:] + end for piece, end in zip(pieces, ends, strict=False)]
+        tokens = Ragged(np.concatenate([p.tokens.values for p in pieces]), np.concatenate([[0], *offsets]))
+        kept = [piece.counts for piece in pieces if piece.counts is not None]
+        return Cells(
+            tokens,
+            np.concatenate([piece.names for piece in pieces]),
+            np.concatenate([piece.file for piece in pieces]),
+            np.concatenate([piece.hashes for piece in pieces]),
+            {name: np.concatenate([piece.obs[name] for piece in pieces]) for name in pieces[0].obs},
+            np.concatenate(kept) if kept else None,
+        )
+
+    @classmethod
+    def of(cls, table: pa.Table, columns: Sequence[str]) -> "Cells":
+        """The cells of an Arrow table that :meth:`batch` wrote."""
+        batch = table.combine_chunks()
+        lists = batch["input_ids"].combine_chunks()
+        offsets = lists.offsets.to_numpy().astype(np.int64)
+        counts = batch["counts"].combine_chunks().flatten().to_numpy() if "counts" in batch.column_names else None
+        return cls(
+            Ragged(lists.flatten().to_numpy(), offsets - offsets[:1].sum()),
+            batch["cell"].to_numpy(),
+            batch["file"].to_numpy(),
+            batch["hash"].to_numpy(),
+            {name: batch[name].to_numpy() for name in columns},
+            counts,
+        )
+
+    def batch(self) -> pa.RecordBatch:
+        """The same as an Arrow record batch, in the column order of the format."""
+        offsets = pa.array(self.tokens.offsets - self.tokens.offsets[0], pa.int32())
+        columns: dict[str, pa.Array] = {
+            "input_ids": pa.ListArray.from_arrays(offsets, pa.array(self.tokens.values, pa.uint16())),
+            "length": pa.array(self.tokens.lengths, pa.int64()),
+            "cell": pa.array(np.asarray(self.names, dtype=object), pa.string()),
+            "file": pa.array(self.file, pa.int64()),
+            "hash": pa.array(self.hashes, pa.uint64()),
+        }
+        if self.counts is not None:
+            columns["counts"] = pa.ListArray.from_arrays(offsets, pa.array(self.counts, pa.float32()))
+        for name, values in self.obs.items():
+            columns[name] = pa.array(values, pa.float32() if values.dtype.kind == "f" else pa.int64())
+        return pa.RecordBatch.from_pydict(columns)
+
+
+class _Hashed:
+    """A file that sums what is written to it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.sum, self.size, self.closed = file, hashlib.sha256(), 0, False
+
+    def write(self, data: bytes) -> int:
+        """Write and sum."""
+        self.sum.update(data)
+        self.size += len(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        """Nothing waits here."""
+
+
+class PartWriter:
+    """Writes one part under a temporary name; :meth:`close` makes it durable and gives it its own.
+
+    Args:
+        path: the part's final place.
+        scratch: a folder on the same disk for the unfinished file.
+    """
+
+    def __init__(self, path: Path, scratch: Path) -> None:
+        self.path = path
+        scratch.mkdir(parents=True, exist_ok=True)
+        self._temporary = scratch / f"{path.name}.{os.getpid()}"
+        self._file = open(self._temporary, "wb")  # noqa: SIM115
+        self._sink = _Hashed(self._file)
+        self._stream: pa.RecordBatchStreamWriter | None = None
+        self._pieces: list[Cells] = []
+        self._waiting = self._cells = self._tokens = 0
+        self._largest = -1
+
+    def write(self, cells: Cells) -> None:
+        """Add cells."""
+        if len(cells.tokens.values):
+            self._largest = max(self._largest, int(cells.tokens.values.max()))
+        self._pieces.append(cells)
+        self._waiting += len(cells)
+        while self._waiting >= CELLS_PER_BATCH:
+            self._flush(CELLS_PER_BATCH)
+
+    def close(self) -> PartRecord:
+        """Finish the part: flush to the disk, rename, and say what was written."""
+        if self._waiting:
+            self._flush(self._waiting)
+        if self._stream is not None:
+            self._stream.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        os.replace(self._temporary, self.path)
+        return PartRecord(
+            self.path.name, self._cells, self._tokens, self._largest, self._sink.size, self._sink.sum.hexdigest()
+        )
+
+    def __enter__(self) -> "PartWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._file.closed:
+            self._file.close()
+            self._temporary.unlink(missing_ok=True)
+
+    def _flush(self, n_cells: int) -> None:
+        """Write one record batch of the first ``n_cells`` waiting cells.
+
+        Its arrays are made anew: an Arrow slice would bring its past with it, and other bytes.
+        """
+        cells = Cells.concatenate(self._pieces)
+        head, self._pieces = cells[:n_cells], [cells[n_cells:]]
+        self._waiting -= n_cells
+        batch = head.batch()
+        if self._stream is None:
+            self._stream = pa.ipc.new_stream(self._sink, batch.schema)
+        self._stream.write_batch(batch)
+        self._cells += len(head)
+        self._tokens += len(head.tokens.values)

@@ -1,0 +1,163 @@
+"""The backbones that a fine-tuned embedding must beat: before fine-tuning, and never trained at all."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+from torch import nn
+
+from scfm.checkpoint import Checkpoint, read
+from scfm.config import build
+from scfm.data.batch import pack
+from scfm.data.order import Order
+from scfm.evaluate.evaluate import FROZEN, UNTRAINED
+from scfm.genes.resolve import Species
+from scfm.inference.load import checkpoint_vocab, restore_backbone
+from scfm.model.pooling import embed
+from scfm.store.cell_hash import cell_hashes
+from scfm.store.token_store import TokenStore
+from scfm.tokenizer import Tokenizer, from_dict
+from scfm.types import Ragged
+
+log = logging.getLogger(__name__)
+
+Encoder = Callable[[csr_matrix], np.ndarray]
+#: Tokens of a micro-batch.
+TOKENS = 16_384
+
+
+@dataclass(frozen=True)
+class FileGenes:
+    """The genes of a file, and how they find their tokens.
+
+    Attributes:
+        names: (G,) as found.
+        species: what they are of, see :data:`scfm.genes.resolve.Species`.
+        alias: the user's own names; None where there are none.
+    """
+
+    names: list[str]
+    species: Species = "human"
+    alias: Mapping[str, str] | None = None
+
+    def columns(self, tokenizer: Tokenizer) -> np.ndarray:
+        """(G,) int32 token ids, -1 where there is none."""
+        return tokenizer.harmonise(self.names, species=self.species, alias=self.alias).columns
+
+
+def backbones(checkpoint: Checkpoint, genes: FileGenes, seed: int) -> dict[str, Encoder]:
+    """Encoders of counts to compare the embeddings of a checkpoint with.
+
+    Args:
+        checkpoint: that made the embedding in question.
+        genes: of the columns of the counts.
+        seed: of the random weights.
+
+    Returns:
+        A backbone of the same architecture with random weights and, where the checkpoint is of a fine-tune, the
+        backbone that it started from; without the latter where its file is gone.
+    """
+    found: dict[str, Encoder] = {UNTRAINED: partial(encode, partial(untrained, checkpoint, seed), checkpoint, genes)}
+    before = pretrained(checkpoint)
+    if before is not None and before is not checkpoint:
+        found[FROZEN] = partial(encode, partial(restore_backbone, before), before, genes)
+    return found
+
+
+def pretrained(checkpoint: Checkpoint) -> Checkpoint | None:
+    """The checkpoint that a fine-tune started from; a pretrained one is its own; None where the file is gone."""
+    if checkpoint.command != "finetune":
+        return checkpoint
+    path = Path(checkpoint.config["init_from"])
+    if path.exists():
+        return read(path)
+    log.warning("%s, from which %s was fine-tuned, is gone: it is not compared with.", path, checkpoint.path)
+    return None
+
+
+def untrained(checkpoint: Checkpoint, seed: int) -> nn.Module:
+    """A backbone of the checkpoint's architecture with random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(checkpoint.config["model"], checkpoint_vocab(checkpoint), causal=checkpoint.causal)
+
+
+@torch.inference_mode()
+def encode(make: Callable[[], Any], checkpoint: Checkpoint, genes: FileGenes, counts: csr_matrix) -> np.ndarray:
+    """Embeddings of counts by a backbone.
+
+    Args:
+        make: builds the backbone.
+        checkpoint: brings tokenizer and cut.
+        genes: of the columns of the counts.
+        counts: (B, G).
+
+    Returns:
+        (B, D) float32; zeros for cells without a gene of the vocabulary.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    backbone = make().to(device).eval()
+    tokens = _tokens(from_dict(checkpoint.tokenizer), checkpoint.config["data"]["max_length"], genes, counts)
+    vocab = checkpoint_vocab(checkpoint)
+    found = np.zeros((counts.shape[0], backbone.width), dtype=np.float32)
+    rows = np.flatnonzero(tokens.lengths)
+    if not len(rows):
+        return found
+    lengths = tokens.lengths[rows]
+    plan = Order(rows, lengths, tokens=max(TOKENS, int(lengths.max())), shuffle=False).epoch(0)
+    for step in range(len(plan)):
+        chosen = plan[step]
+        values = np.concatenate([tokens[row] for row in chosen])
+        offsets = np.concatenate([[0], np.cumsum(tokens.lengths[chosen])])
+        batch = pack(Ragged(values, offsets), chosen).to(device)
+        found[chosen] = embed(backbone, batch, vocab).float().cpu().numpy()
+    return found
+
+
+def _tokens(tokenizer: Tokenizer, max_length: int | None, genes: FileGenes, counts: csr_matrix) -> Ragged:
+    if max_length is not None:
+        tokenizer = replace(tokenizer, max_length=min(max_length, tokenizer.max_length))
+    return tokenizer.encode(counts, genes.columns(tokenizer))
+
+
+def corpora(checkpoint: Checkpoint, genes: FileGenes) -> dict[str, Encoder]:
+    """By name of the store that the backbone was pretrained on, which of some cells are in it; none where it is gone.
+
+    Args:
+        checkpoint: pretrained or fine-tuned.
+        genes: of the columns of the counts.
+    """
+    before = pretrained(checkpoint)
+    stores = [] if before is None else [path for path in before.stores if path.is_dir()]
+    return {str(path): _among([path], genes) for path in stores}
+
+
+def taught(checkpoint: Checkpoint, genes: FileGenes) -> Encoder | None:
+    """Which of some cells are in the store that a head was fine-tuned on; None without a head, or where it is gone.
+
+    Args:
+        checkpoint: pretrained or fine-tuned.
+        genes: of the columns of the counts.
+    """
+    known = checkpoint.command == "finetune" and checkpoint.stores and all(path.is_dir() for path in checkpoint.stores)
+    return _among(checkpoint.stores, genes) if known else None
+
+
+def _among(paths: Sequence[Path], genes: FileGenes) -> Encoder:
+    """Which cells are in one of these stores, which share a vocabulary."""
+    stores = [TokenStore.open(path) for path in paths]
+    columns = genes.columns(from_dict(stores[0].tokenizer))
+
+    def among(counts: csr_matrix) -> np.ndarray:
+        hashes = cell_hashes(counts, columns, stores[0].vocab)
+        return np.any([store.overlap(hashes) for store in stores], axis=0)
+
+    return among

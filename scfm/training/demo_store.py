@@ -1,0 +1,68 @@
+"""The store of the demo or synthetic cells: prepared once, when no store is given."""
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from scfm.config import build
+from scfm.prepare.api import prepare
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Cells to train on when no store is given.
+
+    Attributes:
+        name: of the store made of them.
+        cells: makes the .h5ad and returns its path.
+        obs: obs columns to carry.
+        group: the obs column whose cells stay together.
+    """
+
+    name: str
+    cells: Callable[[], Path]
+    obs: list[str]
+    group: str | None = None
+
+
+def prepared_source(cfg: DictConfig) -> Path:
+    """The folder of the store made of ``cfg.source`` with ``cfg.tokenizer``, made where it is not there yet.
+
+    Raises:
+        ValueError: neither a store nor cells are given.
+    """
+    if cfg.source is None or "tokenizer" not in cfg:
+        raise ValueError("no cells: give store=FOLDER (made by scfm-prepare), or data=demo or data=synthetic")
+    made_of = OmegaConf.to_container(OmegaConf.create({"source": cfg.source, "tokenizer": cfg.tokenizer}), resolve=True)
+    digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:8]
+    folder = Path(cfg.output).parent / "stores" / f"{cfg.source.name}-{digest}"
+    if os.environ.get("RANK", "0") != "0":
+        _wait_for(folder)
+    if not folder.exists():
+        log.info("No store is given: preparing the %s cells into %s.", cfg.source.name, folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        source: Source = build(cfg.source)
+        prepare([source.cells()], folder, build(cfg.tokenizer), obs=source.obs, group=source.group)
+    return folder
+
+
+def _wait_for(folder: Path, seconds: float = 600.0) -> None:
+    """Let the first rank prepare the store; it appears whole, by a rename.
+
+    Raises:
+        FileNotFoundError: it did not within ``seconds``.
+    """
+    until = time.monotonic() + seconds
+    while not folder.exists():
+        if time.monotonic() > until:
+            raise FileNotFoundError(f"rank 0 has not prepared the store {folder} within {seconds:.0f} seconds")
+        time.sleep(0.5)

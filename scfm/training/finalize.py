@@ -1,0 +1,118 @@
+"""The end of a fine-tune: the best head is made ready for use and judged as it will be used."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from scfm.checkpoint import read
+from scfm.data.module import CellData
+from scfm.head.annotation.label_layer import UNKNOWN
+from scfm.inference.load import restore_predictor
+from scfm.inference.predict import predictions, targets
+from scfm.module import CellModule
+from scfm.training.amend import amend
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A fine-tuned head as its checkpoint holds it.
+
+    Attributes:
+        path: the checkpoint.
+        module: what it restores to.
+        metrics: those of the head as shipped, ``val/...``, ``test/...`` and ``calibration/...``.
+        judged: rows of the cells it is shown on: the test cells, or those of validation where there is no test.
+        part: what these are.
+        outputs: what the head says of them, (n, ...) by name, with their ``embedding``.
+    """
+
+    path: Path
+    module: CellModule
+    metrics: dict[str, float]
+    judged: np.ndarray
+    part: str
+    outputs: dict[str, np.ndarray]
+
+
+def finish(path: Path, data: CellData, device: torch.device) -> Finished:
+    """Fit to whole sets what training could only follow: the last layer to all labelled cells, thresholds to others.
+
+    Prototypes and linear classifiers learn from the training cells once more and, where there are test cells to judge
+    by, from those of validation too: these have chosen the step and are of no further use. Temperature and rejection
+    thresholds are fitted on ``data.split.calibration``, which nothing has looked at until then; after that these cells
+    teach, too. The checkpoint is amended, and the metrics of the cells to judge by are computed again; those of
+    validation stay as they were when the step was chosen.
+
+    Args:
+        path: checkpoint of the best step.
+        data: the store and its split.
+        device: where to compute.
+    """
+    module = restore_predictor(read(path)).to(device)
+    part = "test" if len(data.split.test) else "val"
+    judged = data.split.test if part == "test" else data.split.val
+    teachers = [data.split.train, *([data.split.val] if part == "test" else [])]
+    refitted = _refit(module, data, teachers)
+    before = _scores(module.task, predictions(module, data, judged), data, judged)
+    metrics = _calibrate(module, data)
+    if metrics:
+        _refit(module, data, [*teachers, data.split.calibration])
+    outputs = predictions(module, data, judged)
+    if refitted or metrics:
+        amend(path, module.task)
+        after = _scores(module.task, outputs, data, judged)
+        if metrics and len(judged):
+            after |= {f"{name}_uncalibrated": value for name, value in before.items() if name.split("/")[0] == "ece"}
+            after |= _coverage(module.task, outputs, data, judged)
+        metrics |= {f"{part}/{name}": float(value) for name, value in after.items()}
+    return Finished(path, module, metrics, judged, "test" if part == "test" else "validation", outputs)
+
+
+def _refit(module: CellModule, data: CellData, parts: list[np.ndarray]) -> bool:
+    """Whether the head has learnt once more, from these parts of the cells."""
+    if not hasattr(module.task, "refit"):
+        return False
+    rows = np.sort(np.concatenate(parts))
+    module.task.refit(predictions(module, data, rows), targets(data, rows))
+    return True
+
+
+def _calibrate(module: CellModule, data: CellData) -> dict[str, float]:
+    """``calibration/...``; nothing where there is nothing to calibrate, or no cell to do so."""
+    rows = data.split.calibration
+    if not hasattr(module.task, "calibrate") or len(rows) == 0:
+        return {}
+    found = module.task.calibrate(predictions(module, data, rows), targets(data, rows))
+    log.info("Temperature and rejection thresholds are fitted on %d calibration cells.", len(rows))
+    return {f"calibration/{name}": value for name, value in found.items()}
+
+
+def _scores(task: Any, outputs: dict[str, np.ndarray], data: CellData, rows: np.ndarray) -> dict[str, float]:
+    """The head's own metrics of some cells; none for a head that nothing is fitted to here: training has judged it."""
+    if not (hasattr(task, "calibrate") or hasattr(task, "refit")) or len(rows) == 0:
+        return {}
+    return dict(task.summarise(outputs, dict(targets(data, rows))))
+
+
+def _coverage(task: Any, outputs: dict[str, np.ndarray], data: CellData, rows: np.ndarray) -> dict[str, float]:
+    """Share of the labelled cells that keep a name, and of names that are right: of each column, by the head's keys."""
+    annotated, found = task.annotate(outputs), dict[str, float]()
+    for label in (name for name in task.labels if f"scfm_{name}" in annotated):
+        codes = data.store.obs(label)[rows]
+        known = codes >= 0
+        called = annotated[f"scfm_{label}"][known]
+        named = called != UNKNOWN
+        true = np.array(data.store.categories(label) or (), dtype=object)[codes[known]]
+        end = f"/{label}" if found else ""  # the first column has plain names
+        found[f"coverage{end}"] = float(named.mean()) if known.any() else float("nan")
+        right = (called[named] == true[named]).mean() if named.any() else np.nan
+        found[f"accuracy_of_named{end}"] = float(right)
+    return found

@@ -1,0 +1,264 @@
+"""What pretraining and fine-tuning share: the store, the trainer, the fit, and what it leaves behind."""
+
+import json
+import logging
+import os
+import platform
+import shutil
+import subprocess
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import CSVLogger, WandbLogger
+from pytorch_lightning.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
+from torch import nn
+
+from scfm import __version__
+from scfm.config import build, plain
+from scfm.data.module import CellData
+from scfm.model.backbone import Backbone
+from scfm.module import CellModule
+from scfm.store.token_store import TokenStore
+from scfm.strategy.ddp import DDP
+from scfm.strategy.deepspeed import DeepSpeed
+from scfm.training.consolidate import consolidate
+from scfm.training.demo_store import prepared_source
+from scfm.training.quiet import quiet_lightning
+from scfm.training.resume import require_same_run, resume_path
+from scfm.training.token_budget import choose_budget, fits_memory
+from scfm.training.tracking import close
+from scfm.types import Spec
+
+log = logging.getLogger(__name__)
+
+
+def open_store(cfg: DictConfig) -> TokenStore:
+    """The store that the config names, the mix it describes, or the one made of the demo or synthetic cells."""
+    if OmegaConf.is_config(cfg.store):
+        return build(cfg.store)
+    return TokenStore.open(cfg.store if cfg.store is not None else prepared_source(cfg))
+
+
+def is_first_process() -> bool:
+    """Whether this is rank 0, before there is a process group, by the variables of torchrun, Slurm and Lightning."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK"))
+
+
+def claim_output(cfg: DictConfig) -> Path:
+    """The folder of the run, refused where it would mix two runs.
+
+    Raises:
+        FileExistsError: it holds checkpoints, and the config says neither to resume nor to overwrite them.
+    """
+    output = Path(cfg.output)
+    checkpoints = output / "checkpoints"
+    if cfg.ckpt_path is None and checkpoints.is_dir() and any(checkpoints.iterdir()):
+        if not cfg.overwrite:  # on every rank: one that went on alone would wait for the others
+            raise FileExistsError(
+                f"{output} already holds the checkpoints of a run; continue it with ckpt_path=last, "
+                "choose another name=..., or begin anew with overwrite=true"
+            )
+        if is_first_process():
+            shutil.rmtree(checkpoints)
+            (output / "metrics.csv").unlink(missing_ok=True)
+    output.mkdir(parents=True, exist_ok=True)
+    return output
+
+
+def require_positions(data: CellData, backbone: Backbone) -> None:
+    """Refuse cells longer than the model can read.
+
+    Raises:
+        ValueError: naming both lengths.
+    """
+    if data.longest > backbone.n_positions:
+        raise ValueError(
+            f"the longest cell has {data.longest} tokens but the model has {backbone.n_positions} positions; "
+            f"cut the cells with data.max_length={backbone.n_positions} or choose a model with more positions"
+        )
+
+
+def make_spec(data: CellData, width: int) -> Spec:
+    """What only the run knows."""
+    return Spec(
+        vocab=data.store.vocab,
+        width=width,
+        classes=data.classes(),
+        n_cells=len(data.split.train),
+        token_counts=data.token_counts(),
+        class_counts=data.class_counts(),
+    )
+
+
+def make_trainer(cfg: DictConfig, data: CellData) -> pl.Trainer:
+    """The Trainer of the config, with accumulation and validation counted in optimizer steps.
+
+    Raises:
+        ValueError: devices, precision or a way of saving that are not there.
+    """
+    quiet_lightning()
+    require_devices(cfg)
+    trainer: pl.Trainer = build(
+        cfg.trainer,
+        strategy=build(cfg.strategy) if cfg.strategy is not None else "auto",
+        plugins=[build(cfg.files), *cluster()],
+        callbacks=[build(node) for node in cfg.callbacks.values() if node is not None],
+        logger=[build(node) for node in cfg.logger.values() if node is not None],
+    )
+    if cfg.files.asynchronous and isinstance(trainer.strategy, DeepSpeed):
+        raise ValueError("files.asynchronous=true works with single, ddp and fsdp2; DeepSpeed has training wait")
+    plugin: Any = trainer.precision_plugin
+    plugin.convert_input = lambda batch: batch  # token ids: there is nothing to make half
+    count_in_steps(cfg, trainer, data)
+    return trainer
+
+
+def count_in_steps(cfg: DictConfig, trainer: pl.Trainer, data: CellData) -> None:
+    """Have the trainer accumulate the micro-batches of an optimizer step, and validate by optimizer steps."""
+    trainer.accumulate_grad_batches = data.micro_batches(trainer.world_size) // trainer.world_size
+    trainer.val_check_interval = min(cfg.validate_every, total_steps(trainer, data)) * trainer.accumulate_grad_batches
+
+
+def auto_budget(cfg: DictConfig, trainer: pl.Trainer, data: CellData, backbone: nn.Module, task: nn.Module) -> None:
+    """Where ``data.auto_budget`` asks for it, take the largest micro-batches that fit the device.
+
+    Raises:
+        ValueError: the strategy divides the model, which one device alone cannot try.
+    """
+    if not data.auto_budget:
+        return
+    if hasattr(trainer.strategy, "shard"):
+        raise ValueError("data.auto_budget=true works with strategy=single and ddp; give data.tokens_per_batch here")
+    if isinstance(trainer.strategy, DDP):
+        trainer.strategy.overlap = False  # so that a step that does not fit after all is not lost
+    fits = fits_memory(backbone, task, trainer.strategy.root_device, str(trainer.precision))
+    choose_budget(data, Path(cfg.output), trainer.world_size, fits, first=trainer.is_global_zero)
+    count_in_steps(cfg, trainer, data)
+
+
+def require_devices(cfg: DictConfig) -> None:
+    """Refuse devices, or a precision, that are not there.
+
+    Raises:
+        ValueError: naming what is there.
+    """
+    there = torch.cuda.device_count()
+    wants_gpu = cfg.trainer.accelerator in ("gpu", "cuda")
+    devices = cfg.trainer.devices
+    if wants_gpu and there == 0:
+        raise ValueError("trainer.accelerator=gpu, but torch sees no GPU here (scfm-doctor says why); take trainer=cpu")
+    if wants_gpu and isinstance(devices, int) and devices > there:
+        raise ValueError(f"trainer.devices={devices}, but this machine has {there} GPU(s)")
+    uses_gpu = there > 0 and cfg.trainer.accelerator in ("gpu", "cuda", "auto")
+    if uses_gpu and str(cfg.trainer.precision).startswith("bf16") and not torch.cuda.is_bf16_supported():
+        raise ValueError(
+            f"trainer.precision={cfg.trainer.precision}, but {torch.cuda.get_device_name()} has no bfloat16; "
+            "take trainer.precision=16-mixed or 32-true"
+        )
+
+
+def cluster() -> list[ClusterEnvironment]:
+    """Who tells this process its rank: torchrun or DeepSpeed's launcher, also inside a Slurm job, or else ``srun``.
+
+    Lightning does not know DeepSpeed's launcher, and its handling of Slurm's signals saves in the middle of a step.
+    """
+    if TorchElasticEnvironment.detect() or "CROSS_RANK" in os.environ:
+        return [TorchElasticEnvironment()]
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+
+
+def building(trainer: pl.Trainer) -> AbstractContextManager[None]:
+    """Where the model is built: a sharding strategy has the first rank alone hold it whole."""
+    where = getattr(trainer.strategy, "building", nullcontext)
+    return where()
+
+
+def total_steps(trainer: pl.Trainer, data: CellData) -> int:
+    """Optimizer steps of the whole run (Lightning's own estimate would reset the loader's position).
+
+    Raises:
+        ValueError: the run has no end.
+    """
+    multiple = data.micro_batches(trainer.world_size)
+    per_epoch = len(data.order(data.split.train, multiple=multiple, shuffle=True)) // multiple
+    ends = [trainer.max_steps] if trainer.max_steps > 0 else []
+    if trainer.max_epochs is not None and trainer.max_epochs > 0:
+        ends.append(trainer.max_epochs * per_epoch)
+    if not ends:
+        raise ValueError("the run has no end: give trainer.max_steps=... or trainer.max_epochs=...")
+    return min(ends)
+
+
+def fit(cfg: DictConfig, trainer: pl.Trainer, module: CellModule, data: CellData) -> dict[str, float]:
+    """Train, save, validate, and return the metrics of the trained model; also written to ``metrics.json``."""
+    output = Path(cfg.output)
+    begin_from = resume_path(cfg)
+    if begin_from is not None:
+        require_same_run(Path(begin_from), cfg, data.store.vocab.hash, trainer.strategy)
+    module.show_samples = any(isinstance(logger, WandbLogger) for logger in trainer.loggers)
+    if trainer.is_global_zero:
+        OmegaConf.save(cfg, output / "config.yaml", resolve=True)
+    try:
+        for logger in trainer.loggers:
+            if not isinstance(logger, CSVLogger):  # its hparams.yaml would be config.yaml again
+                logger.log_hyperparams(plain(cfg) | {"run": surroundings(data)})
+        trainer.fit(module, datamodule=data, ckpt_path=begin_from, weights_only=True)
+        save_last(trainer, output / "checkpoints" / "last.ckpt")
+        found = _held_out(trainer, module, data)
+    except BaseException:
+        close(trainer, exit_code=1)
+        raise
+    finally:
+        for logger in trainer.loggers:
+            logger.finalize("success")
+    if trainer.is_global_zero:
+        (output / "metrics.json").write_text(json.dumps(found, indent=1))
+        for name, value in found.items():
+            log.info("%-24s %.4f", name, value)
+    return found
+
+
+def surroundings(data: CellData) -> dict[str, Any]:
+    """What the config does not say of a run: the code, the cells, the packages, the machine."""
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    done = subprocess.run(git, capture_output=True, text=True, check=False) if shutil.which("git") else None
+    return {
+        "scfm": __version__,
+        "git": done.stdout.strip() if done is not None and done.returncode == 0 else None,
+        "store": data.store.fingerprint,
+        "vocab": data.store.vocab.hash,
+        "torch": torch.__version__,
+        "lightning": pl.__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor(),
+    }
+
+
+def save_last(trainer: pl.Trainer, path: Path) -> None:
+    """The checkpoint at the end of a run; where a strategy writes shards, with the weights as one file beside them."""
+    if not any(getattr(callback, "ended", False) for callback in trainer.checkpoint_callbacks):
+        trainer.save_checkpoint(path)  # it was stopped early, or its config has no such callback
+    trainer.strategy.checkpoint_io.teardown()  # a save may go on in the background
+    trainer.strategy.barrier()
+    if path.is_dir() and trainer.is_global_zero:
+        consolidate(path)
+    trainer.strategy.barrier()
+
+
+def _held_out(trainer: pl.Trainer, module: CellModule, data: CellData) -> dict[str, float]:
+    """Validation and test metrics, of the best checkpoint where one is monitored."""
+    monitored: list[Any] = [callback for callback in trainer.checkpoint_callbacks if getattr(callback, "monitor", None)]
+    best = (monitored[0].best_model_path or None) if monitored else None
+    if best:
+        log.info("Best checkpoint: %s", best)
+    found: dict[str, Any] = {}
+    options: dict[str, Any] = {"datamodule": data, "ckpt_path": best, "verbose": False, "weights_only": True}
+    if len(data.split.val):
+        found |= trainer.validate(module, **options)[0]
+    if len(data.split.test):
+        found |= trainer.test(module, **options)[0]
+    return found

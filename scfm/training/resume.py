@@ -1,0 +1,119 @@
+"""Which checkpoint a run continues from."""
+
+import json
+import logging
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from scfm.config import plain
+from scfm.strategy.deepspeed import DeepSpeed
+from scfm.strategy.sharded import ABOUT, missing
+
+log = logging.getLogger(__name__)
+
+
+def resume_path(cfg: DictConfig) -> str | None:
+    """The checkpoint to resume from.
+
+    ``ckpt_path=last`` is the newest whole one of the output folder, ``ckpt_path=auto`` the same or, where there is
+    none yet, a fresh start: what a job that Slurm requeues needs.
+
+    Raises:
+        FileNotFoundError: there is none, or none that is whole.
+    """
+    if cfg.ckpt_path is None:
+        return None
+    if cfg.ckpt_path not in ("last", "auto"):
+        path = Path(cfg.ckpt_path)
+        if not path.exists():
+            raise FileNotFoundError(f"ckpt_path={cfg.ckpt_path}: there is no checkpoint at {path} to resume from")
+        return str(path)
+    folder = Path(cfg.output) / "checkpoints"
+    found = newest_whole(folder)
+    if found is None and cfg.ckpt_path == "last":
+        raise FileNotFoundError(f"ckpt_path=last: there is no whole checkpoint in {folder} to resume from")
+    return None if found is None else str(found)
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest checkpoint that is not cut off; those that are get a line in the log."""
+    candidates = [*folder.glob("step-*.ckpt"), *folder.glob("last.ckpt")]
+    for path in sorted(candidates, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        fault = torn(path)
+        if fault is None:
+            log.info("Resuming from %s.", path)
+            return path
+        log.warning("The checkpoint %s is damaged (%s); the one before it is used.", path, fault)
+    return None
+
+
+def torn(path: Path) -> str | None:
+    """What is wrong with a checkpoint on disk, or None when every byte is as it was written."""
+    if path.is_dir():
+        lacking = missing(path)
+        return f"cut off or missing: {', '.join(lacking)}" if lacking else None
+    if not zipfile.is_zipfile(path):
+        return f"cut off after {path.stat().st_size} bytes"
+    with zipfile.ZipFile(path) as archive:
+        wrong = archive.testzip()
+    return None if wrong is None else f"wrong checksum in {wrong}"
+
+
+def require_same_run(path: Path, cfg: DictConfig, vocab_hash: str, strategy: Any) -> None:
+    """Refuse to resume from the checkpoint of another strategy, model or vocabulary.
+
+    Args:
+        path: the checkpoint.
+        cfg: the config of this run.
+        vocab_hash: of the store's vocabulary.
+        strategy: of this run's trainer.
+
+    Raises:
+        ValueError: naming what differs.
+    """
+    if path.is_dir():
+        about = json.loads((path / ABOUT).read_text()) if (path / ABOUT).is_file() else {}
+    else:
+        about = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("scfm", {})
+    _require_layout(path, about, strategy)
+    if about.get("vocab_hash", vocab_hash) != vocab_hash:
+        raise ValueError(
+            f"{path} has the vocabulary {about['vocab_hash'][:12]}, the store {vocab_hash[:12]}: resume on the store "
+            "that the run was begun with"
+        )
+    before, now = about.get("config", {}).get("model"), cfg.get("model")
+    if before is not None and now is not None:
+        now = plain(now)
+        changed = [f"model.{key}={now.get(key)} (was {before.get(key)})" for key in now if now[key] != before.get(key)]
+        harmless = ("compile", "checkpointing", "dropout")
+        changed = [text for text in changed if not text.startswith(tuple(f"model.{key}=" for key in harmless))]
+        if changed:
+            raise ValueError(f"{path} is of another model: {', '.join(changed)}")
+
+
+def _require_layout(path: Path, about: Mapping[str, Any], strategy: Any) -> None:
+    """The strategy reads what lies there: a file, or a folder of its own kind and, by ZeRO, of as many ranks."""
+    deepspeed = isinstance(strategy, DeepSpeed)
+    reads = strategy.kind if deepspeed or getattr(strategy, "sharded_checkpoint", False) else None
+    instead = (
+        f"or begin from its weights: scfm-consolidate checkpoint={path}, then finetune.py init_from={path}"
+        if path.is_dir()
+        else f"or begin from its weights: finetune.py init_from={path}"
+    )
+    if path.is_dir() != (reads is not None) or about.get("kind", reads) != reads:
+        kind = f"a folder of shards ({about.get('kind', 'of an unknown strategy')})" if path.is_dir() else "a file"
+        raise ValueError(
+            f"{path} is {kind}, which the strategy of this run does not resume from: take the strategy it was written "
+            f"by, {instead}"
+        )
+    world = about.get("world", strategy.world_size)
+    if deepspeed and world != strategy.world_size:
+        raise ValueError(
+            f"{path} was written by {world} processes, and ZeRO resumes on as many alone; this run has "
+            f"{strategy.world_size}: take {world} again, {instead}"
+        )

@@ -1,0 +1,58 @@
+"""All cells as the pretrained backbone sees them, for heads that want to look before they learn."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from scfm.data.module import CellData
+from scfm.head.survey import Survey
+from scfm.model.backbone import Backbone
+from scfm.model.pooling import embed
+from scfm.types import Batch
+
+log = logging.getLogger(__name__)
+
+
+def prepare(head: Any, backbone: Backbone, data: CellData) -> None:
+    """Let a head look at the cells, where it has ``prepare(survey)``, and choose its micro-batches by ``sampling``.
+
+    Every rank does so by itself; what composes micro-batches is then the first one's (:meth:`CellData.setup`).
+    """
+    if hasattr(head, "prepare"):
+        head.prepare(survey(backbone, data, getattr(head, "view", None)))
+    data.sampling = getattr(head, "sampling", None)
+
+
+def survey(backbone: Backbone, data: CellData, view: Callable[[Batch], Batch] | None = None) -> Survey:
+    """Embed the cells of all parts of the split: all of them on every rank, in micro-batches that are the same.
+
+    Args:
+        backbone: before fine-tuning.
+        data: its store, split and labels.
+        view: what the head lets the backbone read of a batch; None: all of it.
+    """
+    parts = [data.split.train, data.split.val, data.split.test]
+    rows = np.sort(np.concatenate(parts))
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    log.info("Embedding %d cells with the pretrained backbone for the head to look at.", len(rows))
+    embedding = np.full((len(rows), backbone.width), np.nan, dtype=np.float32)
+    training = backbone.training
+    backbone.to(device).eval()
+    with torch.inference_mode():
+        for batch in data.loader(rows, alone=True):
+            seen = batch.to(device) if view is None else view(batch.to(device))
+            found = embed(backbone, seen, data.store.vocab).float().cpu().numpy()
+            embedding[np.searchsorted(rows, batch.index.numpy())] = found
+    backbone.train(training)
+    return Survey(
+        rows=rows,
+        train=np.isin(rows, data.split.train),
+        embedding=embedding,
+        obs={label: data.store.obs(label)[rows] for label in data.labels},
+        names=data.store.names(rows),
+        tokens=lambda places: data.store.gather(rows[places], data.max_length),
+        counts=(lambda places: data.store.counts(rows[places], data.max_length)) if data.counts else None,
+    )

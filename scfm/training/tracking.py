@@ -1,0 +1,84 @@
+"""What W&B gets at the end of a run beside its curves: predictions to look at, and the run's files as an artifact."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import WandbLogger
+
+from scfm.data.module import CellData
+from scfm.module import CellModule
+from scfm.training.finalize import Finished
+
+#: The files of a pretraining that make its report, where they are there.
+REPORT = ("config.yaml", "metrics.json", "metrics.csv", "*.png")
+
+
+def show_samples(trainer: pl.Trainer, predictions: pd.DataFrame) -> None:
+    """Log a table of predictions; nothing where W&B is not used, or the table is empty.
+
+    Args:
+        trainer: of the run; call this on its first rank.
+        predictions: a few, one a row.
+    """
+    for logger in _wandb(trainer):
+        if len(predictions):
+            logger.log_table("predictions", dataframe=predictions)
+
+
+def send_files(trainer: pl.Trainer, output: Path) -> None:
+    """Log the files of a run's folder as an artifact of type ``report``."""
+    for logger in _wandb(trainer):
+        import wandb
+
+        report = wandb.Artifact(f"report-{logger.experiment.id}", type="report")
+        for path in sorted(path for pattern in REPORT for path in output.glob(pattern)):
+            report.add_file(str(path))
+        logger.experiment.log_artifact(report)
+
+
+def close(trainer: pl.Trainer, exit_code: int = 0) -> None:
+    """End the W&B run, so that the next trial of a sweep in this process does not go on with it."""
+    if trainer.is_global_zero:
+        for logger in _wandb(trainer):
+            logger.experiment.finish(exit_code=exit_code)
+
+
+def gene_predictions(module: CellModule, data: CellData) -> pd.DataFrame:
+    """What a pretrained model guesses for hidden genes of held-out cells: the sample of its last validation."""
+    if not module.samples:
+        return pd.DataFrame()
+    names, found = np.array(data.store.vocab.tokens), module.samples
+    guesses = [
+        ", ".join(f"{name} {share:.1%}" for name, share in zip(names[ids], shares, strict=True))
+        for ids, shares in zip(found["guess"], found["probability"], strict=True)
+    ]
+    return pd.DataFrame(
+        {
+            "cell": list(data.store.names(found["cell"])),
+            "rank": found["rank"],
+            "gene": names[found["true"]],
+            "guesses": guesses,
+            "right": found["guess"][:, 0] == found["true"],
+        }
+    )
+
+
+def cell_predictions(done: Finished, data: CellData, n: int = 32) -> pd.DataFrame:
+    """What a fine-tuned head says of the first held-out cells, beside what is known of them."""
+    task, rows = done.module.task, done.judged[:n]
+    if not hasattr(task, "annotate") or len(rows) == 0:
+        return pd.DataFrame()
+    columns: dict[str, Any] = {"cell": list(data.store.names(rows))}
+    for label in task.labels:
+        values, names = data.store.obs(label)[rows], data.store.categories(label)
+        columns[label] = values if names is None else np.array([*names, "(missing)"])[values]
+    outputs = {name: values[: len(rows)] for name, values in done.outputs.items()}
+    return pd.DataFrame(columns | task.annotate(outputs))
+
+
+def _wandb(trainer: pl.Trainer) -> Iterator[WandbLogger]:
+    return (logger for logger in trainer.loggers if isinstance(logger, WandbLogger))

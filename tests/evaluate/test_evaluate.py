@@ -1,0 +1,192 @@
+"""The whole evaluation, and everything it refuses."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scfm.evaluate.cells import read_cells
+from scfm.evaluate.evaluate import evaluate
+from scfm.evaluate.verdict import integration_verdict
+from scfm.metrics.umap import curve, umap
+
+QUICK = {"baselines": ("pca",), "draws": 20, "folds": 3}
+
+
+def test_leaves_tables_pictures_and_a_report(make_adata, tmp_path):
+    adata = make_adata()
+    before = adata.copy()
+    result = evaluate(adata, output=tmp_path, label="type", batch="donor", **QUICK)
+    for name in ("report.html", "scores.csv", "scores.json", "umap.png", "confusion.png", "reliability.png"):
+        assert (tmp_path / name).stat().st_size > 500, name
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert result["annotation"]["X_scfm, linear probe"]["macro_f1"] > 0.9
+    assert json.loads((tmp_path / "scores.json").read_text())["metrics"]["version"].startswith(
+        "definitions of scib-metrics"
+    )
+    assert set(pd.read_csv(tmp_path / "scores.csv").columns) == {"table", "method", "metric", "value"}
+    page = (tmp_path / "report.html").read_text()
+    assert all(sentence.split(";")[0] in page for sentence in result["summary"])
+    assert not re.findall(r'(?:src|href)="(?!data:)', page), "the report needs no other file"
+    pd.testing.assert_frame_equal(adata.obs, before.obs)
+    np.testing.assert_array_equal(adata.obsm["X_scfm"], before.obsm["X_scfm"])
+
+
+def test_conditions_subtypes_few_labels_and_other_embeddings(make_adata, tmp_path):
+    adata = make_adata()
+    adata.obs["treated"] = np.array(["no", "yes"])[np.arange(240) // 12 % 2]
+    adata.obs["subtype"] = adata.obs["type"].astype(str) + adata.obs["treated"]
+    adata.obsm["X_other"] = np.random.default_rng(0).normal(size=(240, 4))
+    result = evaluate(
+        adata, output=tmp_path, label="type", batch="donor", condition="treated", finer="subtype", beside=["X_other"],
+        shots=[0.25, 1.0], **QUICK,
+    )  # fmt: skip
+    table = result["correction"]
+    assert set(table) == {"X_scfm", "X_other", "PCA"}
+    assert table["PCA"]["kept_neighbors"] == 1.0
+    assert table["X_other"]["condition_auc"] < 0.65
+    assert result["annotation"]["X_other, linear probe"]["macro_f1"] < 0.6
+    assert 0.5 < result["scaled"]["X_scfm"]["bio"] <= 1.05
+    assert (tmp_path / "few_shot.png").stat().st_size > 1000
+    assert result["annotation"]["X_scfm, linear probe"]["seconds"] > 0
+
+
+def test_says_so_when_the_embedding_knows_nothing(make_adata, tmp_path):
+    adata = make_adata()
+    adata.obsm["X_scfm"] = np.random.default_rng(0).normal(size=(240, 8))
+    result = evaluate(adata, output=tmp_path, label="type", batch="donor", controls=False, **QUICK)
+    naming, embedding = result["summary"]
+    assert "below a simple method" in naming
+    assert "use that instead" in naming
+    assert embedding.endswith("no better than PCA.")
+
+
+def test_a_split_judges_only_its_test_cells_and_the_head_too(make_adata, tmp_path):
+    adata = make_adata()
+    adata.obs["scfm_type"] = adata.obs["type"].astype(str)
+    adata.obs.loc["cell0", "scfm_type"] = "unknown"
+    adata.obs["scfm_type_confidence"] = 0.9
+    part = np.where(adata.obs["donor"] == "donor 0", "test", "train")
+    pd.DataFrame({"cell": adata.obs_names, "part": part}).to_csv(tmp_path / "split.csv", index=False)
+    result = evaluate(adata, output=tmp_path, label="type", batch="donor", split=tmp_path / "split.csv", **QUICK)
+    head = result["annotation"]["fine-tuned head"]
+    assert head["n_cells"] == 60
+    assert head["coverage"] == pytest.approx(59 / 60)
+    assert "bras" not in result["integration"]["PCA"], "the test cells are of one batch"
+    assert any("60 test cells" in note for note in result["notes"])
+
+
+def test_labels_or_batches_alone(make_adata, tmp_path):
+    adata = make_adata(120)
+    only_label = evaluate(adata, output=tmp_path / "a", label="type", controls=False, **QUICK)
+    assert "total" not in only_label["integration"]["PCA"]
+    only_batch = evaluate(adata, output=tmp_path / "b", batch="donor", controls=False, **QUICK)
+    assert only_batch["annotation"] == {}
+    assert "ilisi" in only_batch["integration"]["PCA"]
+
+
+def test_cells_without_a_label_are_left_out_and_many_cells_thinned(make_adata, tmp_path, caplog):
+    adata = make_adata()
+    adata.obs["type"] = adata.obs["type"].where(np.arange(240) >= 30)
+    result = evaluate(adata, output=tmp_path, label="type", batch="donor", max_cells=200, controls=False, **QUICK)
+    assert "30 of 240 cells have no type" in caplog.text
+    assert "200 of 240 cells were drawn at random" in result["notes"][0]
+
+
+def spoil_nan(adata):
+    adata.obsm["X_scfm"][3, 0] = np.nan
+
+
+def spoil_constant(adata):
+    adata.obsm["X_scfm"][:] = 1
+
+
+def spoil_class(adata):
+    adata.obs["type"] = "T"
+
+
+def spoil_labels(adata):
+    adata.obs["type"] = np.nan
+
+
+def spoil_batch(adata):
+    adata.obs["donor"] = "one"
+
+
+def spoil_batch_partly(adata):
+    adata.obs["donor"] = adata.obs["donor"].where(np.arange(240) > 0)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "options", "words"),
+    [
+        (spoil_nan, {}, r"NaN or infinite numbers in 1 of 240 cells, the first is 'cell3'"),
+        (spoil_constant, {}, "is the same in all 240 cells"),
+        (spoil_class, {}, "label='type' is 'T' in all labelled cells"),
+        (spoil_labels, {}, "label='type' is missing in all 240 cells"),
+        (spoil_batch, {}, "batch='donor' is 'one' in all cells; mixing needs at least two batches"),
+        (spoil_batch_partly, {}, "batch='donor' is missing in 1 cells"),
+        (None, {"embedding": "X_pca"}, "obsm has no 'X_pca'; the embeddings of this file are: X_scfm"),
+        (None, {"label": "cell_type"}, "label='cell_type' is not a column of obs; the columns are: type, donor"),
+        (None, {"group": "patient"}, "group='patient' is not a column of obs"),
+        (None, {"label": None, "batch": None}, "nothing to judge by"),
+        (None, {"baselines": ("pca", "bbknn")}, "bbknn is unknown; choose from pca, hvg"),
+        (None, {"layer": "spliced"}, "layer='spliced' is not in the file"),
+    ],
+)
+def test_refuses_bad_input_before_anything_is_written(make_adata, tmp_path, spoil, options, words):
+    adata = make_adata()
+    if spoil:
+        spoil(adata)
+    with pytest.raises(ValueError, match=words):
+        evaluate(adata, output=tmp_path / "out", **{"label": "type", "batch": "donor", **QUICK, **options})
+    assert not (tmp_path / "out").exists()
+
+
+READ = {"embedding": "X_scfm", "label": "type", "batch": "donor", "group": None, "layer": None}
+
+
+def test_warns_when_batch_and_type_cannot_be_told_apart(make_adata, caplog):
+    adata = make_adata()
+    adata.obs["chip"] = adata.obs["type"].astype(str) + " chip"
+    read_cells(adata, **{**READ, "batch": "chip", "group": "donor"})
+    assert "every label occurs in one chip only" in caplog.text
+    assert re.search(r"B chip +80 +0 +0", caplog.text), "the contingency is shown"
+
+
+def test_warns_of_a_class_of_one_cell(make_adata, caplog):
+    adata = make_adata()
+    adata.obs["type"] = adata.obs["type"].astype(str)
+    adata.obs.loc["cell5", "type"] = "rare"
+    read_cells(adata, **READ)
+    assert "1 class(es) of type have one cell and cannot be scored well: rare" in caplog.text
+
+
+def test_verdict_names_the_winner_whoever_it_is():
+    scores = pd.DataFrame({"total": {"X": 0.6, "PCA": 0.7, "Harmony": 0.65}})
+    assert integration_verdict(scores, "X", ["PCA", "Harmony"], "total").startswith("Embedding: PCA has the best total")
+    assert integration_verdict(scores, "PCA", ["X", "Harmony"], "total").startswith("Embedding: PCA has the best total")
+
+
+def test_umap_keeps_neighbours_and_repeats_itself(blobs):
+    from sklearn.manifold import trustworthiness
+
+    embedding, labels, _ = blobs
+    first = umap(embedding, seed=1)
+    np.testing.assert_array_equal(first, umap(embedding, seed=1))
+    assert trustworthiness(embedding, first, n_neighbors=15) > 0.85
+    centres = np.stack([first[labels == label].mean(0) for label in range(4)])
+    nearest = np.linalg.norm(first[:, None] - centres, axis=2).argmin(1)
+    assert (nearest == labels).mean() > 0.98
+
+
+@pytest.mark.parametrize(("min_dist", "a", "b"), [(0.1, 1.577, 0.895), (0.5, 0.583, 1.334)])
+def test_umap_curve_has_the_published_constants(min_dist, a, b):
+    assert curve(min_dist) == pytest.approx((a, b), abs=2e-3)
+
+
+def test_umap_of_few_or_equal_cells_is_finite():
+    assert np.isfinite(umap(np.zeros((4, 1)))).all()
+    assert np.isfinite(umap(np.eye(3))).all()

@@ -1,0 +1,39 @@
+import pytest
+import torch
+
+from scfm.model.pad_row import CELLS, top_up
+
+
+@pytest.mark.parametrize("lengths", [[5, 9], [64], [3] * 30, [1]])
+def test_shapes_are_constant_and_cells_stay(lengths, pack):
+    batch = pack(lengths)
+    row = top_up(batch, 300, 64)
+    assert row.ids.shape == row.positions.shape == (300,)
+    assert len(row.boundaries) == CELLS + 1
+    assert row.longest == 64
+    assert torch.equal(row.boundaries[: len(lengths) + 1], batch.boundaries)
+    sizes = row.boundaries.diff()
+    assert row.boundaries[-1] == 300
+    assert sizes.min() >= 0
+    assert sizes.max() <= 64
+    assert torch.equal(row.ids[: batch.n_tokens], batch.ids)
+    assert row.boundaries.dtype == torch.int32
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_nothing_changes_for_the_real_cells(causal, small, pack):
+    batch = pack([5, 9, 2])
+    found = []
+    for row in (None, 16, 200):
+        backbone = small(causal, row=row)
+        hidden = backbone(batch)
+        assert backbone.hidden(batch, 1).shape == hidden.shape
+        hidden.square().sum().backward()
+        found.append((hidden.detach(), [p.grad for p in backbone.model.base_model.parameters() if p.grad is not None]))
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], atol=1e-5, rtol=1e-5)
+
+
+def test_a_batch_too_large(small, pack):
+    with pytest.raises(ValueError, match=r"a batch has 16 tokens, but model.row=15"):
+        small(False, row=15)(pack([5, 9, 2]))
