@@ -142,7 +142,7 @@ def thin(cells: Cells, rows: np.ndarray) -> Cells:
         cells,
         names=cells.names[rows],
         embedding=cells.embedding[rows],
-        expression=cells.expression.of(rows),
+        expression=cells.expression.select(rows),
         codes=cells.codes[rows],
         labels=pick(cells.labels),
         batch=pick(cells.batch),

@@ -17,6 +17,7 @@ from scipy.sparse import csr_matrix
 from scfm.evaluate import baselines as baseline
 from scfm.evaluate.annotation import name_cells
 from scfm.evaluate.cells import Cells, read_cells, thin
+from scfm.evaluate.correction import pseudo_kept
 from scfm.evaluate.cost import Cost
 from scfm.evaluate.expression import Expression
 from scfm.evaluate.folds import Fold, read_split
@@ -25,7 +26,7 @@ from scfm.evaluate.scores import control_scaled, judged_groups, score_embeddings
 from scfm.evaluate.trajectory import order_cells, ordering_folds
 from scfm.evaluate.verdict import annotation_verdict, integration_verdict, ordering_verdict, pretraining_verdict
 from scfm.head.annotation.label_layer import UNKNOWN
-from scfm.metrics.correction import correction_scores, pseudo_kept
+from scfm.metrics.correction import correction_scores
 from scfm.metrics.integration import BATCH, BIO, VERSION
 from scfm.report.evaluation import present
 
@@ -224,7 +225,7 @@ def correction_table(cells: Cells, made: Embeddings, judged: np.ndarray, seed: i
         unfitted=made.values[FROZEN][rows] if FROZEN in made.values else None,
         seed=seed,
     )  # fmt: skip
-    part = cells.expression.of(rows)
+    part = cells.expression.select(rows)
     for name, make in made.makers.items():
         method = partial(_integrated, make, seed)
         table.loc[name, "pseudo_kept"] = pseudo_kept(method, part, batch, seed)

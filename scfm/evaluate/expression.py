@@ -30,7 +30,7 @@ class Expression:
     counts_from: str
     genes: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=object))
 
-    def of(self, rows: np.ndarray) -> Expression:
+    def select(self, rows: np.ndarray) -> Expression:
         """Only some of the cells."""
         return replace(self, values=self.values[rows], counts=self.counts[rows])
 

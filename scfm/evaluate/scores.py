@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scfm.evaluate.cells import Cells, thin
+from scfm.evaluate.cells import Cells
+from scfm.evaluate.correction import batch_components
 from scfm.metrics.integration import integration_scores
-from scfm.metrics.silhouette import codes_of
+from scfm.metrics.silhouette import to_codes
 from scfm.metrics.structure import consensus_distances, ksim, neighbor_overlap, scgraph
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,9 @@ def score_embeddings(
     rows, labels, batch = judged_groups(cells, rows)
     consensus = None
     if labels is not None and batch is not None:
-        consensus = consensus_distances(thin(cells, rows).expression, codes_of(labels), batch)
+        codes = to_codes(labels)
+        parts = batch_components(cells.expression.select(rows), codes, batch)
+        consensus = consensus_distances(parts, int(codes.max()) + 1)
     plain = embeddings["PCA"][rows]
     table = {}
     for name, values in embeddings.items():
@@ -45,7 +48,7 @@ def score_embeddings(
         if labels is not None:
             found["ksim"] = ksim(values[rows], labels)
         if consensus is not None and labels is not None:
-            found["scgraph"] = scgraph(values[rows], codes_of(labels), consensus)["scgraph"]
+            found["scgraph"] = scgraph(values[rows], to_codes(labels), consensus)["scgraph"]
         table[name] = found
     return pd.DataFrame.from_dict(table, orient="index")
 

@@ -12,8 +12,9 @@ from anndata import AnnData
 from scipy.sparse import csr_matrix
 
 from scfm.evaluate.baselines import Embedder
+from scfm.evaluate.correction import pseudo_kept
 from scfm.evaluate.expression import Expression, read_expression
-from scfm.metrics.correction import correction_scores, pseudo_kept
+from scfm.metrics.correction import correction_scores
 from scfm.metrics.integration import integration_scores
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -16,18 +14,11 @@ from sklearn.preprocessing import StandardScaler
 
 from scfm.metrics.integration import nmi_ari
 from scfm.metrics.neighbors import find_neighbors
-from scfm.metrics.silhouette import codes_of
+from scfm.metrics.silhouette import to_codes
 from scfm.metrics.structure import neighbor_overlap
-
-logger = logging.getLogger(__name__)
-
-if TYPE_CHECKING:
-    from scfm.evaluate.expression import Expression
 
 #: Fewer cells of a group inside a type than this are not told apart by a probe.
 FEWEST = 10
-#: (expression, batch names) -> (B, D) an embedding
-Method = Callable[["Expression", np.ndarray], np.ndarray]
 
 EXPLAINED = {
     "batch_auc": "how well a linear probe names the batch inside a type: 0.5 is mixed, 1 is under-corrected, less than "
@@ -62,7 +53,7 @@ def probe_auc(embedding: np.ndarray, groups: np.ndarray, labels: np.ndarray, see
         names, counts = np.unique(groups[own], return_counts=True)
         own = own[np.isin(groups[own], names[counts >= FEWEST])]
         if (counts >= FEWEST).sum() > 1:
-            found.append(_auc(embedding[own], codes_of(groups[own]), seed))
+            found.append(_auc(embedding[own], to_codes(groups[own]), seed))
     return float(np.mean(found)) if found else float("nan")
 
 
@@ -94,32 +85,7 @@ def lone_purity(embedding: np.ndarray, labels: np.ndarray, batch: np.ndarray, k:
 def finer_ari(embedding: np.ndarray, finer: np.ndarray, seed: int = 0) -> float:
     """ARI of k-means with labels finer than those that were trained on; cells without one do not count."""
     known = finer != ""
-    return nmi_ari(embedding[known], codes_of(finer[known]), seed)[1]
-
-
-def pseudo_kept(method: Method, expression: Expression, batch: np.ndarray, seed: int = 0) -> float:
-    """Neighbourhoods kept when one batch is cut at random into three and integrated.
-
-    Args:
-        method: integrates by batch names.
-        expression: of all cells.
-        batch: (B,) real batches; the largest one is cut.
-        seed: of the cut.
-
-    Returns:
-        Share of each cell's 30 nearest cells that PCA of the same cells has too. 1 where nothing moved.
-    """
-    names, counts = np.unique(batch, return_counts=True)
-    rows = np.flatnonzero(batch == names[counts.argmax()])
-    part = expression.of(rows)
-    pieces = np.random.default_rng(seed).permutation(len(rows)) % 3
-    after = method(part, np.array(["a", "b", "c"], dtype=object)[pieces])
-    return neighbor_overlap(part.principal_components(seed=seed), after)
-
-
-def kept_by_batch(before: np.ndarray, after: np.ndarray, batch: np.ndarray) -> dict[str, float]:
-    """:func:`scfm.metrics.structure.neighbor_overlap` inside each batch, by its name."""
-    return {str(name): neighbor_overlap(before[batch == name], after[batch == name]) for name in np.unique(batch)}
+    return nmi_ari(embedding[known], to_codes(finer[known]), seed)[1]
 
 
 def correction_scores(

@@ -19,7 +19,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from scfm.metrics.kbet import kbet_per_label
 from scfm.metrics.lisi import cilisi, clisi, ilisi
 from scfm.metrics.neighbors import Neighbors, find_neighbors
-from scfm.metrics.silhouette import bras, codes_of, isolated_labels, silhouette_label, silhouette_samples
+from scfm.metrics.silhouette import bras, isolated_labels, silhouette_label, silhouette_samples, to_codes
 from scfm.optional import need
 
 logger = logging.getLogger(__name__)
@@ -126,11 +126,11 @@ def integration_scores(
     near = find_neighbors(embedding, 90, n_jobs=n_jobs)
     found: dict[str, float] = {}
     if batch is not None:
-        batch = codes_of(batch)
+        batch = to_codes(batch)
         found |= {"ilisi": ilisi(near, batch), "pcr": pcr_comparison(unintegrated, embedding, batch)}
     if labels is None:
         return found
-    labels = codes_of(labels)
+    labels = to_codes(labels)
     samples = silhouette_samples(embedding, labels)
     found |= {"silhouette_label": silhouette_label(samples), "clisi": clisi(near, labels)}
     found["nmi"], found["ari"] = nmi_ari(embedding, labels, seed)

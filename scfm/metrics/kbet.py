@@ -8,7 +8,7 @@ from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from scipy.stats import chi2
 
 from scfm.metrics.neighbors import Neighbors, find_neighbors
-from scfm.metrics.silhouette import codes_of
+from scfm.metrics.silhouette import to_codes
 
 #: Below this many cells all eigenvectors are computed at once, which is faster and exact.
 DENSE = 1000
@@ -34,7 +34,7 @@ def kbet_per_label(neighbors: Neighbors, labels: np.ndarray, batch: np.ndarray, 
     for label in np.unique(labels):
         own = np.flatnonzero(labels == label)
         if len(own) >= 10 and len(np.unique(batch[own])) > 1:
-            scores.append(_label_score(graph[own][:, own], codes_of(batch[own]), alpha))
+            scores.append(_label_score(graph[own][:, own], to_codes(batch[own]), alpha))
     return float(np.mean(scores)) if scores else float("nan")
 
 
@@ -46,7 +46,7 @@ def _label_score(graph: csr_matrix, batch: np.ndarray, alpha: float) -> float:
         keep = np.bincount(component)[component] >= 3 * k
         if keep.mean() < 0.75:
             return 0.0
-        graph, batch = graph[keep][:, keep], codes_of(batch[keep])
+        graph, batch = graph[keep][:, keep], to_codes(batch[keep])
     found = find_neighbors(diffusion_map(graph, 100), k + 1)
     return acceptance(batch[found.indices], batch, alpha)
 

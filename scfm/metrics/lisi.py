@@ -3,7 +3,7 @@
 import numpy as np
 
 from scfm.metrics.neighbors import Neighbors, find_neighbors
-from scfm.metrics.silhouette import codes_of
+from scfm.metrics.silhouette import to_codes
 
 
 def lisi(neighbors: Neighbors, groups: np.ndarray, perplexity: float | None = None) -> np.ndarray:
@@ -90,7 +90,7 @@ def cilisi(embedding: np.ndarray, labels: np.ndarray, batch: np.ndarray, n_jobs:
     means = []
     for label in np.unique(labels):
         own = labels == label
-        inner = codes_of(batch[own])
+        inner = to_codes(batch[own])
         if own.sum() < 10 or inner.max() == 0:
             continue
         values = lisi(find_neighbors(embedding[own], 90, n_jobs=n_jobs), inner)

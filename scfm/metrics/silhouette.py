@@ -8,7 +8,7 @@ from sklearn.metrics import pairwise_distances_chunked
 Between = Literal["nearest", "mean_other"]
 
 
-def codes_of(values: np.ndarray) -> np.ndarray:
+def to_codes(values: np.ndarray) -> np.ndarray:
     """(B,) int64 codes 0, 1, ... of arbitrary values."""
     return np.unique(np.asarray(values), return_inverse=True)[1].astype(np.int64)
 
@@ -81,7 +81,7 @@ def bras(embedding: np.ndarray, labels: np.ndarray, batch: np.ndarray) -> float:
     means = []
     for label in np.unique(labels):
         own = labels == label
-        inner = codes_of(batch[own])
+        inner = to_codes(batch[own])
         if inner.max() == 0 or inner.max() + 1 == own.sum():
             continue
         samples = silhouette_samples(embedding[own], inner, metric="cosine", between="mean_other")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 import numpy as np
 from scipy.stats import pearsonr, spearmanr, trim_mean
 
 from scfm.metrics.neighbors import find_neighbors
-from scfm.metrics.silhouette import codes_of
-
-if TYPE_CHECKING:
-    from scfm.evaluate.expression import Expression
+from scfm.metrics.silhouette import to_codes
 
 
 def neighbor_overlap(before: np.ndarray, after: np.ndarray, groups: np.ndarray | None = None, k: int = 30) -> float:
@@ -29,7 +26,7 @@ def neighbor_overlap(before: np.ndarray, after: np.ndarray, groups: np.ndarray |
     Returns:
         Mean over cells; NaN when every group has one cell.
     """
-    owner = np.zeros(len(before), dtype=np.int64) if groups is None else codes_of(groups)
+    owner = np.zeros(len(before), dtype=np.int64) if groups is None else to_codes(groups)
     shares = []
     for code in range(int(owner.max()) + 1):
         own = owner == code
@@ -42,37 +39,27 @@ def neighbor_overlap(before: np.ndarray, after: np.ndarray, groups: np.ndarray |
 
 def ksim(embedding: np.ndarray, labels: np.ndarray, k: int = 25) -> float:
     """KSIM (pegasus): share of cells of whose ``min(k, √n)`` neighbours, itself included, 90 % are of its own type."""
-    labels = codes_of(labels)
+    labels = to_codes(labels)
     near = find_neighbors(embedding, max(2, min(k, int(np.sqrt(len(labels))))))
     same = (labels[near.indices] == labels[:, None]).mean(axis=1)
     return float((same >= 0.9).mean())
 
 
-def consensus_distances(expression: Expression, labels: np.ndarray, batch: np.ndarray) -> np.ndarray:
-    """How far types lie from each other inside batches, before any integration (scGraph, Wang et al., 2024).
+def consensus_distances(batches: Iterable[tuple[np.ndarray, np.ndarray]], n_labels: int) -> np.ndarray:
+    """Mean distances between types inside batches, before any integration (scGraph, Wang et al., 2024).
 
-    Per batch of at least 100 cells: 10 principal components of 1000 highly variable genes, 5 %-trimmed centroids of
-    the types with at least 10 cells, their distances divided by each column's largest; the mean over batches, again
-    divided.
+    Per batch: 5 %-trimmed centroids of the types with at least 10 cells, their distances divided by each column's
+    largest; the mean over batches, again divided.
 
     Args:
-        expression: log-normalised counts.
-        labels: (B,) type codes.
-        batch: (B,) batches, any values.
+        batches: features (n, D) and type codes (n,) of each batch, the features computed from that batch alone.
+        n_labels: number of types C.
 
     Returns:
         (C, C) distances; NaN for pairs of types that no batch holds.
     """
-    from sklearn.decomposition import PCA
-
-    n_labels = int(labels.max()) + 1
     tables = [np.full((n_labels, n_labels), np.nan)]
-    for name in np.unique(batch):
-        own = np.flatnonzero(batch == name)
-        if len(own) >= 100:
-            inside = expression.of(own).scaled(n_genes=1000)
-            reduce = PCA(min(10, min(inside.shape) - 1), svd_solver="arpack", random_state=0)
-            tables.append(_relative(_centroid_distances(reduce.fit_transform(inside), labels[own], n_labels)))
+    tables += [_relative(_centroid_distances(values, labels, n_labels)) for values, labels in batches]
     stacked = np.stack(tables)
     count = np.isfinite(stacked).sum(axis=0)
     mean = np.divide(np.nansum(stacked, axis=0), count, out=np.full(count.shape, np.nan), where=count > 0)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from scfm.evaluate import baselines as baseline
+from scfm.evaluate.correction import pseudo_kept
 from scfm.evaluate.simulate import grid, simulate
-from scfm.metrics.correction import lone_purity, probe_auc, pseudo_kept
+from scfm.metrics.correction import lone_purity, probe_auc
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from scfm.evaluate.correction import batch_components
 from scfm.evaluate.expression import read_expression
 from scfm.metrics.structure import consensus_distances, ksim, neighbor_overlap, scgraph
 
@@ -31,7 +32,7 @@ def test_scgraph_prefers_the_geometry_inside_batches(make_adata):
     labels = np.repeat(np.arange(5), 180)
     gradual = np.column_stack([np.exp(np.outer(labels, np.ones(30)) * 0.5), rng.gamma(1, 1, (900, 90))])
     adata.X = rng.poisson(gradual).astype(np.float32)
-    consensus = consensus_distances(read_expression(adata), labels, np.arange(900) % 3)
+    consensus = consensus_distances(batch_components(read_expression(adata), labels, np.arange(900) % 3), 5)
     line, torn = np.column_stack([labels, 0 * labels]), np.eye(5)[[3, 0, 4, 1, 2]][labels] * [1, 9, 2, 5, 3]
     noise = rng.normal(scale=0.01, size=(900, 1))
     good, bad = scgraph(line + noise, labels, consensus), scgraph(torn + noise, labels, consensus)
@@ -42,5 +43,5 @@ def test_scgraph_prefers_the_geometry_inside_batches(make_adata):
 def test_scgraph_is_missing_when_batches_are_small(make_adata):
     expression = read_expression(make_adata())
     labels = np.arange(240) % 3
-    consensus = consensus_distances(expression, labels, np.arange(240) // 60)
+    consensus = consensus_distances(batch_components(expression, labels, np.arange(240) // 60), 3)
     assert np.isnan(scgraph(np.eye(3)[labels], labels, consensus)["scgraph"])
