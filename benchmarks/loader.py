@@ -27,6 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import datasets
 import numpy as np
 
+from scfm.batch import Batch
 from scfm.data.batch import pack
 from scfm.data.loader import CellLoader, PackedCells
 from scfm.data.order import Order
@@ -35,7 +36,7 @@ from scfm.store.from_cells import write_store
 from scfm.store.token_store import TokenStore
 from scfm.store.verify import verify
 from scfm.store.writer import Cells
-from scfm.types import Batch, Ragged
+from scfm.types import Ragged
 from scfm.vocab import Vocab
 
 FILES, GENES, SPECIALS = 16, 20_000, {"pad": 0, "mask": 1, "cls": 2, "eos": 3}

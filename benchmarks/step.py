@@ -28,11 +28,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from scfm.batch import Batch
 from scfm.model.backbone import Backbone
 from scfm.objective.chunked import chunked_loss
 from scfm.objective.mlm import MLM
 from scfm.objective.score import IGNORE
-from scfm.types import Batch, Spec
+from scfm.types import Spec
 from scfm.vocab import Vocab
 
 V, CELLS, TOLERANCE = 20_275, 16, 1e-5

@@ -9,13 +9,14 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint as recomputed
 
-from scfm.data.split_batch import metrics_in_parts, split
+from scfm.batch import Batch
 from scfm.model.cached import Once
 from scfm.model.flops import Work, peak_of
 from scfm.model.pooling import embed
 from scfm.optim.groups import parameter_groups
-from scfm.types import Batch, Metrics, Spec
+from scfm.types import Metrics, Spec
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +197,7 @@ class CellModule(pl.LightningModule):
             if batch.n_cells == 1:
                 raise
         log.warning("Out of memory with %d tokens: this batch is halved (lower tokens_per_batch).", batch.n_tokens)
-        halves = [self.predict_step(half, batch_idx) for half in split(batch, 2)]
+        halves = [self.predict_step(half, batch_idx) for half in batch.split(2)]
         return {name: np.concatenate([half[name] for half in halves]) for name in halves[0]}
 
     def _predict(self, batch: Batch) -> dict[str, np.ndarray]:
@@ -246,3 +247,32 @@ class CellModule(pl.LightningModule):
         parts: list[Any] = [None] * self.trainer.world_size
         torch.distributed.all_gather_object(parts, values)
         return np.concatenate(parts)
+
+
+def metrics_in_parts(task: Callable[[Batch], Metrics], batch: Batch, parts: int) -> Metrics:
+    """What a task says of a batch, holding the activations of one part at a time.
+
+    They are computed again in the backward pass: a third more work, for a memory that falls with the parts.
+
+    Args:
+        task: batch -> ``loss``, other means, and ``n_targets`` where they are not means over cells.
+        batch: packed cells.
+        parts: how many parts.
+    """
+
+    def run(part: Batch) -> Metrics:
+        torch.manual_seed(part.seed)
+        return task(part)
+
+    pieces = batch.split(parts)
+    if len(pieces) == 1:
+        return run(batch)
+    found = [recomputed(run, piece, use_reentrant=False, preserve_rng_state=False) for piece in pieces]
+    sizes = [part.get("n_targets", torch.tensor(piece.n_cells)) for part, piece in zip(found, pieces, strict=True)]
+    total: Tensor = torch.stack([size.to(batch.ids.device) for size in sizes]).sum()
+    means = {
+        name: sum(part[name] * size for part, size in zip(found, sizes, strict=True)) / total.clamp(min=1)
+        for name in found[0]
+        if name != "n_targets"
+    }
+    return means | {"n_targets": total}

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 
 if TYPE_CHECKING:
     import torch
 
+    from scfm.batch import Batch
     from scfm.vocab import Vocab
 
 #: What a task returns: ``loss`` is the scalar to minimise, the rest are scalars to log.
@@ -44,69 +45,6 @@ class Ragged:
     def lengths(self) -> np.ndarray:
         """(B,) int64, the length of each row."""
         return np.diff(self.offsets)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Cells packed into one row of tokens; no pad token is ever among them.
-
-    Attributes:
-        ids: (T,) int64, token ids, cell after cell, most expressed gene first.
-        positions: (T,) int64, the rank inside the cell, restarting at 0 with each cell.
-        boundaries: (B+1,) int32, where each cell begins, and T.
-        longest: tokens of the longest cell, an int that attention kernels want on the host.
-        index: (B,) int64, each cell's row in the store (or in the file, when embedding).
-        obs: per-cell labels by name, each (B,): int64 class codes (-1 = missing) or float32 values.
-        seed: the seed of everything random that is done to this batch (masks, dropout): a pure function of
-            (seed, epoch, step), so that neither a resume nor the number of ranks changes it.
-        counts: (T,) float32, the counts behind each token (0 for specials); None where the store keeps none.
-    """
-
-    ids: torch.Tensor
-    positions: torch.Tensor
-    boundaries: torch.Tensor
-    longest: int
-    index: torch.Tensor
-    obs: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    seed: int = 0
-    counts: torch.Tensor | None = None
-
-    @property
-    def n_cells(self) -> int:
-        """Number of cells B."""
-        return self.index.shape[0]
-
-    @property
-    def n_tokens(self) -> int:
-        """Number of tokens T."""
-        return self.ids.shape[0]
-
-    @property
-    def lengths(self) -> torch.Tensor:
-        """(B,) int64, tokens of each cell."""
-        return self.boundaries.diff().long()
-
-    def _each(self, method: str, *args: Any, **kwargs: Any) -> Batch:
-        def moved(tensor: torch.Tensor) -> torch.Tensor:
-            return getattr(tensor, method)(*args, **kwargs)
-
-        return replace(
-            self,
-            ids=moved(self.ids),
-            positions=moved(self.positions),
-            boundaries=moved(self.boundaries),
-            index=moved(self.index),
-            obs={name: moved(value) for name, value in self.obs.items()},
-            counts=None if self.counts is None else moved(self.counts),
-        )
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device; towards a GPU asynchronously, where it lies in page-locked memory."""
-        return self._each("to", device, non_blocking=str(device).startswith("cuda"))
-
-    def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory, for asynchronous transfer (called by the DataLoader)."""
-        return self._each("pin_memory")
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
+from scfm.batch import Batch
 from scfm.config import build
 from scfm.model.backbone import Backbone
-from scfm.types import Batch
 from scfm.vocab import Vocab
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "model"

@@ -30,12 +30,13 @@ from made import LENGTHS, MODELS, TOY, TOY_LENGTHS, made_backbone, made_batch, m
 from runs import runs
 from steps import Run, ours, theirs, timed
 
+from scfm.batch import Batch
 from scfm.model.attention import attention_path
 from scfm.model.backbone import Backbone
 from scfm.model.flops import mean_length, peak_of
 from scfm.objective.ar import AR
 from scfm.objective.mlm import MLM
-from scfm.types import Batch, Spec
+from scfm.types import Spec
 
 OBJECTIVES = {"mlm": MLM, "ar": AR}
 PARTS = ("checks", "grid", "runs", "profile")

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
+from scfm.batch import Batch
 from scfm.model.backbone import Backbone
 from scfm.objective.mlm import MLM
 from scfm.objective.score import IGNORE
 from scfm.optim.groups import parameter_groups
-from scfm.types import Batch
 
 
 @dataclass

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from scfm.types import Batch
+from scfm.batch import Batch
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from scfm.types import Batch
+from scfm.batch import Batch
 
 #: Goes to the log file alone: the screen has the progress bar.
 progress = logging.getLogger("scfm.progress")

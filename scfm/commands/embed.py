@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from torch.utils.data import DataLoader, IterableDataset
 
 from scfm import __version__
+from scfm.batch import Batch
 from scfm.cells.file import CellFile, open_cells
 from scfm.checkpoint import Checkpoint, read
 from scfm.config import build
@@ -28,7 +29,7 @@ from scfm.tokenizer import Tokenizer, from_dict
 from scfm.tokenizer.token_counts import counts_beside
 from scfm.training.fit import cluster
 from scfm.training.quiet import quiet_lightning
-from scfm.types import Batch, Ragged
+from scfm.types import Ragged
 
 log = logging.getLogger(__name__)
 #: Share of cells without a name from which on a warning is due; calibration leaves about 5 % of known cells unnamed.

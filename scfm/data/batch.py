@@ -1,12 +1,13 @@
-"""From store rows to a packed :class:`~scfm.types.Batch`."""
+"""From store rows to a packed :class:`~scfm.batch.Batch`."""
 
 from collections.abc import Mapping
 
 import numpy as np
 import torch
 
+from scfm.batch import Batch
 from scfm.store.gather import ranks
-from scfm.types import Batch, Ragged
+from scfm.types import Ragged
 
 
 def pack(
@@ -23,7 +24,7 @@ def pack(
         cells: the B cells' tokens, none of them empty.
         rows: (B,) what ``Batch.index`` names them by.
         obs: labels by name, each (B,).
-        seed: see :class:`~scfm.types.Batch`.
+        seed: see :class:`~scfm.batch.Batch`.
         counts: (T,) float32, the counts behind the tokens.
     """
     assert len(rows) == len(cells), f"{len(cells)} cells but {len(rows)} rows"
@@ -37,5 +38,5 @@ def pack(
         index=torch.from_numpy(np.asarray(rows, dtype=np.int64)),
         obs={name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in (obs or {}).items()},
         seed=seed,
-        counts=None if counts is None else torch.from_numpy(counts),
+        token_fields={} if counts is None else {"counts": torch.from_numpy(counts)},
     )

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from scfm.batch import Batch
 from scfm.data.batch import pack
 from scfm.data.order import HELD_OUT, TRAIN, Order, batch_seed
 from scfm.store.token_store import TokenStore
-from scfm.types import Batch
 
 
 class PackedCells(Dataset[Batch]):

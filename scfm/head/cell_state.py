@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from scfm.batch import Batch
 from scfm.head.gene_components import GeneBag, Score
 from scfm.head.survey import Survey
-from scfm.head.views import select
 from scfm.model.pooling import embed
-from scfm.types import Backbone, Batch, Spec
+from scfm.types import Backbone, Spec
 from scfm.vocab import Vocab
 
 
@@ -93,4 +93,4 @@ def shortened(batch: Batch, longest: int, vocab: Vocab) -> Batch:
     eos = vocab.specials.get("eos")
     closing = torch.zeros_like(batch.ids, dtype=torch.bool) if eos is None else batch.ids == eos
     keep = (batch.positions < longest - (eos is not None)) | closing
-    return replace(select(batch, keep.nonzero().squeeze(1)), longest=min(batch.longest, longest))
+    return replace(batch.select_tokens(keep.nonzero().squeeze(1)), longest=min(batch.longest, longest))

@@ -11,8 +11,9 @@ from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scfm.batch import Batch
 from scfm.head.survey import Survey
-from scfm.types import Batch, Ragged
+from scfm.types import Ragged
 from scfm.vocab import Vocab
 
 log = logging.getLogger(__name__)

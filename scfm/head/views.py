@@ -7,13 +7,13 @@ and the genes ranked anew, as the tokenizer would have.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from scfm.types import Batch
+from scfm.batch import Batch
 from scfm.vocab import Vocab
 
 #: Roles of special tokens that stand before and after a cell's genes.
@@ -62,7 +62,7 @@ class Views:
             batch = self.thinned(batch, generator)
         place = places(batch, self.vocab)
         gene = place == 0
-        cell = cells_of(batch)
+        cell = batch.token_cell
         device = batch.ids.device
         rank = batch.positions + self.jitter * (2 * torch.rand(batch.n_tokens, generator=generator, device=device) - 1)
         ticket = torch.rand(batch.n_tokens, generator=generator, device=device)
@@ -72,7 +72,7 @@ class Views:
         n_genes = _count(cell, gene, batch.n_cells)
         within = nth < torch.ceil(share * n_genes)[cell]
         keep = ~gene[order] | (within & ((ticket >= self.drop) | (nth == 0)))
-        return select(batch, order[keep])
+        return batch.select_tokens(order[keep])
 
     def thinned(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Cells measured less deeply: each count drawn from Binomial(count, share of the cell), genes ranked anew.
@@ -87,7 +87,7 @@ class Views:
                 f"head.thin={self.thin} thins counts, but the store keeps ranks only: prepare it again with "
                 "keep_counts=true, or set head.thin=1"
             )
-        place, cell, device = places(batch, self.vocab), cells_of(batch), batch.ids.device
+        place, cell, device = places(batch, self.vocab), batch.token_cell, batch.ids.device
         share = self.thin + (1 - self.thin) * torch.rand(batch.n_cells, generator=generator, device=device)
         counts = torch.binomial(batch.counts, share[cell], generator=generator)
         gene = place == 0
@@ -100,18 +100,12 @@ class Views:
         order = order[(-value)[order].argsort(stable=True)]
         order = order[(cell * 3 + place + 1)[order].argsort(stable=True)]
         kept = (~gene | (counts > 0))[order]
-        return select(replace(batch, counts=counts), order[kept])
+        return batch.with_token_field("counts", counts).select_tokens(order[kept])
 
 
 def generator_of(batch: Batch) -> torch.Generator:
     """The random numbers of a batch: a pure function of its seed."""
     return torch.Generator(batch.ids.device).manual_seed(batch.seed)
-
-
-def cells_of(batch: Batch) -> Tensor:
-    """(T,) int64, the cell of each token."""
-    cells = torch.arange(batch.n_cells, device=batch.ids.device)
-    return torch.repeat_interleave(cells, batch.lengths, output_size=batch.n_tokens)
 
 
 def places(batch: Batch, vocab: Vocab) -> Tensor:
@@ -122,24 +116,6 @@ def places(batch: Batch, vocab: Vocab) -> Tensor:
             if role in vocab.specials:
                 table[vocab.specials[role]] = place
     return table.to(batch.ids.device)[batch.ids]
-
-
-def select(batch: Batch, tokens: Tensor) -> Batch:
-    """A batch of some of its tokens, ascending by cell; every cell keeps its place.
-
-    ``longest`` stays as an upper bound, which is all that attention needs and spares a wait for the GPU.
-    """
-    cell = cells_of(batch)[tokens]
-    lengths = torch.bincount(cell, minlength=batch.n_cells)
-    ends = lengths.cumsum(0)
-    starts = (ends - lengths)[cell]
-    return replace(
-        batch,
-        ids=batch.ids[tokens],
-        positions=torch.arange(len(tokens), device=tokens.device) - starts,
-        boundaries=torch.cat([ends.new_zeros(1), ends]).to(batch.boundaries.dtype),
-        counts=None if batch.counts is None else batch.counts[tokens],
-    )
 
 
 def _sorted(cell: Tensor, place: Tensor, rank: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import BasePredictionWriter
 
-from scfm.types import Batch
+from scfm.batch import Batch
 
 log = logging.getLogger(__name__)
 

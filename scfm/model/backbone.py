@@ -10,11 +10,10 @@ import torch
 import transformers
 from torch import nn
 
+from scfm.batch import Batch
 from scfm.model import attention
 from scfm.model.architecture import build_config, find_class
 from scfm.model.flops import Work
-from scfm.model.pad_row import top_up
-from scfm.types import Batch
 from scfm.vocab import Vocab
 
 logger = logging.getLogger(__name__)
@@ -219,7 +218,7 @@ class Backbone(nn.Module):
                 f"prepare the cells with max_length={self.n_positions} or take a model with more positions"
             )
         if self.row is not None:
-            batch = top_up(batch, self.row, self.n_positions)
+            batch = batch.padded_to(self.row, self.n_positions)
         return self.model.base_model(
             input_ids=batch.ids[None],
             position_ids=batch.positions[None],

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scfm.types import Backbone, Batch
+from scfm.batch import Batch
+from scfm.types import Backbone
 
 
 class Once:

@@ -6,7 +6,8 @@ from typing import Literal
 
 import torch
 
-from scfm.types import Backbone, Batch
+from scfm.batch import Batch
+from scfm.types import Backbone
 from scfm.vocab import Vocab
 
 Pool = Literal["mean", "cls", "first", "all"]
@@ -71,10 +72,7 @@ def _not_special(ids: torch.Tensor, vocab: Vocab) -> torch.Tensor:
 
 def _mean(hidden: torch.Tensor, batch: Batch, weight: torch.Tensor) -> torch.Tensor:
     """Weighted mean inside each cell, summed in float32."""
-    cell = torch.repeat_interleave(
-        torch.arange(batch.n_cells, device=hidden.device), batch.lengths, output_size=batch.n_tokens
-    )
     total = torch.zeros(batch.n_cells, hidden.shape[1], dtype=torch.float32, device=hidden.device)
-    total = total.index_add(0, cell, hidden.float() * weight.unsqueeze(1))
-    count = torch.zeros(batch.n_cells, dtype=torch.float32, device=hidden.device).index_add(0, cell, weight)
+    total = total.index_add(0, batch.token_cell, hidden.float() * weight.unsqueeze(1))
+    count = torch.zeros(batch.n_cells, dtype=torch.float32, device=hidden.device).index_add(0, batch.token_cell, weight)
     return (total / count.clamp(min=1).unsqueeze(1)).to(hidden.dtype)

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from scfm.batch import Batch
 from scfm.objective.chunked import chunk_size, chunked_loss
 from scfm.objective.score import IGNORE, Score
-from scfm.types import Backbone, Batch, Metrics, Spec
+from scfm.types import Backbone, Metrics, Spec
 
 
 class AR(nn.Module):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import nn
 
+from scfm.batch import Batch
 from scfm.objective.chunked import chunked_loss
 from scfm.objective.score import IGNORE, Score
-from scfm.types import Backbone, Batch, Metrics, Spec
+from scfm.types import Backbone, Metrics, Spec
 
 
 class MLM(nn.Module):
@@ -116,5 +116,5 @@ class MLM(nn.Module):
         lot = torch.randint(len(self.replacements), (len(picked),), generator=generator, device=device)
         after = self.replacements[lot].where(fate < self.mask_share + self.random_share, before)
         after = after.masked_fill(fate < self.mask_share, self.mask_id).where(real, before)
-        masked = replace(batch, ids=batch.ids.index_copy(0, picked, after))
+        masked = batch.replace_tokens(batch.ids.index_copy(0, picked, after))
         return masked, picked, before.masked_fill(~real, IGNORE)

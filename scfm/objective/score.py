@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from scfm.types import Batch, Metrics
+from scfm.batch import Batch
+from scfm.types import Metrics
 
 #: Targets that are left out of every sum.
 IGNORE = -100

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from scfm.batch import Batch
 from scfm.data.module import CellData
 from scfm.head.survey import Survey
 from scfm.model.backbone import Backbone
 from scfm.model.pooling import embed
-from scfm.types import Batch
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from scfm.batch import Batch
 from scfm.data.batch import pack
 from scfm.data.module import CellData
-from scfm.types import Batch
 
 log = logging.getLogger(__name__)
 

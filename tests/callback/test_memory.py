@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from scfm import checkpoint
-from scfm.data.split_batch import metrics_in_parts, split
+from scfm.batch import Batch
+from scfm.module import metrics_in_parts
 from scfm.objective.mlm import MLM
-from scfm.types import Batch
 
 
 def limit_memory(monkeypatch, tokens: int, *, backward: bool = False):
@@ -59,7 +59,7 @@ def made_batch() -> Batch:
 @pytest.mark.parametrize("parts", [1, 2, 3, 5, 9])
 def test_parts_hold_the_same_cells(parts):
     batch = made_batch()
-    pieces = split(batch, parts)
+    pieces = batch.split(parts)
     assert len(pieces) == min(parts, 5)
     for name in ("ids", "positions", "index"):
         assert torch.equal(torch.cat([getattr(piece, name) for piece in pieces]), getattr(batch, name))

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from scfm.batch import Batch
 from scfm.data.batch import pack
 from scfm.head.survey import Survey
 from scfm.model.backbone import Backbone
 from scfm.model.pooling import embed
-from scfm.types import Batch, Ragged, Spec
+from scfm.types import Ragged, Spec
 from scfm.vocab import Vocab
 
 N_GENES = 40
@@ -37,9 +38,8 @@ class Cells:
         )
         if not counts:
             return packed
-        from dataclasses import replace
 
-        return replace(packed, counts=torch.from_numpy(self.beside(rows)))
+        return packed.with_token_field("counts", torch.from_numpy(self.beside(rows)))
 
     def beside(self, rows) -> np.ndarray:
         return np.concatenate([self.counts[row] for row in rows])

@@ -4,8 +4,10 @@ import anndata as ad
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from scfm.cli import CONFIGS
+from scfm.config import target
 from scfm.datasets.synthetic import synthetic_cells
 from support import SMALL, command
 
@@ -100,6 +102,28 @@ def test_fine_tunes_and_projects_an_unseen_batch(head, made, tmp_path):
         assert found.obs[column].notna().all()
     if matrix is not None:
         assert "genes" in found.uns["scfm"]["X_scfm"]["head"]["projection"]
+
+
+@pytest.mark.parametrize("head", ["annotation/classifier", "annotation/prototype"])
+def test_counts_stay_with_their_tokens_when_memory_runs_out(head, made, tmp_path, monkeypatch, caplog):
+    kind = target(OmegaConf.load(CONFIGS / f"head/{head}.yaml"))
+    forward = kind.forward
+
+    def limited(self, backbone, batch):
+        if self.training and batch.n_tokens > 300:
+            raise torch.OutOfMemoryError("fake: out of memory")
+        assert batch.counts is not None
+        assert len(batch.counts) == batch.n_tokens
+        return forward(self, backbone, batch)
+
+    monkeypatch.setattr(kind, "forward", limited)
+    score = command(
+        "finetune", f"head={head}", f"init_from={made / 'pre/checkpoints/last.ckpt'}", f"store={made / 'store'}",
+        f"output={tmp_path / 'run'}", "validate_every=3", "data.group=null", "callbacks.progress=null", *HEADS[head],
+        *FAST, *_steps(6),
+    )  # fmt: skip
+    assert np.isfinite(score)
+    assert "4 parts" in caplog.text
 
 
 def test_projection_onto_other_genes_is_refused(made, tmp_path):

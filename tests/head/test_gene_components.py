@@ -74,7 +74,7 @@ def test_a_cell_without_genes_is_a_cell_of_zeros(cells, spec):
     batch = cells.batch([0])
     empty = replace(batch, ids=torch.tensor([2, 3]), boundaries=torch.tensor([0, 2], dtype=torch.int32))
     assert not gene_scores(torch.zeros(2), empty).any()
-    assert not gene_scores(torch.zeros(2), replace(empty, counts=torch.zeros(2)), "counts").any()
+    assert not gene_scores(torch.zeros(2), empty.with_token_field("counts", torch.zeros(2)), "counts").any()
     assert GeneBag(spec.vocab, 4)(empty).isfinite().all()
 
 

@@ -5,15 +5,15 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 
+from scfm.batch import Batch
 from scfm.commands.finetune import scale_of
 from scfm.config import build
 from scfm.data.loader import PackedCells
 from scfm.datasets.synthetic import synthetic_cells
-from scfm.head.views import Views, cells_of, generator_of
+from scfm.head.views import Views, generator_of
 from scfm.prepare.api import prepare
 from scfm.store.token_store import TokenStore
 from scfm.tokenizer import from_dict
-from scfm.types import Batch
 
 
 @pytest.fixture(scope="module", params=["geneformer_v2", "iseeek"])
@@ -37,13 +37,13 @@ def batch_of(store: TokenStore, max_length: int | None = None) -> Batch:
 
 def as_matrix(batch: Batch, n_tokens: int) -> csr_matrix:
     assert batch.counts is not None
-    return csr_matrix((batch.counts.numpy(), (cells_of(batch).numpy(), batch.ids.numpy())), (batch.n_cells, n_tokens))
+    return csr_matrix((batch.counts.numpy(), (batch.token_cell.numpy(), batch.ids.numpy())), (batch.n_cells, n_tokens))
 
 
 def assert_same_ranks(view: Batch, ids: np.ndarray, store: TokenStore) -> None:
     """The same genes in the same order; those that only rounding orders may stand in either."""
     value = as_matrix(view, len(store.vocab)).toarray() / scale_of(store)
-    one, two = (value[cells_of(view), tokens] for tokens in (view.ids, ids))
+    one, two = (value[view.token_cell, tokens] for tokens in (view.ids, ids))
     np.testing.assert_allclose(one, two, rtol=1e-6)
     assert (view.ids.numpy() == ids).mean() > 0.98
     if store.tokenizer.get("medians") is None:
@@ -73,7 +73,7 @@ def test_a_thinned_cell_is_ranked_as_the_tokenizer_would(store):
 def test_counts_follow_the_tokens_when_cells_are_cut(store):
     whole, cut = batch_of(store), batch_of(store, 20)
     full = as_matrix(whole, len(store.vocab)).toarray()
-    np.testing.assert_array_equal(cut.counts, full[cells_of(cut), cut.ids])
+    np.testing.assert_array_equal(cut.counts, full[cut.token_cell, cut.ids])
     special = np.isin(cut.ids, list(store.vocab.specials.values()))
     assert (cut.counts.numpy()[special] == 0).all()
 
@@ -83,13 +83,13 @@ def test_a_cell_that_would_lose_everything_keeps_a_gene(store):
     views = Views(store.vocab, thin=1e-9, scale=scale_of(store))
     view = views.thinned(batch, torch.Generator().manual_seed(0))
     genes = ~torch.isin(view.ids, torch.tensor(list(store.vocab.specials.values())))
-    assert (torch.zeros(view.n_cells).index_add(0, cells_of(view), genes.float()) >= 1).all()
+    assert (torch.zeros(view.n_cells).index_add(0, view.token_cell, genes.float()) >= 1).all()
 
 
 def test_refusals(store):
     from dataclasses import replace
 
-    batch = replace(batch_of(store), counts=None)
+    batch = replace(batch_of(store), token_fields={})
     with pytest.raises(ValueError, match="prepare it again with keep_counts=true, or set head.thin=1"):
         Views(store.vocab, thin=0.5)(batch, generator_of(batch))
     with pytest.raises(ValueError, match="head.thin=0"):

@@ -88,7 +88,7 @@ def test_shares_are_as_asked():
 
 def test_counts_stay_with_their_tokens():
     batch = cells([10, 20])
-    batch = replace(batch, counts=batch.ids.float())
+    batch = batch.with_token_field("counts", batch.ids.float())
     view = Views(VOCAB)(batch, generator_of(batch))
     torch.testing.assert_close(view.counts, view.ids.float())
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from scfm.batch import Batch
 from scfm.model.backbone import Backbone
-from scfm.types import Batch
 from scfm.vocab import Vocab
 
 SMALL = {"layers": 2, "width": 32, "heads": 2, "feedforward": 64, "positions": 64, "dropout": 0.0}

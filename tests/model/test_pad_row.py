@@ -1,24 +1,6 @@
 import pytest
 import torch
 
-from scfm.model.pad_row import CELLS, top_up
-
-
-@pytest.mark.parametrize("lengths", [[5, 9], [64], [3] * 30, [1]])
-def test_shapes_are_constant_and_cells_stay(lengths, pack):
-    batch = pack(lengths)
-    row = top_up(batch, 300, 64)
-    assert row.ids.shape == row.positions.shape == (300,)
-    assert len(row.boundaries) == CELLS + 1
-    assert row.longest == 64
-    assert torch.equal(row.boundaries[: len(lengths) + 1], batch.boundaries)
-    sizes = row.boundaries.diff()
-    assert row.boundaries[-1] == 300
-    assert sizes.min() >= 0
-    assert sizes.max() <= 64
-    assert torch.equal(row.ids[: batch.n_tokens], batch.ids)
-    assert row.boundaries.dtype == torch.int32
-
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_nothing_changes_for_the_real_cells(causal, small, pack):

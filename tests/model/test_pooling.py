@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scfm.batch import Batch
 from scfm.model.pooling import embed, pool
-from scfm.types import Batch
 from scfm.vocab import Vocab
 
 VOCAB = Vocab(tuple(f"g{i}" for i in range(30)), {"pad": 0, "mask": 1, "cls": 2, "eos": 3})

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from scfm.batch import Batch
 from scfm.model.backbone import Backbone
-from scfm.types import Batch, Spec
+from scfm.types import Spec
 from scfm.vocab import Vocab
 
 SPECIALS = {"pad": 0, "mask": 1, "cls": 2, "eos": 3}

@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from scfm.batch import Batch
 from scfm.objective.ar import AR, next_tokens
 from scfm.objective.score import IGNORE
-from scfm.types import Batch, Spec
+from scfm.types import Spec
 from scfm.vocab import Vocab
 
 

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from scfm.batch import Batch
 from scfm.objective.mlm import MLM
 from scfm.objective.score import IGNORE
-from scfm.types import Batch, Spec
+from scfm.types import Spec
 from scfm.vocab import Vocab
 
 MANY = [126] * 60

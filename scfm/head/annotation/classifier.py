@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from scfm.batch import Batch
 from scfm.head.annotation.label_layer import Column
 from scfm.head.annotation.levels import Levels
 from scfm.head.annotation.pseudo import pseudo_label_loss
 from scfm.head.cell_state import CellState
 from scfm.head.survey import Survey
 from scfm.metrics.classification import scores
-from scfm.types import Backbone, Batch, Metrics, Spec
+from scfm.types import Backbone, Metrics, Spec
 
 
 class Classifier(nn.Module):

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from scfm.batch import Batch
 from scfm.head.annotation.class_points import KEY, Named, Prototypes
 from scfm.head.annotation.discriminant import discriminant_directions
 from scfm.head.cell_state import CellState
 from scfm.head.survey import Survey
-from scfm.types import Backbone, Batch, Metrics, Spec
+from scfm.types import Backbone, Metrics, Spec
 
 
 class Prototype(Named, nn.Module):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scfm.types import Backbone, Batch
+from scfm.batch import Batch
+from scfm.types import Backbone
 
 if TYPE_CHECKING:
     from scfm.head.annotation.classifier import Classifier
@@ -30,23 +30,8 @@ def thinner(batch: Batch, cells: Tensor, drop: float) -> Batch:
     """
     generator = torch.Generator(batch.ids.device).manual_seed(batch.seed)
     random = torch.rand(batch.n_tokens, generator=generator, device=batch.ids.device)
-    owner = torch.repeat_interleave(torch.arange(batch.n_cells, device=batch.ids.device), batch.lengths)
-    keep = cells[owner] & ((random >= drop) | (batch.positions == 0))
-    lengths = torch.bincount(owner[keep], minlength=batch.n_cells)[cells]
-    ends = lengths.cumsum(0)
-    positions = torch.arange(int(keep.sum()), device=batch.ids.device) - torch.repeat_interleave(
-        ends - lengths, lengths
-    )
-    return replace(
-        batch,
-        ids=batch.ids[keep],
-        positions=positions,
-        boundaries=F.pad(ends, (1, 0)).to(batch.boundaries.dtype),
-        longest=int(lengths.max()) if len(lengths) else 0,
-        index=batch.index[cells],
-        obs={name: values[cells] for name, values in batch.obs.items()},
-        counts=None if batch.counts is None else batch.counts[keep],
-    )
+    keep = cells[batch.token_cell] & ((random >= drop) | (batch.positions == 0))
+    return batch.select_tokens(keep.nonzero().squeeze(1)).select_cells(cells)
 
 
 def pseudo_label_loss(

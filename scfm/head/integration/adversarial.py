@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from scfm.batch import Batch
 from scfm.head.integration.base import Contrastive, Viewed, check_positive, unrest
 from scfm.head.integration.contrast import nt_xent
 from scfm.head.layers import perceptron
 from scfm.head.survey import Survey
 from scfm.head.views import generator_of
-from scfm.types import Backbone, Batch, Metrics, Spec
+from scfm.types import Backbone, Metrics, Spec
 
 
 class Adversarial(Contrastive):

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scfm.batch import Batch
 from scfm.head.cell_state import CellState
 from scfm.head.integration.check import check_batches, warn_confounded
 from scfm.head.layers import perceptron
 from scfm.head.survey import Survey
 from scfm.head.views import Views
-from scfm.types import Backbone, Batch, Sampling, Spec
+from scfm.types import Backbone, Sampling, Spec
 
 #: The obsm entry of integrated cells.
 KEY = "X_scfm_integrated"

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scfm.batch import Batch
 from scfm.head.integration.base import Contrastive, Viewed, check_positive, check_shares, unrest
 from scfm.head.integration.contrast import nt_xent
 from scfm.head.integration.queue import Follower, KeyQueue
-from scfm.head.views import cells_of, generator_of
-from scfm.types import Backbone, Batch, Metrics, Sampling, Spec
+from scfm.head.views import generator_of
+from scfm.types import Backbone, Metrics, Sampling, Spec
 
 
 class Vectored(Viewed, total=False):
@@ -125,7 +126,7 @@ class BatchToken(Contrastive):
 
     def place_with(self, backbone: Backbone, batch: Batch, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Where cells with these vectors lie, and their shift, (B, d) each; see :meth:`place`."""
-        with added(backbone, vectors[cells_of(self.view(batch))]):
+        with added(backbone, vectors[self.view(batch).token_cell]):
             return self.place(self.state(backbone, batch))
 
     def _draw(self, codes: Tensor, generator: torch.Generator) -> Tensor:

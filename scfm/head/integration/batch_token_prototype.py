@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scfm.batch import Batch
 from scfm.head.annotation.class_points import Named, Prototypes
 from scfm.head.integration.base import check_positive
 from scfm.head.integration.batch_token import BatchToken, Vectored
 from scfm.head.survey import Survey
-from scfm.types import Backbone, Batch, Metrics, Spec
+from scfm.types import Backbone, Metrics, Spec
 
 
 class BatchTokenPrototype(Named, BatchToken):

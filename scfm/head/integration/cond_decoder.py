@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scfm.batch import Batch
 from scfm.head.integration.base import Integration, Shared, check_positive
 from scfm.head.integration.domain import DomainNorm
 from scfm.head.layers import perceptron
-from scfm.head.views import cells_of, generator_of
-from scfm.types import Backbone, Batch, Metrics, Spec
+from scfm.head.views import generator_of
+from scfm.types import Backbone, Metrics, Spec
 
 
 class CondDecoder(Integration):
@@ -131,7 +132,7 @@ class CondDecoder(Integration):
         place = column[batch.ids]
         table = torch.zeros(batch.n_cells, len(self.genes), device=batch.ids.device)
         gene = place >= 0
-        return table.index_put((cells_of(batch)[gene], place[gene]), batch.counts[gene].float(), accumulate=True)
+        return table.index_put((batch.token_cell[gene], place[gene]), batch.counts[gene].float(), accumulate=True)
 
 
 def log_nb(counts: Tensor, mean: Tensor, dispersion: Tensor) -> Tensor:

@@ -10,12 +10,13 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
+from scfm.batch import Batch
 from scfm.head.integration.base import Contrastive, Viewed, check_positive, check_shares, unrest
 from scfm.head.integration.contrast import nt_xent
 from scfm.head.integration.neighbour import coverage, other_neighbours, own_neighbours
 from scfm.head.survey import Survey, scattered
 from scfm.head.views import generator_of
-from scfm.types import Backbone, Batch, Metrics, Sampling, Spec
+from scfm.types import Backbone, Metrics, Sampling, Spec
 
 log = logging.getLogger(__name__)
 

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scfm.batch import Batch
 from scfm.head.integration.base import Contrastive, Viewed, check_positive, start_at_zero, unrest
 from scfm.head.integration.contrast import contrast, same_batch
 from scfm.head.layers import perceptron
-from scfm.head.views import cells_of, generator_of, places
+from scfm.head.views import generator_of, places
 from scfm.model.pooling import embed
-from scfm.types import Backbone, Batch, Metrics, Sampling, Spec
+from scfm.types import Backbone, Metrics, Sampling, Spec
 from scfm.vocab import Vocab
 
 
@@ -138,7 +139,7 @@ class BagOfGenes(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """(B, width)."""
         weight = (places(batch, self.vocab) == 0) / torch.log2(2 + batch.positions.float())
-        cell, zeros = cells_of(batch), self.table.weight.new_zeros(batch.n_cells)
+        cell, zeros = batch.token_cell, self.table.weight.new_zeros(batch.n_cells)
         total = zeros[:, None].repeat(1, self.table.embedding_dim)
         total = total.index_add(0, cell, self.table(batch.ids) * weight[:, None].to(total.dtype))
         return total / zeros.index_add(0, cell, weight.to(total.dtype)).clamp(min=1e-6)[:, None]

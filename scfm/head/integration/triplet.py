@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scfm.batch import Batch
 from scfm.head.integration.base import Integration, Shared, check_positive, check_shares, unrest
 from scfm.head.integration.neighbour import centred, mutual_neighbours, own_neighbours
 from scfm.head.survey import Survey, looked_up, scattered
 from scfm.head.views import generator_of
-from scfm.types import Backbone, Batch, Metrics, Sampling, Spec
+from scfm.types import Backbone, Metrics, Sampling, Spec
 
 
 class Triplet(Integration):

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scfm.batch import Batch
 from scfm.head.cell_state import CellState
 from scfm.head.gene_components import Score
 from scfm.head.layers import perceptron
 from scfm.head.survey import Survey
 from scfm.head.trajectory.label import check_fate
-from scfm.types import Backbone, Batch, Metrics, Spec
+from scfm.types import Backbone, Metrics, Spec
 
 #: What scfm-embed writes.
 PSEUDOTIME, STAGE, FATES = "scfm_pseudotime", "scfm_stage", "X_scfm_fates"

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from scfm.batch import Batch
 from scfm.head.trajectory.base import STAGE, with_fates
 from scfm.head.trajectory.label import ordered_stages, spearman
 from scfm.head.trajectory.staged import Staged
-from scfm.types import Backbone, Batch, Metrics, Spec
+from scfm.types import Backbone, Metrics, Spec
 
 
 class Ordinal(Staged):

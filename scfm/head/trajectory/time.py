@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from scfm.batch import Batch
 from scfm.head.survey import Survey
 from scfm.head.trajectory.base import pair_accuracy, pairwise_order, with_fates
 from scfm.head.trajectory.label import numbers_of, spearman
 from scfm.head.trajectory.staged import Staged
-from scfm.types import Backbone, Batch, Metrics, Spec
+from scfm.types import Backbone, Metrics, Spec
 
 log = logging.getLogger(__name__)
 

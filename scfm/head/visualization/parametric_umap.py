@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from scfm.batch import Batch
 from scfm.head.cell_state import shortened
 from scfm.head.gene_components import GeneBag
 from scfm.head.survey import Survey, looked_up, scattered
@@ -16,7 +17,7 @@ from scfm.head.views import generator_of
 from scfm.head.visualization.edges import Edges
 from scfm.head.visualization.layout import curve, fuzzy_graph, net_umap
 from scfm.model.pooling import embed
-from scfm.types import Backbone, Batch, Metrics, Spec
+from scfm.types import Backbone, Metrics, Spec
 
 #: The obsm entry of the map.
 KEY = "X_scfm_umap"

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from scfm.types import Batch, Spec
+from scfm.batch import Batch
+from scfm.types import Spec
 from scfm.vocab import Vocab
 
 N_GENES, WIDTH = 30, 16

@@ -117,7 +117,7 @@ def test_pseudo_labels_use_only_sure_unlabelled_cells(make_spec, make_batch, bac
 
 def test_thinner_cells_keep_their_first_token_and_order(make_batch):
     batch = make_batch([0, 1, 2, 1], seed=3)
-    batch = replace(batch, counts=batch.ids.float())
+    batch = batch.with_token_field("counts", batch.ids.float())
     view = thinner(batch, torch.tensor([True, False, True, True]), 0.5)
     assert view.n_cells == 3
     assert view.boundaries[-1] == view.n_tokens == len(view.positions)

@@ -1,0 +1,210 @@
+"""Cells packed into one row of tokens, and every way to take such a row apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+#: :meth:`Batch.padded_to` rounds the number of cells up to a multiple of this: few shapes, and few empty cells.
+CELLS = 64
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Cells packed into one row of tokens; no pad token is ever among them.
+
+    Whatever belongs to tokens stands in ``ids``, ``positions`` and ``token_fields``, whatever belongs to cells in
+    ``index`` and ``obs``. The methods below are the only code that takes a batch apart, so that a new field stays
+    aligned without a change anywhere else.
+
+    Attributes:
+        ids: (T,) int64, token ids, cell after cell, most expressed gene first.
+        positions: (T,) int64, the rank inside the cell, restarting at 0 with each cell.
+        boundaries: (B+1,) int32, where each cell begins, and T.
+        longest: tokens of the longest cell or more, an int that attention kernels want on the host.
+        index: (B,) int64, each cell's row in the store (or in the file, when embedding).
+        obs: what is known of each cell by name, each (B, ...): int64 class codes (-1 = missing) or float32 values.
+        seed: the seed of everything random that is done to this batch (masks, dropout): a pure function of
+            (seed, epoch, step), so that neither a resume nor the number of ranks changes it.
+        token_fields: what is known of each token by name, each (T, ...); ``counts`` float32 are the counts behind the
+            tokens (0 for specials), there where the store keeps counts and a head reads them.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    boundaries: Tensor
+    longest: int
+    index: Tensor
+    obs: Mapping[str, Tensor] = field(default_factory=dict)
+    seed: int = 0
+    token_fields: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells B."""
+        return self.index.shape[0]
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of tokens T."""
+        return self.ids.shape[0]
+
+    @property
+    def lengths(self) -> Tensor:
+        """(B,) int64, tokens of each cell."""
+        return self.boundaries.diff().long()
+
+    @property
+    def counts(self) -> Tensor | None:
+        """(T,) float32, the counts behind the tokens; None where the batch carries none."""
+        return self.token_fields.get("counts")
+
+    @cached_property
+    def token_cell(self) -> Tensor:
+        """(T,) int64, the cell of each token."""
+        cells = torch.arange(self.n_cells, device=self.ids.device)
+        return torch.repeat_interleave(cells, self.lengths, output_size=self.n_tokens)
+
+    def select_tokens(self, tokens: Tensor) -> Batch:
+        """Some of the tokens; every cell stays, if need be without a token, and positions run on without gaps.
+
+        ``longest`` stays as an upper bound, which is all that attention needs and spares a wait for the GPU.
+
+        Args:
+            tokens: (T',) int64 places in the row, those of a cell together and cells ascending.
+        """
+        cell = self.token_cell[tokens]
+        lengths = torch.bincount(cell, minlength=self.n_cells)
+        ends = lengths.cumsum(0)
+        starts = (ends - lengths)[cell]
+        return replace(
+            self,
+            ids=self.ids[tokens],
+            positions=torch.arange(len(tokens), device=tokens.device) - starts,
+            boundaries=F.pad(ends, (1, 0)).to(self.boundaries.dtype),
+            token_fields={name: values[tokens] for name, values in self.token_fields.items()},
+        )
+
+    def select_cells(self, cells: Tensor) -> Batch:
+        """Some of the cells, whole.
+
+        Args:
+            cells: (B,) bool.
+        """
+        tokens, lengths = cells[self.token_cell], self.lengths[cells]
+        return replace(
+            self,
+            ids=self.ids[tokens],
+            positions=self.positions[tokens],
+            boundaries=F.pad(lengths.cumsum(0), (1, 0)).to(self.boundaries.dtype),
+            longest=int(lengths.max()) if len(lengths) else 0,
+            index=self.index[cells],
+            obs={name: values[cells] for name, values in self.obs.items()},
+            token_fields={name: values[tokens] for name, values in self.token_fields.items()},
+        )
+
+    def split(self, parts: int) -> list[Batch]:
+        """The same cells in the same order, cut between cells.
+
+        Args:
+            parts: how many are wanted; never more than there are cells.
+
+        Returns:
+            Batches, each with a seed of its own that follows from this one's.
+        """
+        parts = min(parts, self.n_cells)
+        edges = [round(i * self.n_cells / parts) for i in range(parts + 1)]
+        offsets = self.boundaries.tolist()
+        return [self._stretch(first, last, offsets, number) for number, (first, last) in enumerate(pairwise(edges))]
+
+    def _stretch(self, first: int, last: int, offsets: list[int], number: int) -> Batch:
+        """Cells ``first`` to ``last`` (exclusive), as part ``number``."""
+        begin, end = offsets[first], offsets[last]
+        boundaries = self.boundaries[first : last + 1] - begin
+        return replace(
+            self,
+            ids=self.ids[begin:end],
+            positions=self.positions[begin:end],
+            boundaries=boundaries,
+            longest=int(boundaries.diff().max()),
+            index=self.index[first:last],
+            obs={name: values[first:last] for name, values in self.obs.items()},
+            seed=(self.seed + number) % 2**63,
+            token_fields={name: values[begin:end] for name, values in self.token_fields.items()},
+        )
+
+    def replace_tokens(self, ids: Tensor) -> Batch:
+        """The same row with other tokens in the same places (T,), masked ones say."""
+        assert ids.shape == self.ids.shape, f"{tuple(ids.shape)} ids for a row of {self.n_tokens} tokens"
+        return replace(self, ids=ids)
+
+    def with_token_field(self, name: str, values: Tensor) -> Batch:
+        """The same row with a further (or another) field of its tokens, (T, ...)."""
+        assert len(values) == self.n_tokens, f"{len(values)} values for {self.n_tokens} tokens"
+        return replace(self, token_fields={**self.token_fields, name: values})
+
+    def padded_to(self, row: int, longest: int) -> Batch:
+        """The row filled up to a constant number of tokens with dummy cells that no real cell sees.
+
+        For compiled and captured graphs, which want one shape. Dummy cells have index -1, missing labels (-1, NaN) and
+        fields of 0; the last of them are empty.
+
+        Args:
+            row: tokens that the result has.
+            longest: tokens that a dummy cell has at most; it becomes the batch's ``longest``, so that this is constant.
+
+        Raises:
+            ValueError: the batch has more tokens than that.
+        """
+        missing = row - self.n_tokens
+        if missing < 0:
+            raise ValueError(
+                f"a batch has {self.n_tokens} tokens, but model.row={row}; it must be at least data.tokens_per_batch "
+                "and as long as the longest cell"
+            )
+        dummies = -(-missing // longest)
+        n_cells = -(-(self.n_cells + dummies) // CELLS) * CELLS
+        new_cells = n_cells - self.n_cells
+        steps = torch.arange(1, new_cells + 1, dtype=torch.int32, device=self.boundaries.device)
+        return replace(
+            self,
+            ids=F.pad(self.ids, (0, missing)),
+            positions=F.pad(self.positions, (0, missing)),
+            boundaries=torch.cat([self.boundaries, (self.n_tokens + steps * longest).clamp(max=row)]),
+            longest=longest,
+            index=_lengthened(self.index, new_cells, -1),
+            obs={
+                name: _lengthened(values, new_cells, float("nan") if values.is_floating_point() else -1)
+                for name, values in self.obs.items()
+            },
+            token_fields={name: _lengthened(values, missing, 0) for name, values in self.token_fields.items()},
+        )
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device; towards a GPU asynchronously, where it lies in page-locked memory."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=str(device).startswith("cuda")))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory, for asynchronous transfer (called by the DataLoader)."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, move: Callable[[Tensor], Tensor]) -> Batch:
+        return replace(
+            self,
+            ids=move(self.ids),
+            positions=move(self.positions),
+            boundaries=move(self.boundaries),
+            index=move(self.index),
+            obs={name: move(values) for name, values in self.obs.items()},
+            token_fields={name: move(values) for name, values in self.token_fields.items()},
+        )
+
+
+def _lengthened(values: Tensor, n: int, fill: float) -> Tensor:
+    return torch.cat([values, values.new_full((n, *values.shape[1:]), fill)])
