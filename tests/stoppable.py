@@ -66,7 +66,7 @@ def run_and_die_saving(store: str, output: str, *overrides: str) -> None:
     sync = os.fsync
 
     def deadly(file: int) -> None:
-        if ".step-10.ckpt.part" in os.readlink(f"/proc/self/fd/{file}"):
+        if ".step-10.ckpt." in os.readlink(f"/proc/self/fd/{file}"):
             os.kill(os.getpid(), signal.SIGKILL)
         sync(file)
 

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from torch import distributed
 
 from scfm import __version__
+from scfm.io import write_text
 from scfm.model import attention
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ def run(cfg: DictConfig) -> str:
     text = report()
     log.info("%s", text)
     if cfg.output is not None:
-        Path(cfg.output).write_text(text + "\n")
+        write_text(cfg.output, text + "\n")
     return text
 
 

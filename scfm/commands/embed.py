@@ -24,6 +24,7 @@ from scfm.head.annotation.label_layer import UNKNOWN
 from scfm.inference.load import checkpoint_vocab, restore_predictor
 from scfm.inference.parts import PartWriter, claim_parts, join_parts, parts_of
 from scfm.inference.write import write_annotated
+from scfm.io import atomic_write
 from scfm.module import CellModule
 from scfm.tokenizer import Tokenizer, from_dict
 from scfm.tokenizer.token_counts import counts_beside
@@ -136,15 +137,14 @@ def run(cfg: DictConfig) -> None:
         warn_of_unknown(annotations)
         projections = module.task.project(found) if hasattr(module.task, "project") else {}
         made_by = _provenance(cfg, checkpoint, cells, report, list(projections)) | _artifacts(module)
-        unfinished = folder / "output.h5ad"
-        shutil.copyfile(source, unfinished)
-        write_annotated(
-            unfinished,
-            obsm={cfg.key: found["embedding"]} | projections,
-            obs=annotations,
-            uns={"scfm": {cfg.key: made_by}},
-        )
-        unfinished.replace(output)
+        with atomic_write(output, scratch=folder) as part:
+            shutil.copyfile(source, part)
+            write_annotated(
+                part,
+                obsm={cfg.key: found["embedding"]} | projections,
+                obs=annotations,
+                uns={"scfm": {cfg.key: made_by}},
+            )
         shutil.rmtree(folder)
     log.info("Wrote obsm[%r] (%d cells x %d) to %s", cfg.key, *found["embedding"].shape, output)
 

@@ -16,6 +16,7 @@ from scfm.checkpoint import WEIGHTS, Checkpoint, describe, read
 from scfm.config import build, plain, target
 from scfm.data.module import CellData
 from scfm.inference.load import checkpoint_vocab, restore_backbone
+from scfm.io import write_text
 from scfm.model.adapt import anew
 from scfm.module import CellModule
 from scfm.report.finetune import report
@@ -110,7 +111,7 @@ def scale_of(store: TokenStore) -> np.ndarray:
 
 def write_metrics(path: Path, found: dict[str, float], done: Finished) -> None:
     """Metrics of the head as its checkpoint holds it, and in the log what has changed since training."""
-    path.write_text(json.dumps(found, indent=1))
+    write_text(path, json.dumps(found, indent=1))
     for name, value in done.metrics.items():
         log.info("%-24s %.4f", name, value)
 
@@ -136,7 +137,7 @@ def write_split(path: Path, data: CellData) -> None:
     """Which cell was in which part, so that an evaluation can keep to it (``scfm-evaluate split=...``)."""
     parts = {name: getattr(data.split, name) for name in ("train", "val", "calibration", "test")}
     rows = [(cell, part) for part, members in parts.items() for cell in data.store.names(members)]
-    pd.DataFrame(rows, columns=["cell", "part"]).to_csv(path, index=False)
+    write_text(path, pd.DataFrame(rows, columns=["cell", "part"]).to_csv(index=False))
 
 
 def _require_causality(cfg: DictConfig, checkpoint: Checkpoint) -> None:

@@ -14,6 +14,7 @@ from anndata import AnnData
 from scipy.sparse import csr_matrix, vstack
 
 from scfm.genes.table import table
+from scfm.io import atomic_write
 
 #: Cells drawn at once.
 PIECE = 2048
@@ -131,8 +132,6 @@ def synthetic_file(*, n_cells: int = 2000, n_genes: int = 1000, n_types: int = 5
     digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:8]
     owner = os.getuid() if hasattr(os, "getuid") else "user"
     path = Path(tempfile.gettempdir()) / f"scfm-{owner}" / f"synthetic-{digest}.h5ad"
-    path.parent.mkdir(exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    synthetic_cells(**options).write_h5ad(unfinished, compression="gzip")
-    os.replace(unfinished, path)
+    with atomic_write(path) as part:
+        synthetic_cells(**options).write_h5ad(part, compression="gzip")
     return path

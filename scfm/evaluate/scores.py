@@ -13,6 +13,7 @@ import pandas as pd
 
 from scfm.evaluate.cells import Cells
 from scfm.evaluate.correction import batch_components
+from scfm.io import write_text
 from scfm.metrics.integration import integration_scores
 from scfm.metrics.silhouette import to_codes
 from scfm.metrics.structure import consensus_distances, ksim, neighbor_overlap, scgraph
@@ -102,7 +103,5 @@ def write_scores(output: Path, result: Mapping[str, Any], tables: tuple[str, ...
     ]
     frame = pd.DataFrame(rows, columns=["table", "method", "metric", "value"])
     for name, text in (("scores.csv", frame.to_csv(index=False)), ("scores.json", json.dumps(result, indent=1))):
-        part = output / f".{name}"
-        part.write_text(text, encoding="utf-8")
-        part.replace(output / name)
+        write_text(output / name, text)
     return [str(output / "scores.csv"), str(output / "scores.json")]

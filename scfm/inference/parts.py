@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import BasePredictionWriter
 
 from scfm.batch import Batch
+from scfm.io import atomic_write, write_text
 
 log = logging.getLogger(__name__)
 
@@ -59,10 +60,8 @@ class PartWriter(BasePredictionWriter):
             arrays: dict[str, Any] = {
                 name: np.concatenate([held[name] for held in self._held]) for name in self._held[0]
             }
-            aside = self.folder / f".part-{self._part:08d}.npz"
-            with aside.open("wb") as file:
+            with atomic_write(self.folder / f"part-{self._part:08d}.npz") as part, part.open("wb") as file:
                 np.savez(file, **arrays)
-            aside.replace(self.folder / f"part-{self._part:08d}.npz")
             self._held = []
 
 
@@ -83,7 +82,7 @@ def claim_parts(folder: Path, about: Mapping[str, Any], *, first: bool, seconds:
         if first:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            label.write_text(json.dumps(about))
+            write_text(label, json.dumps(about))
         elif time.monotonic() > until:
             raise FileNotFoundError(f"rank 0 has not made {folder} within {seconds:.0f} seconds")
         else:

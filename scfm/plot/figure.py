@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from scfm.io import atomic_write
 
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#A8A100", "#5B4FA2")
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<", ">", "*")
@@ -34,12 +35,9 @@ def render(figure: Figure, dpi: int = 150) -> bytes:
 
 def write(png: bytes, path: str | Path) -> Path:
     """Write a picture; a half-written file never has the final name."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_bytes(png)
-    part.replace(path)
-    return path
+    with atomic_write(path) as part:
+        part.write_bytes(png)
+    return Path(path)
 
 
 def save(figure: Figure, path: str | Path, dpi: int = 150) -> Path:

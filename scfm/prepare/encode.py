@@ -10,7 +10,7 @@ import numpy as np
 
 from scfm.cells.file import Block
 from scfm.prepare.worker import Context, FileGenes, context
-from scfm.store.layout import write_json
+from scfm.store.layout import write_arrays, write_json
 from scfm.store.writer import Cells, PartWriter
 from scfm.tokenizer import Tokenizer
 from scfm.tokenizer.tally import Tally, different_tokens, tally
@@ -43,9 +43,7 @@ def encode_part(folder: str, mark: str, key: str, block_size: int) -> dict[str, 
         for block in cells.blocks(start, stop, block_size, run.obs_columns(cells)):
             writer.write(encoder(block))
         record = {"part": asdict(writer.close()), "cells": stop - start, **encoder.report()}
-    sums = run.work.folder / "sums" / f"{key}.npz"
-    sums.parent.mkdir(exist_ok=True)
-    np.savez(sums, genes=encoder.sums, lengths=encoder.lengths)
+    write_arrays(run.work.folder / "sums" / f"{key}.npz", genes=encoder.sums, lengths=encoder.lengths)
     write_json(run.work.record("parts", key), record)
     return record
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from scfm.io import atomic_write
 from scfm.prepare.steps import Steps
 from scfm.prepare.worker import Context, context
 from scfm.store.arrow import read_table
@@ -83,8 +84,8 @@ def order_part(folder: str, mark: str, key: str) -> dict[str, Any]:
     else:
         numbers = np.zeros(len(kept), dtype=np.uint64)
     place = run.work.folder / "order"
-    np.save(_made(place) / f"{key}.rows.npy", kept)
-    np.save(place / f"{key}.numbers.npy", numbers)
+    _save_array(place / f"{key}.rows.npy", kept)
+    _save_array(place / f"{key}.numbers.npy", numbers)
     record = {"cells": len(kept)}
     write_json(run.work.record("order", key), record)
     return record
@@ -145,9 +146,9 @@ def _stretch(inputs: dict[str, _Input], low: int, high: int) -> pa.Table:
     return pa.concat_tables(tables).take(pa.array(np.argsort(np.concatenate(numbers), kind="stable")))
 
 
-def _made(folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
-    return folder
+def _save_array(path: Path, array: np.ndarray) -> None:
+    with atomic_write(path) as part, part.open("wb") as file:
+        np.save(file, array)
 
 
 def release_inputs() -> None:
@@ -162,7 +163,7 @@ def find_repeated(run: Context, keys: Sequence[str], after: TokenStore | None) -
     before = np.zeros(0, np.uint64) if after is None else after.hashes
     flags = dict(zip(keys, repeated([before, *hashes])[1:], strict=True))
     for key, flag in flags.items():
-        np.save(_made(run.work.folder / "repeated") / f"{key}.npy", flag)
+        _save_array(run.work.folder / "repeated" / f"{key}.npy", flag)
     return {key: int(flag.sum()) for key, flag in flags.items()}
 
 

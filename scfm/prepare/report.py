@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from scfm.io import write_text
 from scfm.prepare.encode import GENES_PER_BIN
 from scfm.store.token_store import TokenStore
 
@@ -49,7 +50,7 @@ def write_report(store: TokenStore, path: Path) -> None:
         f"<ul>{dropped}</ul>{_table(store, corpus)}" + "".join(pictures)
     )
     page = f"<!doctype html><meta charset='utf-8'><title>token store</title><style>{_STYLE}</style>{body}\n"
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)
 
 
 def _grouping(store: TokenStore) -> list[str]:

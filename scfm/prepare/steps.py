@@ -106,8 +106,8 @@ class Steps:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OSError(
                 error.errno,
-                f"the disk of {self.work.output} is full; free some space and start the same command again: what is "
-                "finished is kept",
+                f"no space is left on the disk of {self.work.output}; free some space and run the same command again: "
+                "what is finished is kept",
             ) from error
         if self._on_error == "stop":
             raise error

@@ -5,7 +5,6 @@ disk. A run that was killed is started again, finds the records, and does the re
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -14,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scfm.io import hold, remove_parts
 from scfm.store.arrow import read_json
 from scfm.store.layout import write_json
 
@@ -56,20 +56,12 @@ class Work:
         Raises:
             BlockingIOError: another run, or the same share of it, writes the same output.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as held:
-            self._hold(held, "lock", fcntl.LOCK_EX if share is None else fcntl.LOCK_SH)
+            held.enter_context(hold(self.folder / "lock", self.output, shared=share is not None))
             if share is not None:
-                self._hold(held, f"lock.{str(share).replace('/', '-')}", fcntl.LOCK_EX)
+                name = f"lock.{str(share).replace('/', '-')}"
+                held.enter_context(hold(self.folder / name, f"share {share} of {self.output}"))
             yield
-
-    def _hold(self, held: contextlib.ExitStack, name: str, how: int) -> None:
-        path = self.folder / name
-        lock = held.enter_context(path.open("a+"))  # open both ways: network file systems ask for it
-        try:
-            fcntl.flock(lock, how | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BlockingIOError(f"another scfm-prepare is writing {self.output}; wait for it, or stop it") from None
 
     def begin(self, plan: Mapping[str, Any], overwrite: bool, *, together: bool = False) -> str:
         """Start or continue.
@@ -105,8 +97,7 @@ class Work:
         self.store.mkdir(exist_ok=True)
         if not together:
             shutil.rmtree(self.scratch, ignore_errors=True)
-            for torn in self.store.glob(".*.tmp"):  # a kill while a small file was written aside
-                torn.unlink()
+            remove_parts(self.store)
         if not path.exists():
             write_json(path, dict(plan))
         return hashlib.sha256(json.dumps(plan).encode()).hexdigest()

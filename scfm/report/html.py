@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from scfm import plot
+from scfm.io import write_text
 
 PACKAGES: tuple[str, ...] = (
     "scfm-framework",
@@ -81,10 +81,7 @@ def write_report(path: str | Path, title: str, sections: Sequence[Section]) -> P
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n'
         f"<body><h1>{name}</h1>\n{body}\n</body></html>\n"
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    part.write_text(page, encoding="utf-8")
-    part.replace(path)
+    write_text(path, page)
     return path
 
 

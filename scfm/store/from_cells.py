@@ -1,10 +1,10 @@
 """A token store from cells in memory: for made-up cells, tests and converters; files go through ``prepare``."""
 
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scfm.io import atomic_write
 from scfm.store.layout import StoreMeta, write_layout
 from scfm.store.manifest import write_manifest
 from scfm.store.token_store import TokenStore
@@ -36,17 +36,15 @@ def write_store(
     path = Path(path)
     if path.exists():
         raise FileExistsError(f"{path} exists; choose another output, or remove it first")
-    folder = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    records = []
-    for number, cells in enumerate(parts):
-        with PartWriter(folder / f"data-{number:05d}.arrow", folder) as writer:
-            writer.write(cells)
-            records.append(writer.close())
     named = {column: None if names is None else list(names) for column, names in columns.items()}
     meta = StoreMeta(dict(tokenizer), named, group, [{"name": name} for name in files])
-    write_layout(folder, meta, records)
-    write_manifest(folder, records, {})
-    folder.rename(path)
+    with atomic_write(path) as folder:
+        folder.mkdir()
+        records = []
+        for number, cells in enumerate(parts):
+            with PartWriter(folder / f"data-{number:05d}.arrow", folder) as writer:
+                writer.write(cells)
+                records.append(writer.close())
+        write_layout(folder, meta, records)
+        write_manifest(folder, records, {})
     return TokenStore.open(path)

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from scfm.io import atomic_write, write_text
 from scfm.store.arrow import read_json
 from scfm.vocab import Vocab
 
@@ -75,22 +74,14 @@ def json_text(state: Mapping[str, Any]) -> str:
 
 
 def write_json(path: Path, state: dict[str, Any]) -> None:
-    """Write a JSON file whole or not at all: under a temporary name, flushed to the disk, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # processes of other machines may write it too
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(json_text(state))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Write a JSON file whole or not at all."""
+    write_text(path, json_text(state))
 
 
 def write_arrays(path: Path, **arrays: Any) -> None:
-    """Write an ``.npz`` file whole or not at all, as :func:`write_json` does."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    with open(temporary, "wb") as file:
+    """Write an ``.npz`` file whole or not at all."""
+    with atomic_write(path) as part, part.open("wb") as file:
         np.savez(file, **arrays)
-    os.replace(temporary, path)
 
 
 def write_layout(folder: Path, meta: StoreMeta, records: Sequence[PartRecord]) -> None:

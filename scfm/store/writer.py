@@ -1,7 +1,6 @@
 """Writing one Arrow file of a store: record batches of a fixed number of cells, whatever blocks the cells came in."""
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import IO
 import numpy as np
 import pyarrow as pa
 
+from scfm.io import move_into_place, part_path
 from scfm.store.layout import PartRecord
 from scfm.types import Ragged
 
@@ -127,9 +127,8 @@ class PartWriter:
 
     def __init__(self, path: Path, scratch: Path) -> None:
         self.path = path
-        scratch.mkdir(parents=True, exist_ok=True)
-        self._temporary = scratch / f"{path.name}.{os.getpid()}"
-        self._file = open(self._temporary, "wb")  # noqa: SIM115
+        self._unfinished = part_path(path, scratch)
+        self._file = open(self._unfinished, "wb")  # noqa: SIM115
         self._sink = _Hashed(self._file)
         self._stream: pa.RecordBatchStreamWriter | None = None
         self._pieces: list[Cells] = []
@@ -151,10 +150,8 @@ class PartWriter:
             self._flush(self._waiting)
         if self._stream is not None:
             self._stream.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self._file.close()
-        os.replace(self._temporary, self.path)
+        move_into_place(self._unfinished, self.path)
         return PartRecord(
             self.path.name, self._cells, self._tokens, self._largest, self._sink.size, self._sink.sum.hexdigest()
         )
@@ -165,9 +162,8 @@ class PartWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._file.closed:
-            self._file.close()
-            self._temporary.unlink(missing_ok=True)
+        self._file.close()
+        self._unfinished.unlink(missing_ok=True)
 
     def _flush(self, n_cells: int) -> None:
         """Write one record batch of the first ``n_cells`` waiting cells.

@@ -1,7 +1,6 @@
 """Checkpoint files that are either whole or not there."""
 
 import logging
-import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +10,8 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
+
+from scfm.io import atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -52,20 +53,10 @@ class SafeFiles(TorchCheckpointIO):
         self.wait()
 
 
-def write(checkpoint: dict[str, Any], path: Path, save: Callable[..., None] = torch.save) -> None:
-    """Write a file under another name, have it on disk, rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
-    with aside.open("wb") as file:
-        save(checkpoint, file)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+def write(checkpoint: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint file, whole or not at all."""
+    with atomic_write(path) as part, part.open("wb") as file:
+        torch.save(checkpoint, file)
 
 
 def _on_host(tensor: Tensor) -> Tensor:

@@ -1,12 +1,12 @@
 """Checkpoints that are folders: written aside by all ranks, renamed when they are whole, and listed inside."""
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from scfm.io import PART, move_into_place, remove
 
 #: Lists the files of a whole checkpoint folder and their sizes.
 LIST = "files.json"
@@ -40,7 +40,11 @@ def swap_in(
     """
     aside = open_aside(final, first=first)
     barrier()
-    yield aside
+    try:
+        yield aside
+    except BaseException:  # the run ends; what the other ranks have written is of no use
+        remove(aside)
+        raise
     barrier()
     if first:
         settle(aside, final, about or {})
@@ -49,9 +53,9 @@ def swap_in(
 
 def open_aside(final: Path, *, first: bool) -> Path:
     """The folder beside ``final`` that is written into; the first rank makes it, empty."""
-    aside = final.with_name(f".{final.name}.part")
+    aside = final.with_name(f".{final.name}{PART}")
     if first:
-        shutil.rmtree(aside, ignore_errors=True)
+        remove(aside)
         aside.mkdir(parents=True)
     return aside
 
@@ -59,14 +63,9 @@ def open_aside(final: Path, *, first: bool) -> Path:
 def settle(aside: Path, final: Path, about: Mapping[str, Any]) -> None:
     """Give a folder that all ranks have written its name, once every byte of it is on disk; by the first rank."""
     (aside / ABOUT).write_text(json.dumps(about))
-    sizes = {str(path.relative_to(aside)): _sync(path) for path in sorted(aside.rglob("*")) if path.is_file()}
+    sizes = {str(path.relative_to(aside)): path.stat().st_size for path in sorted(aside.rglob("*")) if path.is_file()}
     (aside / LIST).write_text(json.dumps(sizes, indent=1))
-    _sync(aside / LIST)
-    if final.is_dir():
-        shutil.rmtree(final)
-    else:
-        final.unlink(missing_ok=True)
-    aside.rename(final)
+    move_into_place(aside, final)
 
 
 def missing(folder: Path) -> list[str]:
@@ -79,10 +78,3 @@ def missing(folder: Path) -> list[str]:
 
 def _has(path: Path, size: int) -> bool:
     return path.is_file() and path.stat().st_size == size
-
-
-def _sync(path: Path) -> int:
-    """Have the file on disk, not in a cache; its size."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    return path.stat().st_size

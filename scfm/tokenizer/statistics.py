@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit
 from scipy.sparse import csr_matrix
 
+from scfm.io import atomic_write
 from scfm.tokenizer.sketch import Sketch
 
 
@@ -195,11 +196,9 @@ class GeneStatistics:
         return new
 
     def save(self, path: str | Path) -> None:
-        """Write ``path`` (``.npz``), first under a temporary name."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.tmp.npz")
-        np.savez_compressed(temporary, **self.to_dict())
-        temporary.replace(path)
+        """Write ``path`` (``.npz``), whole or not at all."""
+        with atomic_write(path) as part, part.open("wb") as file:
+            np.savez_compressed(file, **self.to_dict())
 
     @classmethod
     def load(cls, path: str | Path) -> GeneStatistics:

@@ -20,6 +20,7 @@ from torch import nn
 from scfm import __version__
 from scfm.config import build, plain
 from scfm.data.module import CellData
+from scfm.io import write_text
 from scfm.model.backbone import Backbone
 from scfm.module import CellModule
 from scfm.store.token_store import TokenStore
@@ -216,7 +217,7 @@ def fit(cfg: DictConfig, trainer: pl.Trainer, module: CellModule, data: CellData
         for logger in trainer.loggers:
             logger.finalize("success")
     if trainer.is_global_zero:
-        (output / "metrics.json").write_text(json.dumps(found, indent=1))
+        write_text(output / "metrics.json", json.dumps(found, indent=1))
         for name, value in found.items():
             log.info("%-24s %.4f", name, value)
     return found

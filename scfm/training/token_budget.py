@@ -13,6 +13,7 @@ from torch import nn
 from scfm.batch import Batch
 from scfm.data.batch import pack
 from scfm.data.module import CellData
+from scfm.io import write_text
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +43,7 @@ def choose_budget(
     answer, until = folder / "budget.json", time.monotonic() + seconds
     if first and not answer.is_file():
         found = _largest(data, world, fits)
-        aside = answer.with_suffix(".part")
-        aside.write_text(json.dumps({"tokens_per_batch": found, "tokens_per_step": data.tokens_per_step}))
-        aside.replace(answer)
+        write_text(answer, json.dumps({"tokens_per_batch": found, "tokens_per_step": data.tokens_per_step}))
     while not answer.is_file():
         if time.monotonic() > until:
             raise FileNotFoundError(f"rank 0 has not found a token budget within {seconds:.0f} seconds")

@@ -38,6 +38,6 @@ def test_what_a_kill_left_half_written_does_not_stay(tmp_path):
     work = Work(tmp_path / "store")
     with work.locked():
         work.begin({"inputs": []}, overwrite=False)
-        (work.store / ".scfm.json.123.tmp").write_text("{")
+        (work.store / ".scfm.json.123.part").write_text("{")
         work.begin({"inputs": []}, overwrite=False)
         assert not list(work.store.iterdir())

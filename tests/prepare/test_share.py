@@ -116,9 +116,9 @@ def test_shares_may_run_together_but_not_twice_nor_beside_a_whole_run(files, tmp
     with work.locked("1/2"):
         prepare(files, tmp_path / "s", tokenizer(True), share="2/2", **OPTIONS)
         for share in ("1/2", None):
-            with pytest.raises(BlockingIOError, match="another scfm-prepare is writing"):
+            with pytest.raises(BlockingIOError, match="another run is writing"):
                 prepare(files, tmp_path / "s", tokenizer(True), share=share, **OPTIONS)
-    with work.locked(), pytest.raises(BlockingIOError, match="another scfm-prepare"):
+    with work.locked(), pytest.raises(BlockingIOError, match="another run is writing"):
         prepare(files, tmp_path / "s", tokenizer(True), share="1/2", **OPTIONS)
 
 

@@ -57,7 +57,7 @@ def test_unfinished_work_with_other_options_or_inputs(files, fitted, tmp_path, m
 def test_two_runs_at_once(files, fitted, tmp_path):
     from scfm.prepare.workdir import Work
 
-    with Work(tmp_path / "s").locked(), pytest.raises(BlockingIOError, match="another scfm-prepare is writing"):
+    with Work(tmp_path / "s").locked(), pytest.raises(BlockingIOError, match="another run is writing"):
         prepare(files, tmp_path / "s", fitted)
 
 
@@ -81,7 +81,7 @@ def test_a_full_disk_is_resumable(files, fitted, tmp_path, monkeypatch, referenc
 
     monkeypatch.setattr(module, "encode_part", full)
     for on_error in ("stop", "skip"):
-        with pytest.raises(OSError, match="disk of .* is full; free some space"):
+        with pytest.raises(OSError, match="no space is left on the disk of .*; free some space"):
             prepare(files, tmp_path / "s", fitted, cells_per_part=50, obs=["donor"], on_error=on_error)
     monkeypatch.setattr(module, "encode_part", original)
     prepare(files, tmp_path / "s", fitted, cells_per_part=50, obs=["donor"])

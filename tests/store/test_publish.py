@@ -91,5 +91,6 @@ def test_a_held_output_is_one_sentence_on_the_command_line(files, tmp_path, capl
         _report_errors(lambda: whole(files, tmp_path / "s"))
     assert ended.value.code == 1
     (said,) = [record for record in caplog.records if record.levelname == "ERROR"]
-    assert said.getMessage() == f"another scfm-prepare is writing {tmp_path / 's'}; wait for it, or stop it"
+    assert said.getMessage().startswith(f"another run is writing {tmp_path / 's'} (process {os.getpid()} on ")
+    assert said.getMessage().endswith("); wait for it, or stop it")
     assert said.exc_info is None

@@ -1,0 +1,221 @@
+"""Files that appear whole or not at all, and the lock of a folder that one run at a time may write."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+#: Ending of the name under which a file is written before it is whole.
+PART = ".part"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_held: set[IO[str]] = set()
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path, *, scratch: Path | None = None) -> Iterator[Path]:
+    """Write a file, or a folder, that has its name only when every byte of it is on the disk.
+
+    A file that had the name before stays until then. After an error nothing is left of the unfinished one; after a kill
+    it stays, see :func:`remove_parts`.
+
+    Args:
+        path: the final name.
+        scratch: a folder on the same disk for the unfinished file; None is that of ``path``. Either is made.
+
+    Yields:
+        The path to write to.
+
+    Raises:
+        OSError: the disk is full, or refuses the file.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = part_path(path, scratch)
+    try:
+        yield part
+        move_into_place(part, path)
+    except BaseException as error:
+        remove(part)
+        if (full := disk_full(error)) is not None:
+            raise OSError(full.errno, f"no space is left on the disk, {path} is not written") from error
+        raise
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all."""
+    with atomic_write(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def part_path(path: Path, scratch: Path | None = None) -> Path:
+    """A name for the unfinished ``path`` that no other process has: several may write the same file."""
+    folder = path.parent if scratch is None else scratch
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f".{path.name}.{uuid.uuid4().hex[:12]}{PART}"
+
+
+def move_into_place(part: Path, path: Path) -> None:
+    """Rename a finished file or folder, once it is on the disk; what has the name is replaced.
+
+    Args:
+        part: the finished one, on the same disk as ``path``.
+        path: the final name.
+    """
+    for file in [part] if part.is_file() else [file for file in part.rglob("*") if file.is_file()]:
+        _sync(file)
+    if path.is_dir():
+        old = part_path(path)
+        path.rename(old)
+        os.replace(part, path)
+        shutil.rmtree(old)
+    else:
+        if part.is_dir():
+            path.unlink(missing_ok=True)  # a folder cannot replace a file
+        os.replace(part, path)
+    with contextlib.suppress(OSError):  # some network file systems cannot sync a folder
+        _sync(path.parent)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove the unfinished files that killed runs left in a folder; only for the one who holds the folder."""
+    for part in folder.glob(f".*{PART}"):
+        remove(part)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder that may be there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def disk_full(error: BaseException | None) -> OSError | None:
+    """The error that says that the disk or the quota is full, among ``error`` and those it arose from."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def hold(lock: Path, what: str | Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold a lock file, so that no other process writes what it stands for.
+
+    The lock ends with its process, also when that is killed. It works between machines where their common file system
+    has locks (NFS has them, Lustre when mounted with ``flock``). Where there are none, the note of the holder in the
+    file is used instead: it counts unless it names a process of this machine that has ended.
+
+    Args:
+        lock: the file; made, and removed at the end unless it is shared.
+        what: what the holder writes, for the message.
+        shared: other shared holders are let in.
+
+    Raises:
+        BlockingIOError: another process holds it; names that process.
+    """
+    file = _acquire(lock, what, shared)
+    _held.add(file)
+    try:
+        with contextlib.suppress(OSError):  # the note is for messages; a full disk is reported where it matters
+            file.truncate(0)
+            file.write("" if shared else _own_note())
+            file.flush()
+        yield
+    finally:
+        _held.discard(file)
+        if not shared and _is_same(file, lock):
+            lock.unlink()
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)
+        file.close()
+
+
+def _acquire(lock: Path, what: str | Path, shared: bool) -> IO[str]:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        file = lock.open("a+", encoding="utf-8")  # network file systems want it open for reading and writing
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            free = True
+        except OSError as error:
+            free = error.errno in _NO_LOCKS and (shared or not _alive(_note(file)))
+            if error.errno not in _NO_LOCKS and not isinstance(error, BlockingIOError):
+                file.close()
+                raise
+        if not free:
+            holder = _holder(_note(file))
+            file.close()
+            raise BlockingIOError(f"another run is writing {what}{holder}; wait for it, or stop it")
+        if _is_same(file, lock):
+            return file
+        file.close()  # its last holder has removed it in between
+
+
+def _own_note() -> str:
+    started = time.strftime("%Y-%m-%d %H:%M:%S")
+    return "\n".join([socket.gethostname(), str(os.getpid()), started, Path(sys.argv[0]).name])
+
+
+def _note(file: IO[str]) -> list[str]:
+    file.seek(0)
+    return file.read().split("\n")
+
+
+def _holder(note: list[str]) -> str:
+    """`` (process 71 on node3, scfm-train since 2026-01-01 09:00:00)``; nothing where the holder left no note."""
+    if len(note) != 4:
+        return ""
+    host, pid, started, program = note
+    return f" (process {pid} on {host}, {program} since {started})"
+
+
+def _alive(note: list[str]) -> bool:
+    """Whether the process of a note may be running: one of another machine may always."""
+    if len(note) != 4 or not note[1].isdecimal():
+        return False
+    if note[0] != socket.gethostname():
+        return True
+    try:
+        os.kill(int(note[1]), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it runs, as another user
+        return True
+    return True
+
+
+def _is_same(file: IO[str], path: Path) -> bool:
+    """Whether an open file is the one that has this name now."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _let_go() -> None:
+    """In a forked process: it would keep the lock of a parent that was killed."""
+    for file in _held:
+        file.close()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
