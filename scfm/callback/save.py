@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 import signal
 import subprocess
 import threading
@@ -16,6 +15,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from scfm.callback.agree import Agreement
 from scfm.callback.rescale import rescale_progress
 from scfm.callback.table import MetricsTable
+from scfm.io import disk_full, remove
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ class Save(Checkpoint):
     def _save(self, trainer: pl.Trainer, number: float) -> None:
         self.ended = trainer.global_step >= _length(trainer.lightning_module)
         path = self.folder / ("last.ckpt" if self.ended else f"step-{trainer.global_step}.ckpt")
-        trainer.save_checkpoint(path)
+        self._write(trainer, path)
         self._saved_at, self._saved = time.monotonic(), True
         if trainer.is_global_zero:
             self._prune()
@@ -147,11 +147,26 @@ class Save(Checkpoint):
                 _requeue()
             self._stop = True
 
+    def _write(self, trainer: pl.Trainer, path: Path) -> None:
+        try:
+            trainer.save_checkpoint(path)
+        except Exception as error:
+            if (full := disk_full(error)) is None:
+                raise
+            whole = self._by_age()
+            go_on = f"the run goes on from {whole[-1]} with ckpt_path=last" if whole else "no checkpoint is saved yet"
+            raise OSError(
+                full.errno, f"no space is left on the disk, {path} is not written; free some space, {go_on}"
+            ) from error
+
+    def _by_age(self) -> list[Path]:
+        """The checkpoints, oldest first; they have their names only when they are whole."""
+        return sorted(self.folder.glob("step-*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+
     def _prune(self) -> None:
-        """Remove all but the last ones; the names appear when a checkpoint is whole, so the last are good."""
-        found = sorted(self.folder.glob("step-*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
-        for path in found[: -self.keep_last]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        """Remove all but the last ones."""
+        for path in self._by_age()[: -self.keep_last]:
+            remove(path)
 
 
 def _length(module: Any) -> int:

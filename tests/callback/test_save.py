@@ -1,8 +1,10 @@
 """When checkpoints are written, by steps and by a clock, and which are kept."""
 
+import errno
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from scfm.objective.mlm import MLM
 
@@ -51,3 +53,23 @@ def test_neither(train):
 def test_none_to_keep(train):
     with pytest.raises(Exception, match="keep_last=0; at least 1 is needed to resume from"):
         train("trainer.max_steps=2", "callbacks.checkpoint.keep_last=0")
+
+
+def test_a_full_disk_ends_the_run_in_a_sentence(train, monkeypatch, tmp_path):
+    """No part of the checkpoint is left, the one before is named, and a resumed run begins there."""
+    options = ("trainer.max_steps=6", "callbacks.checkpoint.every_n_train_steps=2")
+    save, files = torch.save, []
+
+    def full(state, file):
+        files.append(file)
+        save(state, file)
+        if len(files) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    expected = r"no space is left on the disk, .*step-4.ckpt is not written; free some space, .*from .*step-2.ckpt with"
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(OSError, match=expected):
+            train(*options)
+    assert saved(tmp_path / "run") == {"step-2.ckpt"}
+    assert saved(train(*options, "ckpt_path=last")) == {"step-2.ckpt", "step-4.ckpt", "last.ckpt"}
