@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,11 +25,11 @@ from scfm.head.annotation.label_layer import UNKNOWN
 from scfm.inference.load import checkpoint_vocab, restore_predictor
 from scfm.inference.parts import PartWriter, claim_parts, join_parts, parts_of
 from scfm.inference.write import write_annotated
-from scfm.io import atomic_write
+from scfm.io import atomic_write, hold
 from scfm.module import CellModule
 from scfm.tokenizer import Tokenizer, from_dict
 from scfm.tokenizer.token_counts import counts_beside
-from scfm.training.fit import cluster
+from scfm.training.fit import cluster, is_first_process
 from scfm.training.quiet import quiet_lightning
 from scfm.types import Ragged
 
@@ -96,10 +97,16 @@ def run(cfg: DictConfig) -> None:
     """Embed every cell of ``cfg.input``, in its order; ranks divide its parts among them.
 
     Raises:
+        BlockingIOError: another run is writing the output.
         FileExistsError: the output is there.
         ValueError: the output is the input, the file and the checkpoint do not fit, or the strategy divides the model.
     """
     source, output = Path(cfg.input), Path(cfg.output)
+    with hold(output.parent / f".{output.name}.lock", output) if is_first_process() else nullcontext():
+        _embed(cfg, source, output)
+
+
+def _embed(cfg: DictConfig, source: Path, output: Path) -> None:
     if output.exists() and not cfg.overwrite:
         raise FileExistsError(f"{output} exists; choose another output=... or set overwrite=true")
     if output.resolve() == source.resolve():

@@ -47,7 +47,11 @@ FALLING = ("loss", "error", "reconstruction", "kl", "ece")
 def run(cfg: DictConfig) -> float | None:
     """Fine-tune; the value of ``cfg.metric`` of the best checkpoint, for a sweep."""
     cfg = _watched(cfg)
-    output = claim_output(cfg)
+    with claim_output(cfg) as output:
+        return _finetune(cfg, output)
+
+
+def _finetune(cfg: DictConfig, output: Path) -> float | None:
     pl.seed_everything(cfg.seed, verbose=False)
     checkpoint = read(cfg.init_from)
     store = open_store(cfg)

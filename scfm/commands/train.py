@@ -1,6 +1,7 @@
 """``scfm-train``: pretrain a backbone on a token store."""
 
 import logging
+from pathlib import Path
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
@@ -27,7 +28,11 @@ log = logging.getLogger(__name__)
 
 def run(cfg: DictConfig) -> float | None:
     """Pretrain; the value of ``cfg.metric`` at the end, for a sweep."""
-    output = claim_output(cfg)
+    with claim_output(cfg) as output:
+        return _train(cfg, output)
+
+
+def _train(cfg: DictConfig, output: Path) -> float | None:
     pl.seed_everything(cfg.seed, verbose=False)
     store = open_store(cfg)
     data = build(cfg.data, store)

@@ -6,7 +6,8 @@ import os
 import platform
 import shutil
 import subprocess
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import nn
 from scfm import __version__
 from scfm.config import build, plain
 from scfm.data.module import CellData
-from scfm.io import write_text
+from scfm.io import hold, remove_parts, write_text
 from scfm.model.backbone import Backbone
 from scfm.module import CellModule
 from scfm.store.token_store import TokenStore
@@ -36,6 +37,9 @@ from scfm.types import Spec
 
 log = logging.getLogger(__name__)
 
+#: Lock file in the folder of a run.
+LOCK = ".lock"
+
 
 def open_store(cfg: DictConfig) -> TokenStore:
     """The store that the config names, the mix it describes, or the one made of the demo or synthetic cells."""
@@ -49,13 +53,21 @@ def is_first_process() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK"))
 
 
-def claim_output(cfg: DictConfig) -> Path:
-    """The folder of the run, refused where it would mix two runs.
+@contextmanager
+def claim_output(cfg: DictConfig) -> Iterator[Path]:
+    """The folder of the run, refused where it would mix two runs; the first process locks it until the run ends.
 
     Raises:
+        BlockingIOError: another run is writing it.
         FileExistsError: it holds checkpoints, and the config says neither to resume nor to overwrite them.
     """
     output = Path(cfg.output)
+    with hold(output / LOCK, output) if is_first_process() else nullcontext():
+        _prepare_output(cfg, output)
+        yield output
+
+
+def _prepare_output(cfg: DictConfig, output: Path) -> None:
     checkpoints = output / "checkpoints"
     if cfg.ckpt_path is None and checkpoints.is_dir() and any(checkpoints.iterdir()):
         if not cfg.overwrite:  # on every rank: one that went on alone would wait for the others
@@ -67,7 +79,9 @@ def claim_output(cfg: DictConfig) -> Path:
             shutil.rmtree(checkpoints)
             (output / "metrics.csv").unlink(missing_ok=True)
     output.mkdir(parents=True, exist_ok=True)
-    return output
+    if is_first_process():
+        remove_parts(output)
+        remove_parts(checkpoints)
 
 
 def require_positions(data: CellData, backbone: Backbone) -> None:
