@@ -1,4 +1,4 @@
-"""``scfm-evaluate``: score an embedding beside the methods a user would pick instead."""
+"""``scfm-evaluate``: score an embedding beside the methods a user would take instead."""
 
 import logging
 from collections.abc import Mapping
@@ -12,77 +12,87 @@ from omegaconf import DictConfig
 from scfm.cells.file import open_cells
 from scfm.checkpoint import Checkpoint, read
 from scfm.config import plain
+from scfm.evaluate.backbones import FileGenes, read_origin
 from scfm.evaluate.evaluate import evaluate
+from scfm.evaluate.options import Options
+from scfm.evaluate.origin import Origin
 from scfm.genes import read_alias
-from scfm.training.backbones import FileGenes, backbones, corpora, taught
+from scfm.report.evaluation import write
 
 log = logging.getLogger(__name__)
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
-    """Read the file, evaluate, say where the report lies."""
-    options = plain(cfg)
-    source, output = Path(options.pop("input")), Path(options.pop("output"))
-    split, checkpoint = options.pop("split"), options.pop("checkpoint")
-    if not source.is_file():
-        raise FileNotFoundError(f"input={source} does not exist; scfm-embed writes such a file")
-    try:
-        adata = anndata.read_h5ad(source)
-    except OSError as error:
-        raise ValueError(f"{source} is not a readable .h5ad file ({error}); write it again with scfm-embed") from error
-    said = made_by_what(adata, options["embedding"])
-    made_by = _checkpoint(said, checkpoint)
-    extra = {} if made_by is None else _compared_with(made_by, source, options, said)
-    about = {"input": str(source), "checkpoint": None if made_by is None else str(made_by.path)}
-    result = evaluate(adata, output=output, split=Path(split) if split else None, about=about, **extra, **options)
+    """Read the file, evaluate, write the report; the scores as plain values, with the paths of the ``files``."""
+    keys = plain(cfg)
+    source, output, wanted = Path(keys.pop("input")), Path(keys.pop("output")), keys.pop("checkpoint")
+    options = Options(**keys)
+    adata = read_file(source)
+    record = embedding_record(adata, options.embedding)
+    checkpoint = find_checkpoint(record, wanted)
+    origin = None if checkpoint is None else find_origin(checkpoint, source, options, record)
+    about = {"input": str(source), "checkpoint": None if checkpoint is None else str(checkpoint.path)}
+    result = evaluate(adata, options, origin=origin, about=about)
+    for sentence in [*result.summary, *result.notes]:
+        log.info(sentence)
+    files = write(result, output)
     log.info("Report: %s", output / "report.html")
-    return result
+    return {**result.to_dict(), "files": [str(path) for path in files]}
 
 
-def made_by_what(adata: AnnData, embedding: str) -> Mapping[str, Any]:
-    """What scfm-embed wrote of itself beside an entry of obsm, or beside the one that it belongs to; else nothing."""
-    entries = {key: own for key, own in adata.uns.get("scfm", {}).items() if isinstance(own, Mapping)}
-    of_projections = {name: own for own in entries.values() for name in own.get("projections", ())}
-    return entries.get(embedding) or of_projections.get(embedding) or {}
+def read_file(path: Path) -> AnnData:
+    """The cells of an .h5ad.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it cannot be read.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"input={path} does not exist; scfm-embed writes such a file")
+    try:
+        return anndata.read_h5ad(path)
+    except OSError as error:
+        raise ValueError(f"{path} is not a readable .h5ad file ({error}); write it again with scfm-embed") from error
 
 
-def _checkpoint(said: Mapping[str, Any], wanted: str | None) -> Checkpoint | None:
-    """The checkpoint that made the embedding: the one the file names, for ``auto``, where it is still there."""
+def embedding_record(adata: AnnData, embedding: str) -> Mapping[str, Any]:
+    """What scfm-embed wrote into uns about an entry of obsm, or about the entry that it belongs to; else nothing."""
+    entries = {key: record for key, record in adata.uns.get("scfm", {}).items() if isinstance(record, Mapping)}
+    projections = {name: record for record in entries.values() for name in record.get("projections", ())}
+    return entries.get(embedding) or projections.get(embedding) or {}
+
+
+def find_checkpoint(record: Mapping[str, Any], wanted: str | None) -> Checkpoint | None:
+    """The checkpoint that made the embedding: for ``auto`` the one that the file names, where it is still there."""
     if wanted is None:
         return None
     if wanted != "auto":
         return read(wanted)
-    path = said.get("checkpoint")
+    path = record.get("checkpoint")
     if path is None or not Path(path).exists():
-        lost = "The file does not say which checkpoint made this embedding" if path is None else f"{path} is gone"
-        log.info("%s: no comparison with untrained backbones; name it with checkpoint=...", lost)
+        reason = "The file does not say which checkpoint made this embedding" if path is None else f"{path} is gone"
+        log.info("%s: no comparison with untrained backbones; name it with checkpoint=...", reason)
         return None
     return read(path)
 
 
-def _compared_with(
-    checkpoint: Checkpoint, source: Path, options: dict[str, Any], said: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Encoders and corpora of a checkpoint, where its tokenizer can read the counts of the file.
+def find_origin(checkpoint: Checkpoint, source: Path, options: Options, record: Mapping[str, Any]) -> Origin | None:
+    """Backbones and stores of a checkpoint, where its tokenizer can read the counts of the file; else None.
 
     Args:
         checkpoint: that made the embedding.
         source: the embedded file.
         options: of the evaluation.
-        said: what scfm-embed wrote of itself: genes are matched as it did.
+        record: what scfm-embed wrote about the embedding: genes are matched as it did.
     """
-    alias = said.get("alias") or None
+    alias = record.get("alias") or None
     if alias is not None and not Path(alias).is_file():
         log.warning("%s, the gene names of this embedding, is gone: no comparison with untrained backbones.", alias)
-        return {}
-    column = said.get("gene_column") or None
-    with open_cells(source, layer=options["layer"], gene_column=column, counts="lognorm_ok") as cells:
+        return None
+    column = record.get("gene_column") or None
+    with open_cells(source, layer=options.layer, gene_column=column, counts="lognorm_ok") as cells:
         names, fits = list(cells.genes), cells.is_counts
     if not fits:
-        return {}
-    genes = FileGenes(names, said.get("species", "human"), None if alias is None else read_alias(alias))
-    return {
-        "encoders": backbones(checkpoint, genes, options["seed"]),
-        "corpora": corpora(checkpoint, genes),
-        "taught": taught(checkpoint, genes),
-    }
+        return None
+    genes = FileGenes(names, record.get("species", "human"), None if alias is None else read_alias(alias))
+    return read_origin(checkpoint, genes, options.seed)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -12,9 +12,11 @@ from anndata import AnnData
 
 from scfm.evaluate import scvi as deep
 from scfm.evaluate.expression import Expression, variable_genes
+from scfm.evaluate.method import Method, Role
 from scfm.optional import need
 
-logger = logging.getLogger(__name__)
+#: (expression, batch, labels, seed) -> (B, D) embedding
+Embedder = Callable[[Expression, "np.ndarray | None", "np.ndarray | None", int], np.ndarray]
 
 
 def pca(expression: Expression, batch: np.ndarray | None, labels: np.ndarray | None, seed: int) -> np.ndarray:
@@ -88,22 +90,47 @@ def _required(values: np.ndarray | None, name: str, column: str = "batch") -> np
     return values
 
 
-Embedder = Callable[[Expression, "np.ndarray | None", "np.ndarray | None", int], np.ndarray]
+@dataclass(frozen=True)
+class Baseline:
+    """An embedding that needs no model of ours.
 
-EMBEDDERS: dict[str, Embedder] = {
-    "pca": pca,
-    "hvg": hvg,
-    "harmony": harmony,
-    "combat": combat,
-    "scvi": scvi,
-    "scanvi": scanvi,
-    "random": random,
-    "shuffled": shuffled,
-    "label_onehot": label_onehot,
+    Attributes:
+        title: its name in reports.
+        make: computes it.
+        role: rival or control.
+        needs: the columns that it needs, of ``batch`` and ``label``.
+        repeatable: cheap enough to be run again on pseudo-batches.
+    """
+
+    title: str
+    make: Embedder
+    role: Role = "rival"
+    needs: tuple[str, ...] = ()
+    repeatable: bool = False
+
+    @property
+    def method(self) -> Method:
+        """Its record in a comparison."""
+        return Method(self.title, self.title, "", self.role)
+
+
+PCA_TITLE = "PCA"
+BASELINES: dict[str, Baseline] = {
+    "pca": Baseline(PCA_TITLE, pca),
+    "hvg": Baseline("HVG", hvg),
+    "harmony": Baseline("Harmony", harmony, needs=("batch",), repeatable=True),
+    "combat": Baseline("ComBat", combat, needs=("batch",), repeatable=True),
+    "scvi": Baseline("scVI", scvi, needs=("batch",)),
+    "scanvi": Baseline("scANVI", scanvi, needs=("batch", "label")),
+    "random": Baseline("control: random", random, "control"),
+    "shuffled": Baseline("control: shuffled", shuffled, "control"),
+    "label_onehot": Baseline("control: labels", label_onehot, "control", needs=("label",)),
 }
-CONTROLS = ("random", "shuffled", "label_onehot")
-NEEDS_BATCH = ("harmony", "combat", "scvi", "scanvi")
-NEEDS_LABEL = ("scanvi", "label_onehot")
+
+
+def keys(role: Role) -> tuple[str, ...]:
+    """Keys of the baselines of a role."""
+    return tuple(key for key, baseline in BASELINES.items() if baseline.role == role)
 
 
 def embed(
@@ -112,7 +139,7 @@ def embed(
     """A baseline embedding by its name.
 
     Args:
-        name: one of ``EMBEDDERS``.
+        name: one of ``BASELINES``.
         expression: log-normalised counts.
         batch: (B,) batches, for the methods that need them.
         labels: (B,) types, for the methods that need them.
@@ -125,4 +152,4 @@ def embed(
         ValueError: a column that the method needs is not given.
         ImportError: its package is not installed.
     """
-    return np.asarray(EMBEDDERS[name](expression, batch, labels, seed), dtype=np.float64)
+    return np.asarray(BASELINES[name].make(expression, batch, labels, seed), dtype=np.float64)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import overload
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from scfm.evaluate.components import state_key
 from scfm.evaluate.expression import Expression, read_expression
+from scfm.evaluate.options import Options
 from scfm.evaluate.times import read_times
 from scfm.head.trajectory.base import PSEUDOTIME
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class Cells:
         called: (B,) the head's own calls; None where there are none.
         guessed: (B,) the likeliest classes by the head, also of cells that it calls unknown; None likewise.
         confidence: (B,) how sure they are.
-        others: further embeddings to compare with, (B, D') each, by name.
+        others: further embeddings to compare with, (B, D') each, by key of obsm.
+        written: keys of obsm that scfm-embed wrote.
         condition: (B,) names, "" where missing; None without such a column.
         finer: (B,) names of subtypes, "" where missing; None without such a column.
         times: (B,) known times or ranks of stages, NaN where unknown; None without such a column.
@@ -49,10 +53,11 @@ class Cells:
     codes: np.ndarray
     batch: np.ndarray | None
     group: np.ndarray | None
-    called: np.ndarray | None
-    confidence: np.ndarray | None
+    called: np.ndarray | None = None
+    confidence: np.ndarray | None = None
     guessed: np.ndarray | None = None
     others: Mapping[str, np.ndarray] = field(default_factory=dict)
+    written: frozenset[str] = frozenset()
     condition: np.ndarray | None = None
     finer: np.ndarray | None = None
     times: np.ndarray | None = None
@@ -63,102 +68,116 @@ class Cells:
         return len(self.names)
 
 
-def read_cells(
-    adata: AnnData,
-    *,
-    embedding: str,
-    label: str | None,
-    batch: str | None,
-    group: str | None,
-    layer: str | None,
-    beside: Sequence[str] = (),
-    condition: str | None = None,
-    finer: str | None = None,
-    time: str | None = None,
-    stages: list[str] | None = None,
-) -> Cells:
+def read_cells(adata: AnnData, options: Options) -> tuple[Cells, list[str]]:
     """Check an AnnData and take out what the evaluation reads.
 
     Args:
         adata: cells; not modified.
-        embedding: key of ``obsm``.
-        label: obs column of cell types.
-        batch: obs column of experimental batches.
-        group: obs column that must not be on both sides of a split; None takes ``batch``.
-        layer: where the counts are; None finds them.
-        beside: further keys of ``obsm``.
-        condition: obs column of a condition.
-        finer: obs column of subtypes.
-        time: obs column of known times or stages.
-        stages: its categories from first to last; None: numbers.
+        options: which columns and embeddings; see :class:`scfm.evaluate.options.Options`.
 
     Returns:
-        The cells.
+        The cells, without those that have no embedding or no batch, and a note for each reason why some are left out.
 
     Raises:
-        ValueError: no such embedding or column, an embedding with NaN, one batch or one class only, neither label nor
-            batch, or no counts.
+        ValueError: no such embedding or column, an embedding without a finite row, one batch or one class only,
+            nothing to score by, or no counts.
     """
-    if label is None and batch is None and time is None:
-        raise ValueError("nothing to judge by: give label=COLUMN (cell types), batch=COLUMN, time=COLUMN or several")
-    names = _column(adata, label, "label") if label else None
-    batches = _column(adata, batch, "batch") if batch else None
-    groups = _column(adata, group, "group") if group else batches
-    classes, codes = _classes(names, label, adata.n_obs)
+    if options.label is None and options.batch is None and options.time is None:
+        raise ValueError("nothing to score by: give label=COLUMN (cell types), batch=COLUMN, time=COLUMN or several")
+    keys = _embedding_keys(adata, options)
+    adata, notes = _complete(adata, keys, options.batch)
+    names, batches, groups, condition, finer, times = (
+        _column(adata, getattr(options, role), role)
+        for role in ("label", "batch", "group", "condition", "finer", "time")
+    )
+    classes, codes = _classes(names, options.label, adata.n_obs)
     if batches is not None:
-        _check_batches(batches, names, str(batch))
-    values = _embedding(adata, embedding)
-    own = f"scfm_{label}"
-    times, named = (None, ()) if time is None else read_times(_column(adata, time, "time"), time, stages)
-    has_calls = own in adata.obs and f"{own}_confidence" in adata.obs
-    return Cells(
+        _check_batches(batches, names, str(options.batch))
+    embeddings = {key: _embedding(adata, key) for key in keys}
+    known, stages = (None, ()) if times is None else read_times(times, str(options.time), options.stages)
+    cells = Cells(
         names=np.asarray(adata.obs_names, dtype=object),
-        embedding=values,
-        expression=read_expression(adata, layer),
+        embedding=embeddings.pop(options.embedding),
+        expression=read_expression(adata, options.layer),
         labels=names,
         classes=classes,
         codes=codes,
         batch=batches,
-        group=groups,
-        called=_text(adata.obs[own]) if has_calls else None,
-        confidence=adata.obs[f"{own}_confidence"].to_numpy(dtype=np.float64) if has_calls else None,
-        guessed=_text(adata.obs[f"{own}_guess"]) if has_calls and f"{own}_guess" in adata.obs else None,
-        others={name: _embedding(adata, name) for name in beside if name != embedding},
-        condition=_column(adata, condition, "condition") if condition else None,
-        finer=_column(adata, finer, "finer") if finer else None,
-        times=times,
-        stages=named,
-        pseudotime=adata.obs[PSEUDOTIME].to_numpy(dtype=np.float64) if PSEUDOTIME in adata.obs else None,
+        group=batches if groups is None else groups,
+        **_predictions(adata.obs, options.label),
+        others=embeddings,
+        written=_written(adata),
+        condition=condition,
+        finer=finer,
+        times=known,
+        stages=stages,
     )
+    return cells, notes
 
 
-def thin(cells: Cells, rows: np.ndarray) -> Cells:
+def _embedding_keys(adata: AnnData, options: Options) -> list[str]:
+    """The embedding in question first, then what its head reads, then the others, each once."""
+    state = state_key(options.embedding)
+    keys = [options.embedding, *([state] if state in adata.obsm else []), *options.others]
+    return list(dict.fromkeys(keys))
+
+
+def _complete(adata: AnnData, keys: Sequence[str], batch: str | None) -> tuple[AnnData, list[str]]:
+    """The cells whose embeddings are finite and whose batch is known, and what to say of the rest."""
+    notes, keep = [], np.ones(adata.n_obs, dtype=bool)
+    for key in keys:
+        finite = np.isfinite(_matrix(adata, key)).all(axis=1)
+        if not finite.any():
+            raise ValueError(f"obsm[{key!r}] holds NaN or infinite numbers in every cell; embed the cells again")
+        if not finite.all():
+            first = adata.obs_names[np.flatnonzero(~finite)[0]]
+            notes.append(
+                f"{int((~finite).sum()):,} of {len(finite):,} cells have NaN or infinite numbers in obsm[{key!r}] and "
+                f"are left out; the first is {first!r}."
+            )
+        keep &= finite
+    if batch is not None:
+        known = _column(adata, batch, "batch") != ""
+        if not known.any():
+            raise ValueError(f"batch={batch!r} is missing in all {len(known)} cells; name a column that has batches")
+        if not known.all():
+            notes.append(f"{int((~known).sum()):,} of {len(known):,} cells have no {batch} and are left out.")
+        keep &= known
+    if not keep.any():
+        raise ValueError(f"no cell has finite numbers in all of {', '.join(keys)} and a batch; score fewer embeddings")
+    return (adata, []) if keep.all() else (adata[keep], notes)
+
+
+def _predictions(obs: pd.DataFrame, label: str | None) -> dict[str, np.ndarray]:
+    """What a head has written of the cells: arguments of :class:`Cells`."""
+    own, found = f"scfm_{label}", dict[str, np.ndarray]()
+    if label is not None and own in obs and f"{own}_confidence" in obs:
+        found = {"called": _text(obs[own]), "confidence": obs[f"{own}_confidence"].to_numpy(dtype=np.float64)}
+        if f"{own}_guess" in obs:
+            found["guessed"] = _text(obs[f"{own}_guess"])
+    if PSEUDOTIME in obs:
+        found["pseudotime"] = obs[PSEUDOTIME].to_numpy(dtype=np.float64)
+    return found
+
+
+def _written(adata: AnnData) -> frozenset[str]:
+    """Keys of obsm that scfm-embed wrote."""
+    entries = {key: entry for key, entry in adata.uns.get("scfm", {}).items() if isinstance(entry, Mapping)}
+    return frozenset(entries).union(*(map(str, entry.get("projections", ())) for entry in entries.values()))
+
+
+def select(cells: Cells, rows: np.ndarray) -> Cells:
     """Only some of the cells."""
-
-    def pick(values: np.ndarray | None) -> np.ndarray | None:
-        return None if values is None else values[rows]
-
-    return replace(
-        cells,
-        names=cells.names[rows],
-        embedding=cells.embedding[rows],
-        expression=cells.expression.select(rows),
-        codes=cells.codes[rows],
-        labels=pick(cells.labels),
-        batch=pick(cells.batch),
-        group=pick(cells.group),
-        called=pick(cells.called),
-        confidence=pick(cells.confidence),
-        guessed=pick(cells.guessed),
-        others={name: values[rows] for name, values in cells.others.items()},
-        condition=pick(cells.condition),
-        finer=pick(cells.finer),
-        times=pick(cells.times),
-        pseudotime=pick(cells.pseudotime),
-    )
+    per_cell = {
+        attribute.name: value[rows]
+        for attribute in fields(cells)
+        if isinstance(value := getattr(cells, attribute.name), np.ndarray)
+    }
+    others = {name: values[rows] for name, values in cells.others.items()}
+    return replace(cells, **per_cell, expression=cells.expression.select(rows), others=others)
 
 
-def _embedding(adata: AnnData, key: str) -> np.ndarray:
+def _matrix(adata: AnnData, key: str) -> np.ndarray:
     if key not in adata.obsm:
         have = ", ".join(adata.obsm) or "none"
         raise ValueError(
@@ -168,19 +187,23 @@ def _embedding(adata: AnnData, key: str) -> np.ndarray:
     values = np.asarray(adata.obsm[key], dtype=np.float64)
     if values.ndim != 2 or values.shape[1] == 0:
         raise ValueError(f"obsm[{key!r}] has shape {values.shape}; expected cells × dimensions")
-    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-    if len(bad):
-        first = adata.obs_names[bad[0]]
-        raise ValueError(
-            f"obsm[{key!r}] holds NaN or infinite numbers in {len(bad)} of {len(values)} cells, the first is "
-            f"{first!r}; embed the cells again or drop these"
-        )
+    return values
+
+
+def _embedding(adata: AnnData, key: str) -> np.ndarray:
+    values = _matrix(adata, key)
     if not np.ptp(values, axis=0).any():
         raise ValueError(f"obsm[{key!r}] is the same in all {len(values)} cells; embed them again")
     return values
 
 
-def _column(adata: AnnData, name: str, role: str) -> np.ndarray:
+@overload
+def _column(adata: AnnData, name: str, role: str) -> np.ndarray: ...
+@overload
+def _column(adata: AnnData, name: str | None, role: str) -> np.ndarray | None: ...
+def _column(adata: AnnData, name: str | None, role: str) -> np.ndarray | None:
+    if name is None:
+        return None
     if name not in adata.obs:
         have = ", ".join(map(str, adata.obs.columns)) or "none"
         raise ValueError(f"{role}={name!r} is not a column of obs; the columns are: {have}")
@@ -205,11 +228,11 @@ def _classes(names: np.ndarray | None, label: str | None, n_cells: int) -> tuple
     sizes = {name: int((names == name).sum()) for name in classes}
     single = [name for name, size in sizes.items() if size == 1]
     if single:
-        logger.warning(
+        log.warning(
             "%d class(es) of %s have one cell and cannot be scored well: %s", len(single), label, ", ".join(single)
         )
     if (names == "").any():
-        logger.warning(
+        log.warning(
             "%d of %d cells have no %s and are left out of the scores", int((names == "").sum()), n_cells, label
         )
     place = {name: code for code, name in enumerate(classes)}
@@ -217,19 +240,16 @@ def _classes(names: np.ndarray | None, label: str | None, n_cells: int) -> tuple
 
 
 def _check_batches(batches: np.ndarray, labels: np.ndarray | None, name: str) -> None:
-    found = sorted(set(batches))
-    if "" in found:
-        raise ValueError(f"batch={name!r} is missing in {int((batches == '').sum())} cells; every cell needs its batch")
-    if len(found) < 2:
+    if len(set(batches)) < 2:
         raise ValueError(
-            f"batch={name!r} is {found[0]!r} in all cells; mixing needs at least two batches: leave batch out or name "
-            "another column"
+            f"batch={name!r} is {batches[0]!r} in all cells; mixing needs at least two batches: leave batch out or "
+            "name another column"
         )
     if labels is None:
         return
     table = pd.crosstab(batches[labels != ""], labels[labels != ""], rownames=[name], colnames=["label"])
     if ((table > 0).sum(axis=0) <= 1).all():
-        logger.warning(
+        log.warning(
             "every label occurs in one %s only, so batch and type cannot be told apart and the batch scores mean "
             "little:\n%s",
             name,

@@ -5,8 +5,14 @@ from __future__ import annotations
 import resource
 import threading
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
+
+import pandas as pd
+
+T = TypeVar("T")
 
 #: Seconds between two looks at the memory.
 INTERVAL = 0.02
@@ -47,6 +53,24 @@ class Cost:
 
     def _look(self) -> None:
         self._peak = max(self._peak, resident())
+
+
+def measure(makers: Mapping[str, Callable[[], T]]) -> tuple[dict[str, T], pd.DataFrame]:
+    """Call functions one after the other and measure each.
+
+    Args:
+        makers: functions by name.
+
+    Returns:
+        What they returned, by name, and a table with the columns ``seconds`` and ``megabytes``.
+    """
+    values: dict[str, T] = {}
+    rows = {}
+    for name, make in makers.items():
+        with Cost() as cost:
+            values[name] = make()
+        rows[name] = {"seconds": cost.seconds, "megabytes": cost.megabytes}
+    return values, pd.DataFrame.from_dict(rows, orient="index", columns=["seconds", "megabytes"])
 
 
 def resident() -> int:

@@ -1,24 +1,20 @@
-"""Tables of scores: made, put on a scale, written."""
+"""Tables of scores of embeddings, and their scale between controls."""
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from scfm.evaluate.cells import Cells
 from scfm.evaluate.correction import batch_components
-from scfm.io import write_text
 from scfm.metrics.integration import integration_scores
 from scfm.metrics.silhouette import to_codes
 from scfm.metrics.structure import consensus_distances, ksim, neighbor_overlap, scgraph
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def score_embeddings(
@@ -35,7 +31,7 @@ def score_embeddings(
     Besides :func:`scfm.metrics.integration.integration_scores`: ``scgraph``, ``ksim`` and ``kept_neighbors``, the
     share of each cell's 30 nearest cells of its own batch that PCA has too.
     """
-    rows, labels, batch = judged_groups(cells, rows)
+    rows, labels, batch = scored_groups(cells, rows)
     consensus = None
     if labels is not None and batch is not None:
         codes = to_codes(labels)
@@ -54,14 +50,14 @@ def score_embeddings(
     return pd.DataFrame.from_dict(table, orient="index")
 
 
-def judged_groups(cells: Cells, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+def scored_groups(cells: Cells, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """The labelled ones of some cells, their class codes and their batches; None where there are none, or one batch."""
     if cells.labels is not None:
         rows = rows[cells.codes[rows] >= 0]
     labels = cells.codes[rows] if cells.labels is not None else None
     batch = cells.batch[rows] if cells.batch is not None else None
     if batch is not None and len(set(batch)) < 2:
-        logger.warning("the judged cells are all of one batch: no batch scores")
+        log.warning("the scored cells are all of one batch: no batch scores")
         batch = None
     return rows, labels, batch
 
@@ -83,25 +79,3 @@ def control_scaled(scores: pd.DataFrame, controls: list[str]) -> pd.DataFrame:
     """
     low, high = scores.loc[controls].min(), scores.loc[controls].max()
     return (scores.drop(index=controls) - low) / (high - low).where(high - low >= APART, np.nan)
-
-
-def plain(table: pd.DataFrame) -> dict[str, dict[str, float | None]]:
-    """A table as what JSON can hold: {row: {column: number, or None}}."""
-    return {
-        str(name): {column: None if pd.isna(value) else float(value) for column, value in row.items()}
-        for name, row in table.iterrows()
-    }
-
-
-def write_scores(output: Path, result: Mapping[str, Any], tables: tuple[str, ...]) -> list[str]:
-    """``scores.json``, and ``scores.csv`` with a line for each (table, method, metric)."""
-    rows = [
-        (table, method, metric, value)
-        for table in tables
-        for method, found in result[table].items()
-        for metric, value in found.items()
-    ]
-    frame = pd.DataFrame(rows, columns=["table", "method", "metric", "value"])
-    for name, text in (("scores.csv", frame.to_csv(index=False)), ("scores.json", json.dumps(result, indent=1))):
-        write_text(output / name, text)
-    return [str(output / "scores.csv"), str(output / "scores.json")]

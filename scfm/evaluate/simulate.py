@@ -95,7 +95,7 @@ def grid(
     """Every method on every strength of batch effect and biology.
 
     Args:
-        methods: as :data:`scfm.evaluate.baselines.EMBEDDERS`; PCA is always there.
+        methods: the functions of :data:`scfm.evaluate.baselines.BASELINES`; PCA is always there.
         batch: strengths of the batch effect.
         biology: strengths of what differs inside types.
         n_cells: of each set.

@@ -14,52 +14,60 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from scfm.evaluate.cells import Cells
-from scfm.evaluate.cost import Cost
+from scfm.evaluate.cost import measure
+from scfm.evaluate.embeddings import Embeddings
 from scfm.evaluate.folds import Fold
+from scfm.evaluate.method import Method, Role, names
 from scfm.head.trajectory.diffusion import diffusion_pseudotime, extreme_cell, neighbour_graph
 from scfm.metrics.trajectory import conservation, trajectory_scores
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
-NEIGHBOURS = 15
-#: Fewer cells of a batch than this have no order of their own that could be kept.
-FEWEST = 50
+N_NEIGHBORS = 15
+#: Batches of fewer cells have no order of their own that could be kept.
+MIN_CELLS = 50
+HEAD = Method("head", "head", "", "ours")
 
 
 @dataclass(frozen=True)
-class Ordering:
-    """What came of it.
+class Trajectory:
+    """Orderings of the cells by several methods.
 
     Attributes:
+        methods: what was compared.
         times: (B,) pseudotime by method, NaN where there is none.
         scores: methods × metrics.
-        ours: the methods that use the embedding or the head.
         truth: (B,) known times or stage ranks, NaN where unknown.
         stages: names of the stages by rank; empty where the truth is a number.
     """
 
+    methods: tuple[Method, ...]
     times: dict[str, np.ndarray]
     scores: pd.DataFrame
-    ours: list[str]
     truth: np.ndarray
     stages: tuple[str, ...]
 
+    def names(self, *roles: Role) -> list[str]:
+        """Names of the methods of these roles."""
+        return names(self.methods, *roles)
+
     @property
-    def shown(self) -> np.ndarray:
-        """(B,) the pseudotime of the head, or of the embedding where there is no head."""
-        return self.times[self.ours[0]]
+    def shown(self) -> str:
+        """The method whose pseudotime is drawn: the first of ours that gives an order, the head where there is one."""
+        ours = self.names("ours")
+        return next((name for name in ours if np.isfinite(self.scores.loc[name, "spearman"])), ours[0])
 
 
-def order_cells(cells: Cells, embedding: str, folds: list[Fold], seed: int) -> Ordering:
-    """Judge a head's pseudotime beside diffusion pseudotime and ridge regression.
+def score_trajectory(cells: Cells, spaces: Embeddings, folds: list[Fold], seed: int) -> Trajectory:
+    """Score a head's pseudotime beside diffusion pseudotime and ridge regression.
 
-    Diffusion pseudotime starts at the earliest cells' most extreme one and sees no other label. Ridge regression on
-    principal components learns from the training cells of the folds and is judged on the others, as a supervised head
-    should be (give the split of its fine-tune).
+    Diffusion pseudotime starts at the earliest cells' most extreme one and reads no other label. Ridge regression
+    learns from the training cells of the folds and is scored on the others, as a supervised head should be (give the
+    split of its fine-tune).
 
     Args:
         cells: what is evaluated, with times.
-        embedding: its name.
+        spaces: the embeddings to order the cells by, the one in question first.
         folds: for the regression.
         seed: of PCA.
 
@@ -68,59 +76,76 @@ def order_cells(cells: Cells, embedding: str, folds: list[Fold], seed: int) -> O
         batches, ``conservation`` of the order inside batches; ``seconds`` and ``megabytes``.
 
     Raises:
-        ValueError: no known order; see :func:`scfm.metrics.trajectory.trajectory_scores`.
+        ValueError: the known times have no order.
     """
     assert cells.times is not None
     truth, head = cells.times, cells.pseudotime
+    _require_order(truth)
     components = cells.expression.principal_components(seed=seed)
-    spaces = {embedding: cells.embedding, **cells.others, "PCA": components}
-    makers: dict[str, Callable[[], np.ndarray]] = {
-        **{f"diffusion pseudotime on {name}": partial(diffused, space, truth) for name, space in spaces.items()},
-        **{f"ridge on {name}": partial(ridged, space, truth, folds) for name, space in spaces.items()},
-    }
-    times: dict[str, np.ndarray] = {} if head is None else {"head": head}
-    costs = {}
-    for name, make in makers.items():
-        with Cost() as cost:
-            times[name] = make()
-        costs[name] = {"seconds": cost.seconds, "megabytes": cost.megabytes}
-    judged = np.zeros(len(cells), dtype=bool)
-    judged[np.concatenate([test for _, test in folds])] = True
+    features = {method: spaces.values[method.name] for method in spaces.methods}
+    features[Method("PCA", "PCA", "", "rival")] = components
+    makers: dict[Method, Callable[[], np.ndarray]] = {}
+    for model, make in (("diffusion pseudotime", diffused), ("ridge", partial(ridge_predictions, folds=folds))):
+        for space, values in features.items():
+            method = Method(f"{model} on {space.name}", space.space, model, space.role)
+            makers[method] = partial(make, values, truth)
+    made, costs = measure({method.name: make for method, make in makers.items()})
+    times = made if head is None else {HEAD.name: head, **made}
+    scored = np.zeros(len(cells), dtype=bool)
+    scored[np.concatenate([test for _, test in folds])] = True
     inside = None if cells.batch is None else within_batches(components, truth, cells.batch)
-    rows = {}
-    for name, values in times.items():
-        rows[name] = _scores(values, truth, judged, inside, cells.batch) | costs.get(name, {})
-    ours = [name for name in times if name == "head" or name.endswith(f" {embedding}")]
-    return Ordering(times, pd.DataFrame.from_dict(rows, orient="index"), ours, truth, cells.stages)
+    rows = {name: _scores(name, values, truth, scored, inside, cells.batch) for name, values in times.items()}
+    table = pd.DataFrame.from_dict(rows, orient="index").join(costs)
+    methods = (*([] if head is None else [HEAD]), *makers)
+    return Trajectory(methods, times, table, truth, cells.stages)
+
+
+def _require_order(truth: np.ndarray) -> None:
+    known = truth[np.isfinite(truth)]
+    if len(known) < 3 or np.ptp(known) == 0:
+        raise ValueError(
+            f"{len(known)} cells have a known time, of {len(np.unique(known))} different values; an order needs at "
+            "least 3 cells and 2 values"
+        )
 
 
 def _scores(
-    values: np.ndarray, truth: np.ndarray, judged: np.ndarray, inside: np.ndarray | None, batch: np.ndarray | None
+    name: str,
+    values: np.ndarray,
+    truth: np.ndarray,
+    scored: np.ndarray,
+    inside: np.ndarray | None,
+    batch: np.ndarray | None,
 ) -> dict[str, float]:
-    found = trajectory_scores(values[judged], truth[judged])
-    if inside is not None and batch is not None and np.isfinite(inside[judged]).sum() > 2:
-        kept = conservation(inside[judged], values[judged], batch[judged])
-        found |= {name: kept[name] for name in ("conservation", "conservation_by_batch")}
+    """The scores of one method; NaN where it gives no order, so that the others are scored all the same."""
+    try:
+        found = trajectory_scores(values[scored], truth[scored])
+        if inside is not None and batch is not None and np.isfinite(inside[scored]).sum() > 2:
+            kept = conservation(inside[scored], values[scored], batch[scored])
+            found |= {metric: kept[metric] for metric in ("conservation", "conservation_by_batch")}
+    except ValueError as error:
+        log.warning("%s is not scored: %s", name, error)
+        return {"spearman": float("nan"), "kendall": float("nan"), "unreached": float("nan")}
     return found
 
 
 def diffused(embedding: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """(B,) diffusion pseudotime from the most extreme of the earliest cells; NaN where it does not reach."""
-    graph = neighbour_graph(embedding, NEIGHBOURS)
+    graph = neighbour_graph(embedding, N_NEIGHBORS)
     earliest = truth == np.nanmin(truth)
     if np.isfinite(truth).all() and len(np.unique(truth)) > len(truth) / 2:  # a number of its own for each cell
         earliest = truth <= np.quantile(truth, 0.05)
     return diffusion_pseudotime(graph, extreme_cell(graph, earliest))
 
 
-def ridged(embedding: np.ndarray, truth: np.ndarray, folds: list[Fold]) -> np.ndarray:
-    """(B,) what a ridge regression says of the test cells of each fold; NaN of the others."""
-    found = np.full(len(embedding), np.nan)
+def ridge_predictions(embedding: np.ndarray, truth: np.ndarray, folds: list[Fold]) -> np.ndarray:
+    """(B,) times that a ridge regression predicts for the test cells of each fold; NaN for the others."""
+    predicted = np.full(len(embedding), np.nan)
     for train, test in folds:
         known = train[np.isfinite(truth[train])]
         model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 4, 11)))
-        found[test] = model.fit(embedding[known], truth[known]).predict(embedding[test])
-    return found
+        predicted[test] = model.fit(embedding[known], truth[known]).predict(embedding[test])
+    return predicted
 
 
 def within_batches(components: np.ndarray, truth: np.ndarray, batch: np.ndarray) -> np.ndarray:
@@ -128,14 +153,14 @@ def within_batches(components: np.ndarray, truth: np.ndarray, batch: np.ndarray)
     found = np.full(len(truth), np.nan)
     for name in np.unique(batch):
         own = np.flatnonzero(batch == name)
-        if len(own) >= FEWEST and np.isfinite(truth[own]).sum() > 2:
+        if len(own) >= MIN_CELLS and np.isfinite(truth[own]).sum() > 2:
             found[own] = diffused(components[own], truth[own])
         else:
-            logger.info("batch %s has %d cells: too few for an order of its own", name, len(own))
+            log.info("batch %s has %d cells: too few for an order of its own", name, len(own))
     return found
 
 
-def ordering_folds(truth: np.ndarray, groups: np.ndarray | None, n_folds: int, seed: int) -> list[Fold]:
+def trajectory_folds(truth: np.ndarray, groups: np.ndarray | None, n_folds: int, seed: int) -> list[Fold]:
     """Folds over the cells with a known time, whole groups on one side where there are at least two."""
     from sklearn.model_selection import GroupKFold, KFold
 

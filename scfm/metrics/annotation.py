@@ -89,7 +89,7 @@ def bootstrap(
     Args:
         truth: (B,) codes of all cells.
         calls: of some of them.
-        groups: (B,) of all cells; None resamples single cells.
+        groups: (B,) of all cells; None, or one group that holds all of the called cells, resamples single cells.
         n_classes: C.
         metric: one of ``METRICS``.
         n_draws: resamples. The same seed draws the same groups, so that two methods can be compared draw by draw.
@@ -100,7 +100,9 @@ def bootstrap(
     """
     order = np.argsort(calls.rows, kind="stable")
     rows, called = calls.rows[order], calls.codes[order]
-    owner = np.arange(len(rows)) if groups is None else np.unique(groups[rows], return_inverse=True)[1]
+    owner = np.zeros(len(rows), dtype=np.int64) if groups is None else np.unique(groups[rows], return_inverse=True)[1]
+    if owner.max() == 0:
+        owner = np.arange(len(rows))
     n_groups = int(owner.max()) + 1
     rng = np.random.default_rng(seed)
     values = []

@@ -15,14 +15,20 @@ from scfm import plot
 from scfm.checkpoint import Checkpoint
 from scfm.data.module import CellData
 from scfm.evaluate.annotation import HEAD, head_calls
-from scfm.evaluate.evaluate import FROZEN
-from scfm.evaluate.probes import Calls
+from scfm.evaluate.method import FROZEN
+from scfm.evaluate.store_probes import (
+    StoreFeatures,
+    component_sentence,
+    read_features,
+    score_calls,
+    score_pseudotime,
+    with_state,
+)
 from scfm.head.trajectory.base import PSEUDOTIME
-from scfm.metrics.annotation import rejection_curve
-from scfm.metrics.classification import reliability
 from scfm.metrics.integration import integration_scores
 from scfm.metrics.structure import neighbor_overlap
 from scfm.metrics.umap import umap
+from scfm.report.annotation import call_figures
 from scfm.report.html import (
     Section,
     paragraph,
@@ -37,7 +43,6 @@ from scfm.report.html import (
 )
 from scfm.store.token_store import TokenStore
 from scfm.training.finalize import Finished
-from scfm.training.frozen_probes import Beside, look_beside, name_beside, order_beside
 
 log = logging.getLogger(__name__)
 
@@ -67,16 +72,20 @@ def report(output: Path, config: Mapping[str, Any], done: Finished, data: CellDa
         log.warning("No cell is held out (data.val, data.test): there is nothing to report.")
         return None
     probes = hasattr(done.module.task, "annotate")
-    beside = look_beside(before, data, done.judged, done.module.device, probes=probes)
-    given = done.module.task.annotate(done.outputs) if probes else {}
+    features = read_features(before, data, done.judged, done.module.device, probes=probes)
+    if probes:
+        features = with_state(features, done.module, data, done.outputs)
+    written = done.module.task.annotate(done.outputs) if probes else {}
     curves = output / "curves.png"
+    naming, sentences = _annotation(output, done, data, features, written)
+    maps = picture(_maps(done, data, features, written), _drawn(done), output / "maps.png")
     sections = [
-        Section("", [paragraph(text) for text in _summary(done, config)], "summary"),
+        Section("", [paragraph(text) for text in [*_summary(done, config), *sentences]], "summary"),
         Section("", [warning(text) for text in _warnings(done, data, before)]),
-        *_naming(output, done, data, beside, given),
-        *_ordering(output, done, data, beside, given),
-        *_mixing(done, data, beside),
-        Section("Maps", [picture(_maps(done, data, beside, given), _on(done), output / "maps.png")]),
+        *naming,
+        *_trajectory(output, done, data, features, written),
+        *_mixing(done, data, features),
+        Section("Maps", [maps]),
         Section("Training", [picture_file(curves, "Logged over the run.")] if curves.is_file() else []),
         Section("Metrics", [settings({name: f"{value:.4f}" for name, value in done.metrics.items()})]),
         Section("Settings", [settings(config)]),
@@ -87,8 +96,8 @@ def report(output: Path, config: Mapping[str, Any], done: Finished, data: CellDa
     return path
 
 
-def _on(done: Finished) -> str:
-    return f"{len(done.judged):,} {done.part} cells, at most {DRAWN:,} of them drawn (UMAP, 15 neighbours)."
+def _drawn(done: Finished) -> str:
+    return f"{len(done.judged):,} {done.part} cells, at most {DRAWN:,} of them drawn (UMAP, 15 neighbors)."
 
 
 def _summary(done: Finished, config: Mapping[str, Any]) -> list[str]:
@@ -122,72 +131,50 @@ def _warnings(done: Finished, data: CellData, before: Checkpoint) -> list[str]:
     return found
 
 
-def _naming(
-    output: Path, done: Finished, data: CellData, beside: Beside, given: Mapping[str, np.ndarray]
-) -> list[Section]:
-    """A section for each label that the head names with a confidence."""
-    sections = []
+def _annotation(
+    output: Path, done: Finished, data: CellData, features: StoreFeatures, written: Mapping[str, np.ndarray]
+) -> tuple[list[Section], list[str]]:
+    """A section, and a sentence about the gene components, for each label that the head names with a confidence."""
+    sections: list[Section] = []
+    sentences: list[str] = []
+    scored = np.flatnonzero(features.scored)
+    groups = None if data.store.group is None else data.store.obs(data.store.group)[features.rows]
     for label in done.module.task.labels:
         column = f"scfm_{label}"
-        if f"{column}_confidence" not in given:
+        codes = data.store.obs(label)[features.rows]
+        known = codes[scored] >= 0
+        if f"{column}_confidence" not in written or not known.any():
             continue
         classes = done.module.spec.classes[label]
-        codes = data.store.obs(label)[beside.rows]
-        judged = np.flatnonzero(~beside.train)
-        known = codes[judged] >= 0
-        if not known.any():
-            continue
-        said = [given[f"{column}{end}"][known] for end in ("", "_guess", "_confidence")]
-        heads = head_calls(said[0], said[1], said[2], classes, judged[known])
-        scores, calls = name_beside(beside, codes, len(classes), heads), heads[HEAD]
-        drawn = [
-            picture(figure, text, output / f"{name}_{label}.png")
-            for name, (figure, text) in _naming_figures(codes, calls, classes, label, done.part).items()
-        ]
-        parts = [table(scores, smaller_is_better=["ece"], unranked=UNRANKED, own=list(heads)), paragraph(UNNAMED)]
-        parts.append(drawn[0])
-        sections.append(Section(f"Naming {label}", [*parts, side_by_side(*drawn[1:])]))
-    return sections
+        called, guessed, confidence = (written[f"{column}{end}"][known] for end in ("", "_guess", "_confidence"))
+        heads = head_calls(called, guessed, confidence, classes, scored[known])
+        probes = score_calls(features, codes, len(classes), heads)
+        sentences += component_sentence(probes, codes, groups, len(classes))
+        figures = call_figures(codes, {HEAD: heads[HEAD]}, classes, title=f"{label}, {done.part} cells")
+        drawn = [picture(figure, text, output / f"{name}_{label}.png") for name, (figure, text) in figures.items()]
+        scores = table(probes.scores, smaller_is_better=["ece"], unranked=UNRANKED, own=list(heads))
+        parts = [scores, paragraph(UNNAMED), drawn[0], side_by_side(*drawn[1:])]
+        sections.append(Section(f"Naming {label}", parts))
+    return sections, sentences
 
 
-def _naming_figures(
-    codes: np.ndarray, calls: Calls, classes: tuple[str, ...], label: str, part: str
-) -> dict[str, tuple[Figure, str]]:
-    names, true = np.array([*classes, "unknown"], dtype=object), codes[calls.rows]
-    right, named = calls.codes == true, calls.codes >= 0
-    return {
-        "confusion": (
-            plot.confusion_matrix(names[true], names[calls.codes], title=f"{label}, {part} cells"),
-            "A row is a true class and sums to 100 %.",
-        ),
-        "reliability": (
-            plot.reliability_diagram(reliability(calls.confidence[named], right[named]), title=label),
-            "Whether confidence means what it says.",
-        ),
-        "rejection": (
-            plot.rejection_curve({HEAD: rejection_curve(calls.confidence, right)}),
-            "Accuracy when the least sure cells are left unnamed.",
-        ),
-    }
-
-
-def _ordering(
-    output: Path, done: Finished, data: CellData, beside: Beside, given: Mapping[str, np.ndarray]
+def _trajectory(
+    output: Path, done: Finished, data: CellData, features: StoreFeatures, written: Mapping[str, np.ndarray]
 ) -> list[Section]:
     """Pseudotime against the label that it was learned from, where it has an order."""
     label = getattr(done.module.task, "label", None)
-    if PSEUDOTIME not in given or label is None:
+    if PSEUDOTIME not in written or label is None:
         return []
-    times, order = known_times(done.module.task, data, label, beside.rows)
+    times, order = known_times(done.module.task, data, label, features.rows)
     if times is None:
         return []
-    pseudotime = np.full(len(beside.rows), np.nan)
-    pseudotime[~beside.train] = given[PSEUDOTIME]
-    parts = [table(order_beside(beside, times, pseudotime), smaller_is_better=["unreached"], unranked=UNRANKED)]
+    pseudotime = np.full(len(features.rows), np.nan)
+    pseudotime[features.scored] = written[PSEUDOTIME]
+    parts = [table(score_pseudotime(features, times, pseudotime), smaller_is_better=["unreached"], unranked=UNRANKED)]
     if order:
-        judged = ~beside.train
+        scored = features.scored
         names = np.array([*order, ""], dtype=object)[np.where(np.isfinite(times), times, -1).astype(int)]
-        figure = plot.stage_violins(pseudotime[judged], names[judged], list(order), title=f"pseudotime by {label}")
+        figure = plot.stage_violins(pseudotime[scored], names[scored], list(order), title=f"pseudotime by {label}")
         parts.append(picture(figure, f"Pseudotime of the {done.part} cells in each stage.", output / "stages.png"))
     return [Section("Ordering cells", parts)]
 
@@ -212,16 +199,16 @@ def _ranks(codes: np.ndarray, names: tuple[str, ...], order: tuple[str, ...]) ->
     return np.array([*(order.index(name) for name in names), np.nan], dtype=np.float64)[codes]
 
 
-def _mixing(done: Finished, data: CellData, beside: Beside) -> list[Section]:
+def _mixing(done: Finished, data: CellData, features: StoreFeatures) -> list[Section]:
     """Batch mixing before and after, for a head that integrates."""
     key = getattr(done.module.task, "batch_key", None)
     after = done.outputs.get("integrated")
     if key is None or after is None:
         return []
-    judged = ~beside.train
-    codes = data.store.obs(key)[beside.rows][judged]
+    scored = features.scored
+    codes = data.store.obs(key)[features.rows][scored]
     known = codes >= 0
-    before, batch = beside.features[FROZEN][judged][known], codes[known]
+    before, batch = features.features[FROZEN][scored][known], codes[known]
     if len(np.unique(batch)) < 2:
         return [Section("Mixing batches", [paragraph(f"The {done.part} cells are all of one {key}.")])]
     rows = {}
@@ -229,7 +216,7 @@ def _mixing(done: Finished, data: CellData, beside: Beside) -> list[Section]:
         rows[name] = integration_scores(values, None, batch, before)
         rows[name]["kept_neighbors"] = neighbor_overlap(before, values, batch)
     text = (
-        "iLISI: how evenly neighbourhoods hold the batches; pcr: share of the batch's variance that is gone; kept "
+        "iLISI: how evenly neighborhoods hold the batches; pcr: share of the batch's variance that is gone; kept "
         "neighbors: of the frozen backbone's, inside batches. scfm-evaluate compares with Harmony, ComBat and scVI."
     )
     scores = pd.DataFrame.from_dict(rows, orient="index")
@@ -238,22 +225,22 @@ def _mixing(done: Finished, data: CellData, beside: Beside) -> list[Section]:
     ]
 
 
-def _maps(done: Finished, data: CellData, beside: Beside, given: Mapping[str, np.ndarray]) -> Figure:
+def _maps(done: Finished, data: CellData, features: StoreFeatures, written: Mapping[str, np.ndarray]) -> Figure:
     n = len(done.judged)
     shown = np.sort(np.random.default_rng(0).permutation(n)[:DRAWN])
-    spaces = {FROZEN: beside.features[FROZEN][~beside.train], "fine-tuned": done.outputs["embedding"]}
+    spaces = {FROZEN: features.features[FROZEN][features.scored], "fine-tuned": done.outputs["embedding"]}
     if "integrated" in done.outputs:
         spaces["integrated"] = done.outputs["integrated"]
     places = {name: umap(values[shown]) for name, values in spaces.items()}
     if "map" in done.outputs:
         places["map of the head"] = done.outputs["map"][shown]
-    colours: dict[str, np.ndarray] = {}
+    colors: dict[str, np.ndarray] = {}
     for label in done.module.task.labels:
         values, names = data.store.obs(label)[done.judged], data.store.categories(label)
-        colours[label] = values if names is None else np.array([*names, "(missing)"], dtype=object)[values]
-    colours |= {
-        name: np.asarray(values) for name, values in given.items() if not name.endswith(("_confidence", "_guess"))
+        colors[label] = values if names is None else np.array([*names, "(missing)"], dtype=object)[values]
+    colors |= {
+        name: np.asarray(values) for name, values in written.items() if not name.endswith(("_confidence", "_guess"))
     }
     return plot.maps(
-        places, {name: values[shown] for name, values in (colours or {"cells": np.full(n, "cell")}).items()}
+        places, {name: values[shown] for name, values in (colors or {"cells": np.full(n, "cell")}).items()}
     )

@@ -10,16 +10,16 @@ from scipy.stats import rankdata
 
 from scfm import plot
 from scfm.evaluate.expression import Expression
-from scfm.evaluate.trajectory import Ordering
+from scfm.evaluate.trajectory import Trajectory
 from scfm.report.html import paragraph, side_by_side, table
 
 #: Genes drawn along pseudotime.
 N_GENES = 8
 
 
-def ordering_figures(expression: Expression, ordering: Ordering) -> dict[str, tuple[Figure, str]]:
-    """The pictures of an ordering, each with its caption."""
-    time = ordering.shown
+def trajectory_figures(expression: Expression, trajectory: Trajectory) -> dict[str, tuple[Figure, str]]:
+    """The pictures of a trajectory, each with its caption."""
+    time = trajectory.times[trajectory.shown]
     columns = changing_genes(expression, time)
     figures = {
         "genes_along_pseudotime": (
@@ -29,25 +29,25 @@ def ordering_figures(expression: Expression, ordering: Ordering) -> dict[str, tu
             "Log-normalised expression along pseudotime, smoothed; the genes that rise and fall the most.",
         )
     }
-    names = stage_names(ordering)
+    names = stage_names(trajectory)
     if names is not None:
         figures["stages"] = (
-            plot.stage_violins(time, *names, title=f"{ordering.ours[0]} in each stage"),
+            plot.stage_violins(time, *names, title=f"{trajectory.shown} in each stage"),
             "Pseudotime in each stage, from first to last; the white point is the median.",
         )
     return figures
 
 
-def stage_names(ordering: Ordering) -> tuple[np.ndarray, list[str]] | None:
+def stage_names(trajectory: Trajectory) -> tuple[np.ndarray, list[str]] | None:
     """(B,) the stage of each cell and the stages in order; None where times are a continuum."""
-    known = np.isfinite(ordering.truth)
-    values = np.unique(ordering.truth[known])
+    known = np.isfinite(trajectory.truth)
+    values = np.unique(trajectory.truth[known])
     if len(values) > 25:
         return None
-    names = ordering.stages or tuple(f"{value:g}" for value in values)
-    place = np.searchsorted(values, np.where(known, ordering.truth, values[0]))
-    if ordering.stages:
-        place = np.where(known, ordering.truth, 0).astype(np.int64)
+    names = trajectory.stages or tuple(f"{value:g}" for value in values)
+    place = np.searchsorted(values, np.where(known, trajectory.truth, values[0]))
+    if trajectory.stages:
+        place = np.where(known, trajectory.truth, 0).astype(np.int64)
     return np.where(known, np.array(names, dtype=object)[place], ""), list(names)
 
 
@@ -70,9 +70,9 @@ def changing_genes(expression: Expression, time: np.ndarray, n_genes: int = N_GE
     return often[np.concatenate([order[::-1][:half], order[:half]])]
 
 
-def ordering_parts(ordering: Ordering | None, drawn: Mapping[str, str]) -> list[str]:
-    """The part of a report about an ordering; nothing where there is none."""
-    if ordering is None:
+def trajectory_parts(trajectory: Trajectory | None, drawn: Mapping[str, str]) -> list[str]:
+    """The part of a report about a trajectory; nothing where there is none."""
+    if trajectory is None:
         return []
     text = (
         "Spearman's and Kendall's correlation with the known times, over the cells that a method reaches; unreached is "
@@ -81,10 +81,10 @@ def ordering_parts(ordering: Ordering | None, drawn: Mapping[str, str]) -> list[
         "regression learns times from training cells and is judged on others."
     )
     scores = table(
-        ordering.scores,
+        trajectory.scores,
         smaller_is_better=["unreached"],
         unranked=["seconds", "megabytes"],
-        own=ordering.ours,
+        own=trajectory.names("ours"),
     )
     pictures = [drawn[name] for name in ("stages", "genes_along_pseudotime") if name in drawn]
     return [scores, paragraph(text), side_by_side(*pictures)]

@@ -3,7 +3,7 @@
 import anndata as ad
 import pytest
 
-from scfm.commands.evaluate import made_by_what
+from scfm.commands.evaluate import embedding_record
 from scfm.datasets.synthetic import synthetic_cells
 from support import SMALL, command
 
@@ -41,7 +41,7 @@ def test_beside_its_backbone_before_fine_tuning_and_untrained(run, tmp_path, cap
     assert scores["megabytes"] >= 0
     assert 0 <= scores["nmi_leiden"] <= 1
     assert any("A linear probe reaches" in sentence for sentence in found["summary"])
-    assert any(f"100.0% of the judged cells are in {run}/store" in note for note in found["notes"])
+    assert any(f"100.0% of the scored cells are in {run}/store" in note for note in found["notes"])
     assert "give split=" not in caplog.text
 
 
@@ -64,7 +64,7 @@ def test_names_of_cells_that_the_head_never_saw_are_judged(run, tmp_path, monkey
     guess = found["annotation"]["fine-tuned head, best guess"]
     assert guess["accuracy"] == pytest.approx((named["cell_type"].astype(str) == named["scfm_cell_type_guess"]).mean())
     assert guess["n_cells"] == 120
-    assert any("No cell of this file is in the store" in note for note in found["notes"])
+    assert any("were not found in the store" in note for note in found["notes"])
     assert any("calls cells 'type 1', which is no class of 'cell_type' here" in note for note in found["notes"])
 
 
@@ -72,9 +72,9 @@ def test_each_embedding_of_a_file_has_its_own_checkpoint(run, tmp_path):
     files = (f"input={run}/embedded.h5ad", f"output={tmp_path}/two.h5ad")
     command("embed", f"init_from={run}/pre/checkpoints/last.ckpt", *files, "key=X_base", "trainer.accelerator=cpu")
     two = ad.read_h5ad(tmp_path / "two.h5ad")
-    assert made_by_what(two, "X_scfm")["checkpoint"] == str(run / "fine/checkpoints/best.ckpt")
-    assert made_by_what(two, "X_base")["checkpoint"] == str(run / "pre/checkpoints/last.ckpt")
-    assert not made_by_what(two, "X_pca")
+    assert embedding_record(two, "X_scfm")["checkpoint"] == str(run / "fine/checkpoints/best.ckpt")
+    assert embedding_record(two, "X_base")["checkpoint"] == str(run / "pre/checkpoints/last.ckpt")
+    assert not embedding_record(two, "X_pca")
 
 
 def test_without_the_checkpoint_the_rest_is_scored(run, tmp_path):
@@ -84,3 +84,14 @@ def test_without_the_checkpoint_the_rest_is_scored(run, tmp_path):
     found = command("evaluate", f"input={tmp_path}/moved.h5ad", f"output={tmp_path}/out", "controls=false", *QUICK)
     assert "random weights" not in found["integration"]
     assert "PCA" in found["integration"]
+
+
+def test_training_cells_are_known_by_name_where_genes_were_filtered(run, tmp_path):
+    cells = ad.read_h5ad(run / "cells.h5ad")
+    cells[:, 20:].copy().write_h5ad(tmp_path / "fewer_genes.h5ad")
+    files = (f"input={tmp_path}/fewer_genes.h5ad", f"output={tmp_path}/embedded.h5ad")
+    command("embed", f"init_from={run}/fine/checkpoints/best.ckpt", *files, "trainer.accelerator=cpu")
+    found = command("evaluate", f"input={tmp_path}/embedded.h5ad", f"output={tmp_path}/out", "controls=false", *QUICK)
+    (note,) = (note for note in found["notes"] if "give split=" in note)
+    assert note.startswith("100.0% of the labelled cells have the cell names of cells in the store")
+    assert not any("head" in name for name in found["annotation"])

@@ -3,20 +3,20 @@
 import pandas as pd
 import pytest
 
-from scfm.training import frozen_probes
+from scfm.evaluate import store_probes
 from support import SMALL, command
 
 
 @pytest.mark.parametrize(("head", "probes"), [("integration/triplet", False), ("annotation/classifier", True)])
 def test_only_probes_make_a_backbone_read_training_cells(head, probes, made_store, tmp_path, monkeypatch):
     command("train", f"store={made_store}", f"output={tmp_path / 'pre'}", *SMALL, "trainer.max_steps=2")
-    read, embeddings = [], frozen_probes.embeddings
+    read, embeddings = [], store_probes.embeddings
 
     def watched(backbone, data, rows, device):
         read.append(len(rows))
         return embeddings(backbone, data, rows, device)
 
-    monkeypatch.setattr(frozen_probes, "embeddings", watched)
+    monkeypatch.setattr(store_probes, "embeddings", watched)
     chosen = {
         "integration/triplet": ("head.batch_key=donor", "head.genes=8", "head.neighbours=5"),
         "annotation/classifier": ("head.label=cell_type", "calibration=0"),

@@ -4,6 +4,7 @@ import numpy as np
 
 from scfm.evaluate.annotation import few_shots
 from scfm.evaluate.folds import make_folds
+from scfm.evaluate.options import Options
 
 
 def test_few_shot_draws_go_round_the_folds_and_see_no_test_cell():
@@ -20,7 +21,7 @@ def test_few_shot_draws_go_round_the_folds_and_see_no_test_cell():
         seen.append((train[:, 0].astype(int), test[:, 0].astype(int)))
         return np.array([0, 1]), np.eye(2)[codes[test[:, 0].astype(int)]]
 
-    shots = few_shots(cells, {"all right": (features, model)}, folds, [0.5, 1.0], seed=3)
+    shots = few_shots(cells, {"all right": (features, model)}, folds, Options(shots=[0.5, 1.0], seed=3))
     assert shots["share"].value_counts().to_dict() == {0.5: 5, 1.0: 2}
     assert (shots["macro_f1"] == 1).all()
     assert {tuple(train) for train in fitted} == {tuple(train) for train, _ in folds}
@@ -32,4 +33,4 @@ def test_few_shot_draws_go_round_the_folds_and_see_no_test_cell():
 
 
 def test_no_few_shot_curve_where_none_is_asked_for():
-    assert few_shots(SimpleNamespace(codes=np.zeros(2)), {}, [], [], seed=0).empty
+    assert few_shots(SimpleNamespace(codes=np.zeros(2)), {}, [], Options()).empty

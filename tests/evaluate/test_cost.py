@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from scfm.evaluate.annotation import few
-from scfm.evaluate.cost import Cost
+from scfm.evaluate.cost import Cost, measure
 from scfm.evaluate.scores import control_scaled
 from scfm.metrics.integration import leiden_nmi
 from scfm.metrics.neighbors import find_neighbors
@@ -20,6 +20,13 @@ def test_memory_that_was_given_back_counts_too():
         del block
     assert 100 < cost.megabytes < 250
     assert 0.1 < cost.seconds < 5
+
+
+def test_every_function_is_measured_by_name():
+    values, costs = measure({"slow": lambda: time.sleep(0.05), "fast": lambda: 3})
+    assert values == {"slow": None, "fast": 3}
+    assert costs.loc["slow", "seconds"] > 0.05 > costs.loc["fast", "seconds"]
+    assert list(measure({})[1].columns) == ["seconds", "megabytes"]
 
 
 def test_scores_lie_between_the_controls():

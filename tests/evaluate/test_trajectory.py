@@ -10,6 +10,7 @@ from scfm.evaluate.evaluate import evaluate
 from scfm.evaluate.expression import read_expression
 from scfm.evaluate.times import read_times
 from scfm.plot import smoothed
+from scfm.report.evaluation import write
 from scfm.report.trajectory import changing_genes
 
 pytest.importorskip("scanpy")
@@ -34,10 +35,12 @@ def line():
 
 
 def test_a_good_head_stands_above_and_the_order_inside_batches_is_kept(line, tmp_path):
-    found = evaluate(
-        line, output=tmp_path, time="stage", stages=["early", "middle", "late"], batch="batch", controls=False,
-        baselines=("pca",), folds=2,
+    result = evaluate(
+        line, time="stage", stages=["early", "middle", "late"], batch="batch", controls=False, baselines=("pca",),
+        folds=2,
     )  # fmt: skip
+    write(result, tmp_path)
+    found = result.to_dict()
     table = found["trajectory"]
     assert table["head"]["spearman"] > 0.9
     assert table["head"]["conservation_by_batch"] > 0.9
@@ -48,10 +51,20 @@ def test_a_good_head_stands_above_and_the_order_inside_batches_is_kept(line, tmp
         assert (tmp_path / name).stat().st_size > 1000
 
 
-def test_times_alone_are_enough_and_may_be_numbers(line, tmp_path):
-    found = evaluate(line, output=tmp_path, time="time", controls=False, baselines=("pca",), folds=2)
+def test_times_alone_are_enough_and_may_be_numbers(line):
+    found = evaluate(line, time="time", controls=False, baselines=("pca",), folds=2).to_dict()
     assert found["trajectory"]["head"]["spearman"] > 0.95
     assert found["annotation"] == {}
+
+
+def test_one_method_without_an_order_leaves_the_others_scored(line, caplog):
+    flat = line.copy()
+    flat.obs["scfm_pseudotime"] = 0.5
+    result = evaluate(flat, time="time", batch="batch", controls=False, baselines=("pca",), folds=2)
+    assert np.isnan(result.scores["trajectory"].loc["head", "spearman"])
+    assert result.scores["trajectory"].loc["ridge on X_scfm", "spearman"] > 0.9
+    assert result.trajectory.shown == "diffusion pseudotime on X_scfm"
+    assert "head is not scored: the pseudotime is 0.5 in all cells" in caplog.text
 
 
 def test_the_genes_that_change_are_found(line):

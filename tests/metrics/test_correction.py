@@ -12,7 +12,7 @@ from scfm.metrics.correction import lone_purity, probe_auc
 @pytest.fixture(scope="module")
 def table():
     pytest.importorskip("harmonypy")
-    methods = {name: baseline.EMBEDDERS[name] for name in ("harmony", "label_onehot")}
+    methods = {name: baseline.BASELINES[name].make for name in ("harmony", "label_onehot")}
     found = grid(methods, batch=(0.0, 1.0), biology=(1.5,), n_cells=300)
     return found.set_index(["batch", "method"])
 

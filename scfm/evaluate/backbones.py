@@ -1,4 +1,4 @@
-"""The backbones that a fine-tuned embedding must beat: before fine-tuning, and never trained at all."""
+"""The origin of an embedding, read from its checkpoint: backbones to compare with, and the stores it was trained on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from scipy.sparse import csr_matrix
 from torch import nn
@@ -18,7 +20,9 @@ from scfm.checkpoint import Checkpoint, read
 from scfm.config import build
 from scfm.data.batch import pack
 from scfm.data.order import Order
-from scfm.evaluate.evaluate import FROZEN, UNTRAINED
+from scfm.evaluate.embeddings import Encoder
+from scfm.evaluate.method import FROZEN, UNTRAINED
+from scfm.evaluate.origin import Lookup, Matches, Origin
 from scfm.genes.resolve import Species
 from scfm.inference.load import checkpoint_vocab, restore_backbone
 from scfm.model.pooling import embed
@@ -29,7 +33,6 @@ from scfm.types import Ragged
 
 log = logging.getLogger(__name__)
 
-Encoder = Callable[[csr_matrix], np.ndarray]
 #: Tokens of a micro-batch.
 TOKENS = 16_384
 
@@ -53,7 +56,18 @@ class FileGenes:
         return tokenizer.harmonise(self.names, species=self.species, alias=self.alias).columns
 
 
-def backbones(checkpoint: Checkpoint, genes: FileGenes, seed: int) -> dict[str, Encoder]:
+def read_origin(checkpoint: Checkpoint, genes: FileGenes, seed: int) -> Origin:
+    """What a checkpoint says about the embedding that it made.
+
+    Args:
+        checkpoint: pretrained or fine-tuned.
+        genes: of the columns of the counts.
+        seed: of the random weights.
+    """
+    return Origin(encoders(checkpoint, genes, seed), corpora(checkpoint, genes), training_cells(checkpoint, genes))
+
+
+def encoders(checkpoint: Checkpoint, genes: FileGenes, seed: int) -> dict[str, Encoder]:
     """Encoders of counts to compare the embeddings of a checkpoint with.
 
     Args:
@@ -128,8 +142,8 @@ def _tokens(tokenizer: Tokenizer, max_length: int | None, genes: FileGenes, coun
     return tokenizer.encode(counts, genes.columns(tokenizer))
 
 
-def corpora(checkpoint: Checkpoint, genes: FileGenes) -> dict[str, Encoder]:
-    """By name of the store that the backbone was pretrained on, which of some cells are in it; none where it is gone.
+def corpora(checkpoint: Checkpoint, genes: FileGenes) -> dict[str, Lookup]:
+    """Lookups in the stores that the backbone was pretrained on, by path; none for stores that are gone.
 
     Args:
         checkpoint: pretrained or fine-tuned.
@@ -137,27 +151,40 @@ def corpora(checkpoint: Checkpoint, genes: FileGenes) -> dict[str, Encoder]:
     """
     before = pretrained(checkpoint)
     stores = [] if before is None else [path for path in before.stores if path.is_dir()]
-    return {str(path): _among([path], genes) for path in stores}
+    return {str(path): _lookup([path], genes) for path in stores}
 
 
-def taught(checkpoint: Checkpoint, genes: FileGenes) -> Encoder | None:
-    """Which of some cells are in the store that a head was fine-tuned on; None without a head, or where it is gone.
+def training_cells(checkpoint: Checkpoint, genes: FileGenes) -> Lookup | None:
+    """A lookup in the store that a head was fine-tuned on; None without a head, or where the store is gone.
 
     Args:
         checkpoint: pretrained or fine-tuned.
         genes: of the columns of the counts.
     """
     known = checkpoint.command == "finetune" and checkpoint.stores and all(path.is_dir() for path in checkpoint.stores)
-    return _among(checkpoint.stores, genes) if known else None
+    return _lookup(checkpoint.stores, genes) if known else None
 
 
-def _among(paths: Sequence[Path], genes: FileGenes) -> Encoder:
+def _lookup(paths: Sequence[Path], genes: FileGenes) -> Lookup:
     """Which cells are in one of these stores, which share a vocabulary."""
     stores = [TokenStore.open(path) for path in paths]
     columns = genes.columns(from_dict(stores[0].tokenizer))
 
-    def among(counts: csr_matrix) -> np.ndarray:
+    def lookup(names: np.ndarray, counts: csr_matrix) -> Matches:
         hashes = cell_hashes(counts, columns, stores[0].vocab)
-        return np.any([store.overlap(hashes) for store in stores], axis=0)
+        return Matches(
+            by_counts=np.any([store.overlap(hashes) for store in stores], axis=0),
+            by_name=np.any([shared_names(store, names) for store in stores], axis=0),
+        )
 
-    return among
+    return lookup
+
+
+def shared_names(store: TokenStore, names: np.ndarray) -> np.ndarray:
+    """(B,) bool: which cell names are in a store; none where a published dataset has no names."""
+    try:
+        column = store.column("cell")
+    except KeyError:
+        return np.zeros(len(names), dtype=bool)
+    wanted = pa.array([str(name) for name in names], pa.string())
+    return pc.is_in(wanted, value_set=pc.cast(column.combine_chunks(), pa.string())).to_numpy(zero_copy_only=False)

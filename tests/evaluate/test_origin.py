@@ -1,0 +1,67 @@
+"""Whether cells are known to be those that a head learned from, and what is said where that is not known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from scfm.evaluate.backbones import shared_names
+from scfm.evaluate.cells import read_cells
+from scfm.evaluate.options import Options
+from scfm.evaluate.origin import Matches, check_head, corpus_notes
+from scfm.store.token_store import TokenStore
+
+
+@pytest.fixture
+def cells(make_adata):
+    adata = make_adata(120)
+    adata.obs["scfm_type"], adata.obs["scfm_type_confidence"] = adata.obs["type"].astype(str), 0.9
+    return read_cells(adata, Options(label="type"))[0]
+
+
+def found(counts, names):
+    """A lookup that finds these shares of the cells."""
+
+    def lookup(cell_names, matrix):
+        place = np.arange(len(cell_names)) / len(cell_names)
+        return Matches(place < counts, place < names)
+
+    return lookup
+
+
+@pytest.mark.parametrize(
+    ("training", "fair", "words"),
+    [
+        (None, False, "is not known; give split="),
+        (found(0.5, 0.0), False, "50.0% of the labelled cells are in the store"),
+        (found(0.0, 1.0), False, "100.0% of the labelled cells have the cell names of cells in the store"),
+        (found(0.0, 0.05), True, "not found in the store"),
+        (found(0.0, 0.0), True, "neither by their counts nor by their cell names"),
+    ],
+)
+def test_a_head_is_scored_only_where_its_training_cells_were_looked_for_and_not_found(cells, training, fair, words):
+    judged, note = check_head(cells, "type", training)
+    assert judged is fair
+    assert words in note
+    assert not note.startswith("No cell")
+
+
+def test_only_labelled_cells_count(cells):
+    few = replace(cells, codes=np.where(np.arange(120) < 60, -1, cells.codes))
+    assert check_head(few, "type", found(0.5, 0.5))[0]
+    assert not check_head(few, "type", found(0.6, 0.6))[0]
+
+
+def test_a_corpus_is_recognised_by_counts_or_by_names(cells):
+    rows = np.arange(120)
+    (counts,) = corpus_notes(cells, rows, {"atlas": found(0.25, 0.25)})
+    assert counts.startswith("25.0% of the scored cells are in atlas")
+    (names,) = corpus_notes(cells, rows, {"atlas": found(0.0, 0.5)})
+    assert "50.0% of the scored cells have the cell names of cells in atlas" in names
+    assert corpus_notes(cells, rows, {"atlas": found(0.0, 0.1)}) == []
+
+
+def test_names_are_looked_up_in_a_store(made_store):
+    store = TokenStore.open(made_store)
+    names = np.array(["cell3", "other", "cell239", "cell240"], dtype=object)
+    np.testing.assert_array_equal(shared_names(store, names), [True, False, True, False])
