@@ -1,7 +1,6 @@
 """Checkpoints that describe themselves: weights, config, vocabulary, tokenizer, class names; plain values only."""
 
-import pickle
-import zipfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from scfm import __version__
+from scfm.archive import archive_fault
+from scfm.config import check_stored
 from scfm.migrate import migrate_config
+from scfm.plain import plain_fault
 from scfm.types import Spec
 
 FORMAT = 1
@@ -82,13 +84,45 @@ def describe(
 
 
 def read(path: str | Path) -> Checkpoint:
-    """Read a checkpoint; nothing in it is executed.
+    """Read a checkpoint; nothing in it is executed, and nothing is built before all of it has been checked.
+
+    In this order: the checksums of the file, plain values and dense weights alone, the format, today's names, and
+    :func:`scfm.config.check_stored` on the config.
 
     Raises:
         FileNotFoundError: nothing lies there.
-        ValueError: it is cut off, is no checkpoint of scfm, or is of a newer format.
+        ValueError: it is cut off or changed, is no checkpoint of scfm, is of a newer format, or its config names
+            something that a config must not name.
     """
-    path = Path(path)
+    path = _file(Path(path))
+    state = read_state(path)
+    about = state.get("scfm")
+    if about is None:
+        raise ValueError(f"{path} was not written by scfm: it lacks the entry 'scfm' with vocabulary and config")
+    fault = plain_fault(about)
+    if fault is not None:
+        raise ValueError(f"{path} is damaged or not safe: its entry 'scfm' {fault}")
+    if not isinstance(about, Mapping) or not isinstance(about.get("format"), int):
+        raise ValueError(f"{path} is damaged: it does not say of which format it is")
+    if about["format"] > FORMAT:
+        raise ValueError(f"{path} has format {about['format']}, this scfm reads up to {FORMAT}; upgrade scfm-framework")
+    about = {**about, "config": migrate_config(about.get("config"))}
+    _require_whole(path, about, state)
+    check_stored(about["config"], str(path))
+    return Checkpoint(
+        path=path,
+        command=about["command"],
+        causal=about["causal"],
+        config=about["config"],
+        tokenizer=about["tokenizer"],
+        classes={name: tuple(classes) for name, classes in about["classes"].items()},
+        batches={name: tuple(batches) for name, batches in about["batches"].items()},
+        weights=state["state_dict"],
+        step=state.get("global_step", 0),
+    )
+
+
+def _file(path: Path) -> Path:
     if path.is_dir():
         if not (path / WEIGHTS).is_file():
             raise ValueError(f"{path} is a folder of shards; make it readable with: scfm-consolidate checkpoint={path}")
@@ -97,29 +131,69 @@ def read(path: str | Path) -> Checkpoint:
         raise FileNotFoundError(
             f"no checkpoint at {path}; expected a .ckpt file such as outputs/NAME/checkpoints/last.ckpt"
         )
+    return path
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Everything in a checkpoint file, weights as views into it, once its checksums are right.
+
+    Raises:
+        ValueError: it is cut off, changed, or holds other things than tensors and plain values.
+    """
+    size = path.stat().st_size
+    fault = archive_fault(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, ValueError) as error:
-        size = path.stat().st_size
+        if fault is not None:
+            raise ValueError(fault)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # a file that was made to be wrong can be wrong in any way
         raise ValueError(
-            f"{path} ({size} bytes) cannot be read as a checkpoint: it is cut off or of another kind "
-            f"({type(error).__name__}); use an earlier one of the same folder"
+            f"{path} ({size} bytes) cannot be read as a checkpoint: it is cut off, damaged or of another kind "
+            f"({fault or type(error).__name__}); use an earlier one of the same folder"
         ) from error
-    about = state.get("scfm") if isinstance(state, dict) else None
-    if about is None:
-        raise ValueError(f"{path} was not written by scfm: it lacks the entry 'scfm' with vocabulary and config")
-    if about["format"] > FORMAT:
-        raise ValueError(f"{path} has format {about['format']}, this scfm reads up to {FORMAT}; upgrade scfm-framework")
-    return Checkpoint(
-        path=path,
-        command=about["command"],
-        causal=about["causal"],
-        config=migrate_config(about["config"]),
-        tokenizer=about["tokenizer"],
-        classes={name: tuple(classes) for name, classes in about["classes"].items()},
-        batches={name: tuple(batches) for name, batches in about["batches"].items()},
-        weights=state["state_dict"],
-        step=state.get("global_step", 0),
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} was not written by scfm: it holds {type(state).__name__}, expected a checkpoint")
+    return state
+
+
+def _require_whole(path: Path, about: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint whose parts are not of the kind that :class:`Checkpoint` says."""
+    names = {name: about.get(name) for name in ("classes", "batches")}
+    config = about["config"] if isinstance(about["config"], Mapping) else {}
+    max_length = config["data"].get("max_length", 1) if isinstance(config.get("data"), Mapping) else 0
+    right = {
+        "command": about.get("command") in ("train", "finetune"),
+        "causal": isinstance(about.get("causal"), bool),
+        "config": isinstance(config.get("model"), Mapping),
+        "config.data.max_length": max_length is None or (isinstance(max_length, int) and max_length > 0),
+        "tokenizer": isinstance(about.get("tokenizer"), Mapping),
+        "state_dict": _are_weights(state.get("state_dict")),
+        "global_step": isinstance(state.get("global_step", 0), int),
+        **{name: isinstance(value, Mapping) and all(map(_is_text, value.values())) for name, value in names.items()},
+    }
+    wrong = [name for name, fits in right.items() if not fits]
+    if wrong:
+        raise ValueError(
+            f"{path} is no whole checkpoint of scfm: {', '.join(wrong)} is missing or of a wrong kind; "
+            "use an earlier one of the same folder"
+        )
+
+
+def _is_text(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
+
+
+def _are_weights(weights: Any) -> bool:
+    """Whether these are dense tensors by name, each as large as what is stored of it."""
+    return isinstance(weights, Mapping) and all(
+        isinstance(name, str)
+        and isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and value.device.type == "cpu"
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+        for name, value in weights.items()
     )
 
 

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 
+from scfm.allowed import CONFIGS
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 log = logging.getLogger(__name__)
-
-_HERE = Path(__file__).resolve().parent
-#: In a wheel the yaml files lie in the package, in a checkout beside it.
-CONFIGS = _HERE / "configs" if (_HERE / "configs").is_dir() else _HERE.parent / "configs"
 
 
 def train() -> Any:

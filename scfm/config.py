@@ -16,10 +16,18 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-#: What a yaml may name. Never ``torch.`` as a whole: a config must not be able to run arbitrary code.
-ALLOWED = ("scfm.", "torch.optim.", "torch.nn.", "pytorch_lightning.", "transformers.", "peft.")
-#: A user's own parts live in a package or module of their own, named by ``extensions=[my_package]``.
-EXTENSIONS = "extensions"
+from scfm.allowed import (
+    ALLOWED,
+    EXTENSIONS,
+    STORED_PARTS,
+    is_allowed,
+    is_defined_there,
+    stored_faults,
+    trust_extensions,
+    trusted_prefixes,
+)
+
+__all__ = ["ALLOWED", "EXTENSIONS", "build", "check", "check_stored", "plain", "shipped", "target"]
 
 _OWN_KEYS = {"_target_", "_partial_", "_convert_", "_args_", "_recursive_"}
 
@@ -63,6 +71,8 @@ def shipped(configs: Path, name: str) -> dict[str, Any]:
 def check(cfg: DictConfig, known: Mapping[str, Any]) -> None:
     """Compare every node with the signature it stands for, and report all that is wrong at once.
 
+    From here on, configs of this process may name the modules of its key ``extensions``: stored configs too.
+
     Args:
         cfg: the composed config.
         known: the keys of the command, see :func:`shipped`.
@@ -75,11 +85,30 @@ def check(cfg: DictConfig, known: Mapping[str, Any]) -> None:
         values = plain(cfg)
     except OmegaConfBaseException as error:
         raise ValueError(f"the config cannot be resolved: {error}") from error
-    allowed = ALLOWED + tuple(f"{name}." for name in values.get(EXTENSIONS) or ())
-    errors = [*_check_keys(values, known, ""), *_check_nodes(values, "", allowed)]
+    trust_extensions(values.get(EXTENSIONS) or ())
+    errors = [*_check_keys(values, known, ""), *_check_nodes(values, "")]
     if errors:
         listed = "\n".join(f"  - {error}" for error in errors)
         raise ValueError(f"the config has {len(errors)} error(s):\n{listed}\nSee all keys with --cfg job.")
+
+
+def check_stored(config: Mapping[str, Any], where: str) -> None:
+    """Refuse a stored config that names what it must not; what is in it is imported after that alone.
+
+    Args:
+        config: plain values, migrated (:func:`scfm.migrate.migrate_config`).
+        where: what holds it, for the message.
+
+    Raises:
+        ValueError: a target outside the allow-list at any depth, or a part to be built that is not one of scfm's or of
+            the user's, or does not fit its signature.
+    """
+    fault = next(stored_faults(config), None)
+    if fault is None:
+        parts = {name: config[name] for name in STORED_PARTS if name in config}
+        fault = next(_check_nodes(parts, ""), None)
+    if fault is not None:
+        raise ValueError(f"{where} holds a config that is not safe or not whole, and nothing of it was run: {fault}")
 
 
 def _check_keys(values: Mapping[str, Any], known: Mapping[str, Any], path: str) -> Iterator[str]:
@@ -91,21 +120,21 @@ def _check_keys(values: Mapping[str, Any], known: Mapping[str, Any], path: str) 
             yield from _check_keys(value, known[key], f"{path}{key}.")
 
 
-def _check_nodes(value: Any, path: str, allowed: tuple[str, ...]) -> Iterator[str]:
+def _check_nodes(value: Any, path: str) -> Iterator[str]:
     """Every node with a target, at any depth."""
     if isinstance(value, list):
         for i, item in enumerate(value):
-            yield from _check_nodes(item, f"{path}[{i}]", allowed)
+            yield from _check_nodes(item, f"{path}[{i}]")
     if not isinstance(value, dict):
         if value == "???":
             yield f"{path} is missing; give it a value: {path}=..."
         return
     if "_target_" in value:
-        yield from _check_signature(value, path, allowed)
+        yield from _check_signature(value, path)
     elif any(isinstance(item, dict) and "_target_" in item for item in value.values()) and path:
         yield from _check_collection(value, path)
     for key, item in value.items():
-        yield from _check_nodes(item, f"{path}.{key}" if path else str(key), allowed)
+        yield from _check_nodes(item, f"{path}.{key}" if path else str(key))
 
 
 def _check_collection(value: Mapping[str, Any], path: str) -> Iterator[str]:
@@ -116,15 +145,19 @@ def _check_collection(value: Mapping[str, Any], path: str) -> Iterator[str]:
             yield _unknown(f"{path}.{key}", key, parts)
 
 
-def _check_signature(node: Mapping[str, Any], path: str, allowed: tuple[str, ...]) -> Iterator[str]:
+def _check_signature(node: Mapping[str, Any], path: str) -> Iterator[str]:
     name = node["_target_"]
-    if not str(name).startswith(allowed):
-        yield f"{path}._target_={name} is not allowed; it must begin with one of {', '.join(allowed)}"
+    beginnings = ", ".join(ALLOWED + trusted_prefixes())
+    if not is_allowed(name):
+        yield f"{path}._target_={name} is not allowed; expected a class whose name begins with one of {beginnings}"
         return
     try:
         made = hydra.utils.get_object(name)
     except Exception as error:  # the import of a user's module can fail in any way; it becomes one line of the report
         yield f"{path}._target_={name} cannot be imported: {error}"
+        return
+    if not is_defined_there(made):
+        yield f"{path}._target_={name} is not allowed: it is defined elsewhere; expected a class of {beginnings}"
         return
     arguments = _arguments(made)
     if arguments is None:

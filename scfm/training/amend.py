@@ -3,9 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from scfm.checkpoint import WEIGHTS
+from scfm.checkpoint import WEIGHTS, read_state
 from scfm.strategy.checkpoint_io import write
 
 
@@ -21,7 +19,7 @@ def amend(path: str | Path, task: Any) -> Path:
     """
     path = Path(path)
     path = path / WEIGHTS if path.is_dir() else path
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = read_state(path)
     own = {f"task.{name}": value.cpu() for name, value in task.state_dict().items()}
     kept = {name: value for name, value in state["state_dict"].items() if not name.startswith("task.")}
     state["state_dict"] = {**kept, **own}

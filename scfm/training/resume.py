@@ -2,15 +2,16 @@
 
 import json
 import logging
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 
+from scfm.archive import archive_fault
+from scfm.checkpoint import read_state
 from scfm.config import plain
+from scfm.plain import plain_fault
 from scfm.strategy.deepspeed import DeepSpeed
 from scfm.strategy.sharded import ABOUT, missing
 
@@ -57,11 +58,7 @@ def torn(path: Path) -> str | None:
     if path.is_dir():
         lacking = missing(path)
         return f"cut off or missing: {', '.join(lacking)}" if lacking else None
-    if not zipfile.is_zipfile(path):
-        return f"cut off after {path.stat().st_size} bytes"
-    with zipfile.ZipFile(path) as archive:
-        wrong = archive.testzip()
-    return None if wrong is None else f"wrong checksum in {wrong}"
+    return archive_fault(path)
 
 
 def require_same_run(path: Path, cfg: DictConfig, vocab_hash: str, strategy: Any) -> None:
@@ -79,7 +76,12 @@ def require_same_run(path: Path, cfg: DictConfig, vocab_hash: str, strategy: Any
     if path.is_dir():
         about = json.loads((path / ABOUT).read_text()) if (path / ABOUT).is_file() else {}
     else:
-        about = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("scfm", {})
+        state = read_state(path)
+        _require_own_paths(path, state.get("callbacks"))
+        about = state.get("scfm", {})
+    fault = plain_fault(about)
+    if fault is not None or not isinstance(about, dict):
+        raise ValueError(f"{path} is damaged or not safe: what it says of itself {fault or 'is no dictionary'}")
     _require_layout(path, about, strategy)
     if about.get("vocab_hash", vocab_hash) != vocab_hash:
         raise ValueError(
@@ -94,6 +96,25 @@ def require_same_run(path: Path, cfg: DictConfig, vocab_hash: str, strategy: Any
         changed = [text for text in changed if not text.startswith(tuple(f"model.{key}=" for key in harmless))]
         if changed:
             raise ValueError(f"{path} is of another model: {', '.join(changed)}")
+
+
+def _require_own_paths(path: Path, callbacks: Any) -> None:
+    """Refuse callbacks' states that name files by ``..``: those of the best checkpoints are deleted in time."""
+    fault = plain_fault(callbacks)
+    if callbacks is not None and fault is None and any(".." in Path(text).parts for text in _texts(callbacks)):
+        fault = "names a file outside the folder of its run"
+    if fault is not None:
+        raise ValueError(f"{path} is damaged or not safe: the state of its callbacks {fault}")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from value
+        yield from (text for item in value.values() for text in _texts(item))
+    elif isinstance(value, list):
+        yield from (text for item in value for text in _texts(item))
 
 
 def _require_layout(path: Path, about: Mapping[str, Any], strategy: Any) -> None:

@@ -1,0 +1,38 @@
+"""Plain values from a file: numbers, text, lists and dictionaries, and no more of them than a program can hold."""
+
+from collections.abc import Mapping
+from typing import Any
+
+#: Lists in lists, and values in all. A config has about 100 values; a tokenizer with its aliases 300,000.
+MAX_DEPTH, MAX_VALUES = 64, 5_000_000
+
+
+def plain_fault(value: Any) -> str | None:
+    """What is not plain about a value from a file, or None.
+
+    Values that stand in several places count in each: a few bytes of a pickle can stand for more lists than there are
+    atoms.
+
+    Args:
+        value: of any kind.
+    """
+    waiting, count = [(value, 0)], 0
+    while waiting:
+        item, depth = waiting.pop()
+        count += 1
+        if depth > MAX_DEPTH:
+            return f"is nested more than {MAX_DEPTH} deep"
+        if count + len(waiting) > MAX_VALUES:
+            return f"has more than {MAX_VALUES:,} values"
+        if isinstance(item, Mapping):
+            if not all(isinstance(key, str) for key in item):
+                return "has a key that is no text"
+            waiting.extend((inner, depth + 1) for inner in item.values())
+        elif isinstance(item, list):
+            waiting.extend((inner, depth + 1) for inner in item)
+        elif type(item) is int:
+            if item.bit_length() > 64:
+                return f"has a number of {item.bit_length()} bits"
+        elif item is not None and type(item) not in (str, float, bool):
+            return f"holds {type(item).__name__}; expected numbers, text, lists and dictionaries"
+    return None
