@@ -26,6 +26,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     """Read the file, evaluate, write the report; the scores as plain values, with the paths of the ``files``."""
     keys = plain(cfg)
     source, output, wanted = Path(keys.pop("input")), Path(keys.pop("output")), keys.pop("checkpoint")
+    keys.pop("extensions")  # imported and allowed by now
     options = Options(**keys)
     adata = read_file(source)
     record = embedding_record(adata, options.embedding)
