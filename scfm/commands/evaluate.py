@@ -13,6 +13,7 @@ from scfm.cells.file import open_cells
 from scfm.checkpoint import Checkpoint, read
 from scfm.config import plain
 from scfm.evaluate.backbones import FileGenes, read_origin
+from scfm.evaluate.cells import embedding_records
 from scfm.evaluate.evaluate import evaluate
 from scfm.evaluate.options import Options
 from scfm.evaluate.origin import Origin
@@ -29,7 +30,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     keys.pop("extensions")  # imported and allowed by now
     options = Options(**keys)
     adata = read_file(source)
-    record = embedding_record(adata, options.embedding)
+    record = embedding_records(adata).get(options.embedding, {})
     checkpoint = find_checkpoint(record, wanted)
     origin = None if checkpoint is None else find_origin(checkpoint, source, options, record)
     about = {"input": str(source), "checkpoint": None if checkpoint is None else str(checkpoint.path)}
@@ -54,13 +55,6 @@ def read_file(path: Path) -> AnnData:
         return anndata.read_h5ad(path)
     except OSError as error:
         raise ValueError(f"{path} is not a readable .h5ad file ({error}); write it again with scfm-embed") from error
-
-
-def embedding_record(adata: AnnData, embedding: str) -> Mapping[str, Any]:
-    """What scfm-embed wrote into uns about an entry of obsm, or about the entry that it belongs to; else nothing."""
-    entries = {key: record for key, record in adata.uns.get("scfm", {}).items() if isinstance(record, Mapping)}
-    projections = {name: record for record in entries.values() for name in record.get("projections", ())}
-    return entries.get(embedding) or projections.get(embedding) or {}
 
 
 def find_checkpoint(record: Mapping[str, Any], wanted: str | None) -> Checkpoint | None:

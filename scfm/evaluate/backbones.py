@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from scipy.sparse import csr_matrix
 from torch import nn
@@ -21,12 +20,12 @@ from scfm.config import build
 from scfm.data.batch import pack
 from scfm.data.order import Order
 from scfm.evaluate.embeddings import Encoder
+from scfm.evaluate.lookup import Lookup, Matches, find_cells
 from scfm.evaluate.method import FROZEN, UNTRAINED
-from scfm.evaluate.origin import Lookup, Matches, Origin
+from scfm.evaluate.origin import Origin
 from scfm.genes.resolve import Species
 from scfm.inference.load import checkpoint_vocab, restore_backbone
 from scfm.model.pooling import embed
-from scfm.store.cell_hash import cell_hashes
 from scfm.store.token_store import TokenStore
 from scfm.tokenizer import Tokenizer, from_dict
 from scfm.types import Ragged
@@ -168,23 +167,10 @@ def training_cells(checkpoint: Checkpoint, genes: FileGenes) -> Lookup | None:
 def _lookup(paths: Sequence[Path], genes: FileGenes) -> Lookup:
     """Which cells are in one of these stores, which share a vocabulary."""
     stores = [TokenStore.open(path) for path in paths]
-    columns = genes.columns(from_dict(stores[0].tokenizer))
+    tokenizer = from_dict(stores[0].tokenizer)
+    columns = genes.columns(tokenizer)
 
     def lookup(names: np.ndarray, counts: csr_matrix) -> Matches:
-        hashes = cell_hashes(counts, columns, stores[0].vocab)
-        return Matches(
-            by_counts=np.any([store.overlap(hashes) for store in stores], axis=0),
-            by_name=np.any([shared_names(store, names) for store in stores], axis=0),
-        )
+        return reduce(or_, (find_cells(store, tokenizer, columns, names, counts) for store in stores))
 
     return lookup
-
-
-def shared_names(store: TokenStore, names: np.ndarray) -> np.ndarray:
-    """(B,) bool: which cell names are in a store; none where a published dataset has no names."""
-    try:
-        column = store.column("cell")
-    except KeyError:
-        return np.zeros(len(names), dtype=bool)
-    wanted = pa.array([str(name) for name in names], pa.string())
-    return pc.is_in(wanted, value_set=pc.cast(column.combine_chunks(), pa.string())).to_numpy(zero_copy_only=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import pandas as pd
@@ -106,7 +106,7 @@ def read_cells(adata: AnnData, options: Options) -> tuple[Cells, list[str]]:
         group=batches if groups is None else groups,
         **_predictions(adata.obs, options.label),
         others=embeddings,
-        written=_written(adata),
+        written=frozenset(embedding_records(adata)),
         condition=condition,
         finer=finer,
         times=known,
@@ -160,10 +160,14 @@ def _predictions(obs: pd.DataFrame, label: str | None) -> dict[str, np.ndarray]:
     return found
 
 
-def _written(adata: AnnData) -> frozenset[str]:
-    """Keys of obsm that scfm-embed wrote."""
-    entries = {key: entry for key, entry in adata.uns.get("scfm", {}).items() if isinstance(entry, Mapping)}
-    return frozenset(entries).union(*(map(str, entry.get("projections", ())) for entry in entries.values()))
+def embedding_records(adata: AnnData) -> dict[str, Mapping[str, Any]]:
+    """What scfm-embed wrote into ``uns["scfm"]``, by key of obsm, also of the further entries that it wrote."""
+    written = adata.uns.get("scfm")
+    if not isinstance(written, Mapping):
+        return {}
+    records = {str(key): record for key, record in written.items() if isinstance(record, Mapping)}
+    further = {str(key): record for record in records.values() for key in record.get("projections", ())}
+    return further | records
 
 
 def select(cells: Cells, rows: np.ndarray) -> Cells:

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from scfm.evaluate.cells import Cells
 from scfm.evaluate.embeddings import Encoder
+from scfm.evaluate.lookup import Lookup, Matches
 from scfm.head.annotation.label_layer import UNKNOWN
 
 #: Names of cells are barcodes, of which unrelated files share some by chance; from this share on it is no chance.
 CHANCE = 0.2
-
-
-@dataclass(frozen=True)
-class Matches:
-    """Which cells of a file are in a store.
-
-    Attributes:
-        by_counts: (B,) bool: a cell of the store has the same counts.
-        by_name: (B,) bool: a cell of the store has the same name, whatever its counts.
-    """
-
-    by_counts: np.ndarray
-    by_name: np.ndarray
-
-
-#: (names (B,), counts (B, G)) -> which of the cells are in a store
-Lookup = Callable[[np.ndarray, csr_matrix], Matches]
+#: Shallow cells of few genes may have the same leading genes by chance.
+FEW = 0.01
 
 
 @dataclass(frozen=True)
@@ -52,19 +37,24 @@ def corpus_notes(cells: Cells, scored: np.ndarray, corpora: Mapping[str, Lookup]
     """A note for each corpus of pretraining in which some of the scored cells were found."""
     notes = []
     for name, lookup in corpora.items():
-        matches = lookup(cells.names, cells.expression.counts)
-        counts, named = float(matches.by_counts[scored].mean()), float(matches.by_name[scored].mean())
-        if counts > 0:
+        share, certain = _shares(lookup(cells.names, cells.expression.counts), scored)
+        if share:
+            found = f"are in {name}" if certain else f"have the cell names of cells in {name}, with other counts"
             notes.append(
-                f"{counts:.1%} of the scored cells are in {name}, which the backbone was pretrained on (without "
-                "labels); scores on cells that it never saw may be lower."
-            )
-        elif named >= CHANCE:
-            notes.append(
-                f"{named:.1%} of the scored cells have the cell names of cells in {name}, which the backbone was "
-                "pretrained on (without labels), with other counts; scores on cells that it never saw may be lower."
+                f"{share:.1%} of the scored cells {found}; the backbone was pretrained on these (without labels), and "
+                "scores on cells that it never saw may be lower."
             )
     return notes
+
+
+def _shares(matches: Matches, rows: np.ndarray) -> tuple[float, bool]:
+    """The share of some cells that were found, and whether that is certain; 0 for what chance explains."""
+    counts, genes, names = (
+        float(found[rows].mean()) for found in (matches.by_counts, matches.by_genes, matches.by_name)
+    )
+    if counts > 0 or genes >= FEW:
+        return max(counts, genes), True
+    return (names, False) if names >= CHANCE else (0.0, False)
 
 
 def check_head(cells: Cells, label: str, training: Lookup | None) -> tuple[bool, str]:
@@ -81,25 +71,22 @@ def check_head(cells: Cells, label: str, training: Lookup | None) -> tuple[bool,
             f"The names in obs['scfm_{label}'] are not scored: whether their head learned from these very cells is "
             f"not known; {split}"
         )
-    matches = training(cells.names, cells.expression.counts)
-    labelled = cells.codes >= 0
-    counts, named = float(matches.by_counts[labelled].mean()), float(matches.by_name[labelled].mean())
-    if counts > 0:
+    share, certain = _shares(training(cells.names, cells.expression.counts), cells.codes >= 0)
+    if share and certain:
         return False, (
-            f"{counts:.1%} of the labelled cells are in the store that this embedding was fine-tuned on, so that "
+            f"{share:.1%} of the labelled cells are in the store that this embedding was fine-tuned on, so that "
             f"scores are too high, and the names its head gave are not scored: {split}"
         )
-    if named >= CHANCE:
+    if share:
         return False, (
-            f"{named:.1%} of the labelled cells have the cell names of cells in the store that this embedding was "
-            "fine-tuned on, with other counts (as after a filter of genes): they may be the same cells. Scores may be "
-            f"too high, and the names its head gave are not scored: {split}"
+            f"{share:.1%} of the labelled cells have the cell names of cells in the store that this embedding was "
+            "fine-tuned on, with other counts: they may be the same cells. Scores may be too high, and the names its "
+            f"head gave are not scored: {split}"
         )
-    chance = f" ({named:.1%} share a cell name with other counts, which happens by chance)" if named else ""
     return True, (
-        "The labelled cells were not found in the store that the head was fine-tuned on, neither by their counts nor "
-        f"by their cell names{chance}: the head's names are scored on all of them, while the other methods learn from "
-        "labels of this very file, by cross-validation."
+        "The labelled cells were not found in the store that the head was fine-tuned on, by counts, leading genes or "
+        "cell names: the head's names are scored on all of them, while the other methods learn from labels of this "
+        "very file, by cross-validation."
     )
 
 

@@ -3,8 +3,8 @@
 import anndata as ad
 import pytest
 
-from scfm.commands.evaluate import embedding_record
 from scfm.datasets.synthetic import synthetic_cells
+from scfm.evaluate.cells import embedding_records
 from support import SMALL, command
 
 FAST = tuple(part for part in SMALL if not part.startswith("model."))
@@ -72,9 +72,11 @@ def test_each_embedding_of_a_file_has_its_own_checkpoint(run, tmp_path):
     files = (f"input={run}/embedded.h5ad", f"output={tmp_path}/two.h5ad")
     command("embed", f"init_from={run}/pre/checkpoints/last.ckpt", *files, "key=X_base", "trainer.accelerator=cpu")
     two = ad.read_h5ad(tmp_path / "two.h5ad")
-    assert embedding_record(two, "X_scfm")["checkpoint"] == str(run / "fine/checkpoints/best.ckpt")
-    assert embedding_record(two, "X_base")["checkpoint"] == str(run / "pre/checkpoints/last.ckpt")
-    assert not embedding_record(two, "X_pca")
+    assert embedding_records(two)["X_scfm"]["checkpoint"] == str(run / "fine/checkpoints/best.ckpt")
+    assert embedding_records(two)["X_base"]["checkpoint"] == str(run / "pre/checkpoints/last.ckpt")
+    assert "X_pca" not in embedding_records(two)
+    two.uns["scfm"] = "a note of someone else"
+    assert embedding_records(two) == {}
 
 
 def test_without_the_checkpoint_the_rest_is_scored(run, tmp_path):
@@ -86,12 +88,15 @@ def test_without_the_checkpoint_the_rest_is_scored(run, tmp_path):
     assert "PCA" in found["integration"]
 
 
-def test_training_cells_are_known_by_name_where_genes_were_filtered(run, tmp_path):
-    cells = ad.read_h5ad(run / "cells.h5ad")
-    cells[:, 20:].copy().write_h5ad(tmp_path / "fewer_genes.h5ad")
+@pytest.mark.parametrize("renamed", [False, True])
+def test_training_cells_are_known_where_genes_were_filtered(run, tmp_path, renamed):
+    cells = ad.read_h5ad(run / "cells.h5ad")[:, 20:].copy()
+    if renamed:
+        cells.obs_names = [f"renamed {i}" for i in range(cells.n_obs)]
+    cells.write_h5ad(tmp_path / "fewer_genes.h5ad")
     files = (f"input={tmp_path}/fewer_genes.h5ad", f"output={tmp_path}/embedded.h5ad")
     command("embed", f"init_from={run}/fine/checkpoints/best.ckpt", *files, "trainer.accelerator=cpu")
     found = command("evaluate", f"input={tmp_path}/embedded.h5ad", f"output={tmp_path}/out", "controls=false", *QUICK)
     (note,) = (note for note in found["notes"] if "give split=" in note)
-    assert note.startswith("100.0% of the labelled cells have the cell names of cells in the store")
+    assert note.startswith("100.0% of the labelled cells are in the store that this embedding was fine-tuned on")
     assert not any("head" in name for name in found["annotation"])

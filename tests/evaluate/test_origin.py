@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from scfm.evaluate.backbones import shared_names
 from scfm.evaluate.cells import read_cells
+from scfm.evaluate.lookup import Matches, shared_genes, shared_names
 from scfm.evaluate.options import Options
-from scfm.evaluate.origin import Matches, check_head, corpus_notes
+from scfm.evaluate.origin import check_head, corpus_notes
 from scfm.store.token_store import TokenStore
+from scfm.types import Ragged
 
 
 @pytest.fixture
@@ -19,12 +20,12 @@ def cells(make_adata):
     return read_cells(adata, Options(label="type"))[0]
 
 
-def found(counts, names):
+def found(counts, names, genes=0.0):
     """A lookup that finds these shares of the cells."""
 
     def lookup(cell_names, matrix):
         place = np.arange(len(cell_names)) / len(cell_names)
-        return Matches(place < counts, place < names)
+        return Matches(place < counts, place < genes, place < names)
 
     return lookup
 
@@ -35,8 +36,9 @@ def found(counts, names):
         (None, False, "is not known; give split="),
         (found(0.5, 0.0), False, "50.0% of the labelled cells are in the store"),
         (found(0.0, 1.0), False, "100.0% of the labelled cells have the cell names of cells in the store"),
-        (found(0.0, 0.05), True, "not found in the store"),
-        (found(0.0, 0.0), True, "neither by their counts nor by their cell names"),
+        (found(0.0, 1.0, 0.9), False, "90.0% of the labelled cells are in the store"),
+        (found(0.0, 0.05, 0.005), True, "not found in the store"),
+        (found(0.0, 0.0), True, "not found in the store that the head was fine-tuned on, by counts, leading genes or"),
     ],
 )
 def test_a_head_is_scored_only_where_its_training_cells_were_looked_for_and_not_found(cells, training, fair, words):
@@ -65,3 +67,21 @@ def test_names_are_looked_up_in_a_store(made_store):
     store = TokenStore.open(made_store)
     names = np.array(["cell3", "other", "cell239", "cell240"], dtype=object)
     np.testing.assert_array_equal(shared_names(store, names), [True, False, True, False])
+
+
+def test_leading_genes_find_cells_of_which_genes_are_lacking(made_store):
+    """Of a file that lacks genes of the store, and of one that has more; other cells are not found."""
+    store = TokenStore.open(made_store)
+    genes = store.vocab.gene_ids
+    long = np.flatnonzero(store.lengths >= 21)[:5]
+    tokens = store.gather(long)
+    lacking = genes[[0, 7]]
+    kept = ~np.isin(tokens.values, lacking)
+    owner = np.repeat(np.arange(len(long)), tokens.lengths)[kept]
+    filtered = Ragged(tokens.values[kept], np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(long)))]))
+    columns = np.setdiff1d(genes, lacking)
+    assert (filtered.lengths >= 16).any()
+    known = shared_genes(store, filtered, columns)
+    np.testing.assert_array_equal(known, filtered.lengths - 2 >= 16)
+    mixed = Ragged(np.random.default_rng(0).permuted(filtered.values), filtered.offsets)
+    assert not shared_genes(store, mixed, columns).any()
