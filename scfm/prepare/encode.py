@@ -86,7 +86,11 @@ class Encoder:
         if run.options["keep_counts"]:
             counts = counts_beside(tokens, block.counts, rows, genes.columns)
         names, file = np.asarray(obs.index, dtype=object), np.full(len(rows), self._file)
-        return Cells(tokens, names, file, sums.hashes[rows], run.coder(obs), counts)
+        try:
+            codes = run.coder(obs)
+        except ValueError as error:
+            raise ValueError(f"{run.where(self._file)}: {error}") from error
+        return Cells(tokens, names, file, sums.hashes[rows], codes, counts)
 
     def report(self) -> dict[str, Any]:
         """What became of the cells, as plain values."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from scfm.cells.file import CellFile
 from scfm.cells.names import WINDOW
 from scfm.prepare.worker import Context, context
 from scfm.store.layout import write_arrays, write_json
-from scfm.store.obs_columns import merge_columns, require_columns, survey_column
+from scfm.store.obs_columns import require_columns, survey_columns
 
 #: The gene check looks at so many cells in so many places of a file.
 SAMPLE_CELLS, SAMPLE_PLACES = 128, 4
@@ -41,17 +43,16 @@ def survey_file(folder: str, mark: str, key: str) -> dict[str, Any]:
         "genes": len(cells.genes),
         "counts_from": cells.counts_from,
         "genes_from": cells.genes_from,
-        "columns": merge_columns((where, columns) for columns in _columns(cells, have, options["group"])),
+        "columns": survey_columns(partial(_windows, cells, have), have, options["group"], where),
     }
     write_json(run.work.record("survey", key), record)
     return record
 
 
-def _columns(cells: CellFile, names: Sequence[str], group: str | None) -> Iterator[dict[str, list[str] | None]]:
-    """The categories of some obs columns, a window of cells at a time."""
-    for start in range(0, cells.n_cells, WINDOW) if names else ():
-        obs = cells.obs_rows(start, start + WINDOW, names)
-        yield {name: survey_column(obs[name], name == group) for name in names}
+def _windows(cells: CellFile, names: Sequence[str]) -> Iterator[pd.DataFrame]:
+    """Some obs columns, a window of cells at a time."""
+    for start in range(0, cells.n_cells, WINDOW):
+        yield cells.obs_rows(start, min(start + WINDOW, cells.n_cells), names)
 
 
 def check_genes(folder: str, mark: str, key: str) -> dict[str, Any]:

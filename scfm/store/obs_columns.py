@@ -1,12 +1,25 @@
 """obs columns of many files as one: one table of categories for the whole corpus, numbers as float32."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from scfm.store.layout import OWN_COLUMNS
+
+log = logging.getLogger(__name__)
+
+#: Up to here float32 holds every integer.
+EXACT = 1 << 24
+
+#: Words that programs write where a value is missing; they are taken as missing.
+MISSING = frozenset({"", "nan", "NaN", "NAN", "None", "<NA>", "NaT"})
+
+#: Words that may mean a missing value and may be a class; they stay, with a warning.
+DOUBTFUL = frozenset({"NA", "N/A", "n/a", "na", "null", "NULL", "none", "NONE"})
 
 
 def require_columns(wanted: Sequence[str], have: Sequence[str], where: str, missing: str) -> list[str]:
@@ -35,13 +48,45 @@ def require_columns(wanted: Sequence[str], have: Sequence[str], where: str, miss
 def survey_column(values: pd.Series, as_category: bool) -> list[str] | None:
     """The sorted categories of a column, or None for a column of numbers.
 
+    Numbers that float32 cannot tell apart (identifiers of nine digits) are categories too.
+
     Args:
         values: the column.
         as_category: take numbers as names of categories (a ``group`` column).
     """
-    if not as_category and _is_number(values):
+    if not as_category and _is_number(values) and not _needs_names(values):
         return None
-    return sorted(set(_texts(values.drop_duplicates()).dropna()))
+    rows, texts = _factorize(values)
+    return sorted(text for text in set(texts[np.unique(rows)]) if isinstance(text, str))
+
+
+def survey_columns(
+    windows: Callable[[], Iterable[pd.DataFrame]], names: Sequence[str], group: str | None, where: str
+) -> dict[str, list[str] | None]:
+    """The categories of the obs columns of one file, read a window of cells at a time.
+
+    A column without any value is left out: it fits a column of numbers and one of names in another file.
+
+    Args:
+        windows: reads the file's obs; called again where a column turns out to need names after its first window.
+        names: the columns.
+        group: the column whose numbers are names of categories.
+        where: the file.
+    """
+    tables: dict[str, list[list[str] | None]] = {name: [] for name in names}
+    warned = {name: Counter[str]() for name in names}
+    for obs in windows() if names else ():
+        for name in names:
+            warned[name].update(_missing_words(obs[name]))
+            table = survey_column(obs[name], name == group)
+            if name == group or (table is None and obs[name].notna().any()) or table:
+                tables[name].append(table)
+    mixed = [name for name, found in tables.items() if None in found and any(table is not None for table in found)]
+    for name in mixed:
+        tables[name] = [survey_column(obs[name], as_category=True) for obs in windows()]
+    for name, words in warned.items():
+        _warn_missing_words(where, name, words)
+    return merge_columns((where, {name: table}) for name, found in tables.items() for table in found)
 
 
 def merge_columns(
@@ -66,10 +111,7 @@ def merge_columns(
                 merged[name], first[name] = kind, where
             elif (merged[name] is None) != (kind is None):
                 numbers, names = (first[name], where) if merged[name] is None else (where, first[name])
-                raise ValueError(
-                    f"the obs column {name!r} holds numbers in {numbers} but names in {names}; make them alike "
-                    f"(adata.obs[{name!r}] = adata.obs[{name!r}].astype(str))"
-                )
+                raise ValueError(_contradiction(name, numbers, names))
             elif kind is not None:
                 merged[name] = (merged[name] or set()) | kind
     old = {name: list(names or ()) for name, names in (after or {}).items()}
@@ -77,6 +119,16 @@ def merge_columns(
         name: None if kinds is None else [*old.get(name, []), *sorted(kinds.difference(old.get(name, [])))]
         for name, kinds in merged.items()
     }
+
+
+def _contradiction(name: str, numbers: str, names: str) -> str:
+    text = f"the obs column {name!r} holds numbers in {numbers} but names in {names}"
+    if "the store" in (numbers, names):
+        return f"{text}; change the column in the new file, or prepare all files into a new store"
+    return (
+        f"{text} (integers beyond {EXACT:,} count as names); make them alike "
+        f"(adata.obs[{name!r}] = adata.obs[{name!r}].astype(str))"
+    )
 
 
 class Coder:
@@ -92,32 +144,105 @@ class Coder:
         }
 
     def __call__(self, obs: pd.DataFrame) -> dict[str, np.ndarray]:
-        """{column: int64 codes (-1 = missing) or float32 (NaN = missing)}, (B,) each."""
+        """{column: int64 codes (-1 = missing) or float32 (NaN = missing)}, (B,) each.
+
+        Raises:
+            ValueError: a value that is not among the categories, or no number in a column of numbers.
+        """
         return {name: self._code(obs, name, index) for name, index in self._indices.items()}
 
     def _code(self, obs: pd.DataFrame, name: str, index: pd.Index | None) -> np.ndarray:
         if name not in obs.columns:
             return np.full(len(obs), np.nan, np.float32) if index is None else np.full(len(obs), -1, np.int64)
-        if index is None:
-            return pd.to_numeric(obs[name]).to_numpy(dtype=np.float32, na_value=np.nan)
         values = obs[name]
-        if isinstance(values.dtype, pd.CategoricalDtype):
-            table = index.get_indexer(_texts(pd.Series(values.cat.categories)).to_numpy(dtype=object))
-            return np.append(table, -1)[values.cat.codes.to_numpy()].astype(np.int64)
-        return index.get_indexer(_texts(values).to_numpy(dtype=object)).astype(np.int64)
+        if index is None and _is_number(values):
+            return values.to_numpy(dtype=np.float32, na_value=np.nan)
+        rows, texts = _factorize(values)
+        missing = pd.isna(texts)
+        if index is None and missing[rows].all():
+            return np.full(len(obs), np.nan, np.float32)
+        table = np.full(len(texts), -1) if index is None else index.get_indexer(pd.Index(texts, dtype=object))
+        codes = table[rows].astype(np.int64)
+        unknown = np.flatnonzero((codes < 0) & ~missing[rows])
+        if len(unknown):
+            raise ValueError(
+                f"the obs column {name!r} has {len(unknown)} values that the survey did not see, first "
+                f"{texts[rows[unknown[0]]]!r}: the file has changed, prepare it again (overwrite=true)"
+            )
+        return codes
 
 
 def _is_number(values: pd.Series) -> bool:
     return pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype)
 
 
-def _texts(values: pd.Series) -> pd.Series:
-    """Every value as text, missing ones as NaN; whole numbers without a decimal point."""
-    present = values.notna().to_numpy()
-    if _is_number(values):
-        texts = [f"{value:g}" if float(value).is_integer() else repr(value) for value in values[present].tolist()]
-    else:
-        texts = [str(value) for value in values[present].tolist()]
-    result = np.full(len(values), np.nan, dtype=object)
-    result[present] = texts
-    return pd.Series(result, dtype=object)
+def _needs_names(values: pd.Series) -> bool:
+    """Whether all numbers are whole and float32 would change one of them."""
+    present = values.dropna().to_numpy(dtype=getattr(values.dtype, "numpy_dtype", None))
+    if not len(present) or not np.isfinite(present).all():
+        return False
+    whole = present.dtype.kind in "iu" or bool((np.rint(present) == present).all())
+    if not whole or np.abs(present.astype(np.float64)).max() <= EXACT:
+        return False
+    return any(int(value) != int(np.float32(value)) for value in present.tolist())
+
+
+def value_text(value: Any) -> str | None:
+    """The text of one value of an obs column, None where it is missing.
+
+    The same value gives the same text in every file, whatever the column's type: whole numbers have no decimal point
+    and all their digits (``1``, ``1014900001``), other numbers the fewest digits that tell them apart in their own
+    precision. Words that other programs write for a missing value (:data:`MISSING`) are missing.
+    """
+    if isinstance(value, bytes):
+        value = value.decode(errors="replace")
+    if isinstance(value, str):
+        return None if value.strip() in MISSING else str(value)
+    if value is None or value is pd.NA or value is pd.NaT:
+        return None
+    if isinstance(value, bool | np.bool_):
+        return str(bool(value))
+    if isinstance(value, int | np.integer):
+        return str(int(value))
+    if isinstance(value, float | np.floating):
+        if np.isnan(value):
+            return None
+        return str(int(value)) if float(value).is_integer() else str(value)
+    return str(value)
+
+
+def _factorize(values: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """A column as rows of a table of texts (:func:`value_text`): (B,) int64 and (K,) object, NaN where missing."""
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        rows, kinds = values.cat.codes.to_numpy().astype(np.int64), list(values.cat.categories.array)
+    elif _is_number(values) or pd.api.types.infer_dtype(values, skipna=True) == "string":
+        found, uniques = pd.factorize(values)
+        rows, kinds = found.astype(np.int64), list(uniques)
+    else:  # 1 and True are equal, but not the same text
+        rows, kinds = np.arange(len(values)), list(values.array)
+    texts = np.full(len(kinds) + 1, np.nan, dtype=object)  # the last entry is that of the code -1
+    for i, kind in enumerate(kinds):
+        text = value_text(kind)
+        texts[i] = np.nan if text is None else text
+    return rows, texts
+
+
+def _missing_words(values: pd.Series) -> Counter[str]:
+    """How often words stand for missing values or may do so."""
+    if _is_number(values) or pd.api.types.is_bool_dtype(values.dtype):
+        return Counter()
+    counted = values.value_counts()
+    words = {word: int(n) for word, n in counted.items() if isinstance(word, str) and n}
+    return Counter({word: n for word, n in words.items() if word.strip() in MISSING or word.strip() in DOUBTFUL})
+
+
+def _warn_missing_words(where: str, name: str, words: Mapping[str, int]) -> None:
+    taken = {word: n for word, n in words.items() if word.strip() in MISSING}
+    kept = {word: n for word, n in words.items() if word not in taken}
+    for found, what in (
+        (taken, "are taken as missing"),
+        (kept, "are taken as a class; where they mean a missing value, replace them with NaN in the file"),
+    ):
+        if found:
+            listed = ", ".join(f"{word!r} ({n} cells)" for word, n in sorted(found.items()))
+            log.warning("%s: in the obs column %r the texts %s %s", where, name, listed, what)

@@ -45,3 +45,16 @@ def reference(files, fitted, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reference") / "s"
     prepare(files, folder, fitted, cells_per_part=50, obs=["donor"])
     return checksums(folder)
+
+
+@pytest.fixture
+def fitted_on():
+    """Makes a tokenizer fitted on one file whose index or gene_id are Ensembl ids."""
+
+    def fit(path):
+        adata = ad.read_h5ad(path)
+        statistics = GeneStatistics()
+        statistics.update(csr_matrix(adata.X), list(adata.var_names))
+        return median_tokenizer().fit(statistics)
+
+    return fit
