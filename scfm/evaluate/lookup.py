@@ -62,7 +62,7 @@ def find_cells(
     """
     by_counts = store.overlap(cell_hashes(counts, columns, store.vocab))
     by_genes = np.zeros(len(names), dtype=bool)
-    if not by_counts.any() and len(store) <= MAX_CELLS:
+    if not by_counts.all() and len(store) <= MAX_CELLS:
         by_genes = shared_genes(store, tokenizer.encode(counts, columns), columns)
     return Matches(by_counts, by_genes, shared_names(store, names))
 

@@ -49,11 +49,10 @@ def corpus_notes(cells: Cells, scored: np.ndarray, corpora: Mapping[str, Lookup]
 
 def _shares(matches: Matches, rows: np.ndarray) -> tuple[float, bool]:
     """The share of some cells that were found, and whether that is certain; 0 for what chance explains."""
-    counts, genes, names = (
-        float(found[rows].mean()) for found in (matches.by_counts, matches.by_genes, matches.by_name)
-    )
-    if counts > 0 or genes >= FEW:
-        return max(counts, genes), True
+    counts, names = float(matches.by_counts[rows].mean()), float(matches.by_name[rows].mean())
+    either = float((matches.by_counts | matches.by_genes)[rows].mean())
+    if counts > 0 or either >= FEW:
+        return either, True
     return (names, False) if names >= CHANCE else (0.0, False)
 
 

@@ -36,6 +36,7 @@ def found(counts, names, genes=0.0):
         (None, False, "is not known; give split="),
         (found(0.5, 0.0), False, "50.0% of the labelled cells are in the store"),
         (found(0.0, 1.0), False, "100.0% of the labelled cells have the cell names of cells in the store"),
+        (found(0.2, 1.0, 0.7), False, "70.0% of the labelled cells are in the store"),
         (found(0.0, 1.0, 0.9), False, "90.0% of the labelled cells are in the store"),
         (found(0.0, 0.05, 0.005), True, "not found in the store"),
         (found(0.0, 0.0), True, "not found in the store that the head was fine-tuned on, by counts, leading genes or"),
