@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from scfm.metrics.stages import stage_ranks
+
 
 def read_times(values: np.ndarray, column: str, stages: list[str] | None) -> tuple[np.ndarray, tuple[str, ...]]:
     """Times as numbers.
@@ -18,21 +20,19 @@ def read_times(values: np.ndarray, column: str, stages: list[str] | None) -> tup
         ValueError: neither numbers nor stages, or a stage that no cell has.
     """
     known = values != ""
-    found = np.full(len(values), np.nan)
     if stages is None:
+        times = np.full(len(values), np.nan)
         try:
-            found[known] = values[known].astype(float)
+            times[known] = values[known].astype(float)
         except ValueError as error:
             some = ", ".join(sorted(set(values[known]))[:6])
             raise ValueError(
                 f"time={column!r} holds names ({some}), not numbers: say their order with stages=[first,...,last]"
             ) from error
-        return found, ()
+        return times, ()
     absent = [name for name in stages if name not in set(values)]
     if absent or len(stages) < 2:
         have = ", ".join(sorted(set(values[known]))[:8])
         wrong = ", ".join(absent) or "of a second stage"
         raise ValueError(f"stages={stages}: no cell of {column!r} is {wrong}; it has {have}")
-    for rank, name in enumerate(stages):
-        found[values == name] = rank
-    return found, tuple(stages)
+    return stage_ranks(values, stages), tuple(stages)

@@ -65,19 +65,3 @@ def looked_up(table: Tensor, rows: Tensor, *, missing: float = -1) -> Tensor:
     found = table[torch.where(known, rows, torch.zeros_like(rows))]
     shape = (-1, *[1] * (found.dim() - 1))
     return torch.where(known.view(shape), found, torch.full_like(found, missing))
-
-
-def nearest(query: np.ndarray, reference: np.ndarray, k: int, *, itself: bool = False) -> np.ndarray:
-    """(n, k) int64: the Euclidean nearest neighbours in ``reference``, exactly; closest first.
-
-    Args:
-        query: (n, D).
-        reference: (m, D).
-        k: how many; at most what there is.
-        itself: query and reference are the same cells, and a cell is no neighbour of itself.
-    """
-    from sklearn.neighbors import NearestNeighbors
-
-    k = min(k, len(reference) - itself)
-    index = NearestNeighbors(n_neighbors=max(k, 1)).fit(reference)
-    return index.kneighbors(None if itself else query, return_distance=False)[:, :k]

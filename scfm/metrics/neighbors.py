@@ -61,6 +61,20 @@ def find_neighbors(embedding: np.ndarray, k: int, *, metric: str = "euclidean", 
     return Neighbors(*_self_first(indices, distances))
 
 
+def nearest(query: np.ndarray, reference: np.ndarray, k: int, *, itself: bool = False) -> np.ndarray:
+    """(n, k) int64: the Euclidean nearest rows of ``reference`` to each row of ``query``, exactly; closest first.
+
+    Args:
+        query: (n, D).
+        reference: (m, D).
+        k: how many; at most what there is.
+        itself: query and reference are the same cells, and a cell is no neighbor of itself.
+    """
+    k = min(k, len(reference) - itself)
+    index = NearestNeighbors(n_neighbors=max(k, 1)).fit(reference)
+    return index.kneighbors(None if itself else query, return_distance=False)[:, :k]
+
+
 def _self_first(indices: np.ndarray, distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Move the cell to the front; where twins crowded it out, it takes the place of the last of them."""
     own = np.arange(len(indices))

@@ -26,6 +26,7 @@ from scfm.evaluate.store_probes import (
 )
 from scfm.head.trajectory.base import PSEUDOTIME
 from scfm.metrics.integration import integration_scores
+from scfm.metrics.stages import order_stages, stage_ranks
 from scfm.metrics.structure import neighbor_overlap
 from scfm.metrics.umap import umap
 from scfm.page import (
@@ -48,6 +49,8 @@ log = logging.getLogger(__name__)
 
 #: Cells drawn on a map.
 DRAWN = 3000
+#: More stages than this are numbers, not categories to draw.
+MAX_STAGES = 25
 UNNAMED = (
     "In the line of the fine-tuned head a cell that it calls unknown counts as wrong; its best guess is the likeliest "
     "class in any case, as in the metrics below."
@@ -187,16 +190,12 @@ def known_times(task: Any, data: CellData, label: str, rows: np.ndarray) -> tupl
     order = tuple(getattr(task, "stages", ()))
     if not order:
         try:
-            order = tuple(sorted(names, key=float))
+            order = order_stages(names)
         except ValueError:
             return None, ()
-        numbers = np.array([float(name) for name in names] + [np.nan])
-        return (numbers[values], ()) if len(order) > 25 else (_ranks(values, names, order), order)
-    return _ranks(values, names, order), order
-
-
-def _ranks(codes: np.ndarray, names: tuple[str, ...], order: tuple[str, ...]) -> np.ndarray:
-    return np.array([*(order.index(name) for name in names), np.nan], dtype=np.float64)[codes]
+        if len(order) > MAX_STAGES:
+            return np.array([*map(float, names), np.nan])[values], ()
+    return stage_ranks(np.array([*names, ""], dtype=object)[values], order), order
 
 
 def _mixing(done: Finished, data: CellData, features: StoreFeatures) -> list[Section]:

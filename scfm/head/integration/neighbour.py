@@ -4,7 +4,7 @@ from itertools import combinations
 
 import numpy as np
 
-from scfm.head.survey import nearest
+from scfm.metrics.neighbors import nearest
 
 
 def own_neighbours(embedding: np.ndarray, batches: np.ndarray, k: int) -> np.ndarray:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scfm.metrics.stages import order_stages
 from scfm.types import Spec
 
 
@@ -42,7 +43,7 @@ def ordered_stages(spec: Spec, label: str, stages: list[str] | None) -> tuple[st
     names = spec.categories("head.label", label)
     if stages is None:
         try:
-            stages = sorted(names, key=float)
+            stages = list(order_stages(names))
         except ValueError as error:
             raise ValueError(
                 f"the stages of {label!r} are not ordered ({', '.join(names[:6])}): say their order with "

@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scfm.batch import Batch
-from scfm.head.survey import Survey, looked_up, nearest, scattered
+from scfm.head.survey import Survey, looked_up, scattered
 from scfm.head.trajectory.base import Trajectory, pair_accuracy, pairwise_order
 from scfm.head.trajectory.diffusion import absorption, diffusion_pseudotime, extreme_cell, neighbour_graph, rank_scaled
 from scfm.head.trajectory.label import spearman
+from scfm.metrics.neighbors import nearest
 from scfm.types import Backbone, Metrics, Spec
 
 log = logging.getLogger(__name__)

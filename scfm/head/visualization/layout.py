@@ -1,4 +1,4 @@
-"""A UMAP of the cells, made from a few of them, and the graph behind it."""
+"""A UMAP of the cells, made from a few of them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
 
-from scfm.head.survey import nearest
+from scfm.metrics.neighbors import nearest
 
 log = logging.getLogger(__name__)
 
@@ -101,31 +100,3 @@ def _regressed(features: np.ndarray, sample: np.ndarray, layout: np.ndarray, see
     network = MLPRegressor(hidden_layer_sizes=(100, 75, 50, 25), alpha=0.1, random_state=seed, max_iter=500)
     network.fit(features[sample], layout * scale)
     return network.predict(features) / scale
-
-
-@same_threads()
-def fuzzy_graph(features: np.ndarray, neighbours: int) -> csr_matrix:
-    """(n, n) UMAP's fuzzy simplicial set on exact neighbours, the weights w_ij of its cross-entropy.
-
-    Args:
-        features: (n, D) scaled.
-        neighbours: of the graph, the cell itself among them.
-    """
-    load_umap()
-    from umap.umap_ import fuzzy_simplicial_set
-
-    near = np.column_stack([np.arange(len(features)), nearest(features, features, neighbours - 1, itself=True)])
-    distance = np.linalg.norm(features[:, None] - features[near], axis=2).astype(np.float32)
-    state = np.random.RandomState(0)  # asked for, but without a use where the neighbours are given
-    graph, _, _ = fuzzy_simplicial_set(features, neighbours, state, "euclidean", knn_indices=near, knn_dists=distance)
-    return csr_matrix(graph)
-
-
-@same_threads()
-def curve(min_dist: float) -> tuple[float, float]:
-    """UMAP's a and b, for which 1/(1 + a d^{2b}) is near 1 up to ``min_dist`` and falls off beyond."""
-    load_umap()
-    from umap.umap_ import find_ab_params
-
-    a, b = find_ab_params(1.0, min_dist)
-    return float(a), float(b)

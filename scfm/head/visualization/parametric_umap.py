@@ -15,7 +15,9 @@ from scfm.head.gene_components import GeneBag
 from scfm.head.survey import Survey, looked_up, scattered
 from scfm.head.views import generator_of
 from scfm.head.visualization.edges import Edges
-from scfm.head.visualization.layout import curve, fuzzy_graph, net_umap
+from scfm.head.visualization.layout import net_umap
+from scfm.metrics.neighbors import find_neighbors
+from scfm.metrics.umap import curve
 from scfm.model.pooling import embed
 from scfm.types import Backbone, Metrics, Spec
 
@@ -139,7 +141,7 @@ class ParametricUMAP(nn.Module):
             self.spread.fill_(float(layout.std(axis=0).max()) / 15.0)
             self.layout = torch.from_numpy(scattered(rows, layout, missing=np.nan))
         else:
-            self.graph = Edges(fuzzy_graph(features, self.neighbours), rows)
+            self.graph = Edges(find_neighbors(features, self.neighbours).connectivities(), rows)
         self._begin(torch.from_numpy(rows))
 
     def _begin(self, rows: Tensor) -> None:

@@ -8,8 +8,10 @@ import torch
 from scipy.sparse import csr_matrix
 
 from scfm.head.visualization.edges import Edges
-from scfm.head.visualization.layout import curve, density_sample, net_umap
+from scfm.head.visualization.layout import density_sample, net_umap
 from scfm.head.visualization.parametric_umap import ParametricUMAP, cross_entropy
+from scfm.metrics.neighbors import find_neighbors
+from scfm.metrics.umap import curve
 
 MAKERS = {
     "regression": lambda spec: ParametricUMAP(spec, genes=8, neighbours=8, sample=50, polish=10, warm_up=20),
@@ -99,9 +101,17 @@ def test_the_layout_follows_from_the_seed():
     np.testing.assert_array_equal(net_umap(points, seed=3, **options), net_umap(points, seed=3, **options))
 
 
-def test_the_curve_is_umaps():
-    a, b = curve(0.5)
-    assert (a, b) == pytest.approx((0.583, 1.334), abs=2e-3)
+def test_the_graph_is_umaps():
+    """Weights of the 15-NN graph and the curve, equal to umap-learn's own (float32 there)."""
+    simplicial = pytest.importorskip("umap.umap_")
+    points = np.random.default_rng(0).normal(size=(200, 6)).astype(np.float32)
+    near = find_neighbors(points, 15)
+    theirs, _, _ = simplicial.fuzzy_simplicial_set(
+        points, 15, np.random.RandomState(0), "euclidean", knn_indices=near.indices,
+        knn_dists=near.distances.astype(np.float32),
+    )  # fmt: skip
+    assert abs(near.connectivities() - theirs).max() < 1e-5
+    assert curve(0.5) == pytest.approx(simplicial.find_ab_params(1.0, 0.5))
 
 
 def test_a_handful_of_cells_has_no_trustworthiness(spec):
@@ -132,4 +142,4 @@ def test_too_few_cells_are_refused():
 def test_without_umap_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(ImportError, match=r"pip install .scfm-framework\[evaluate\]"):
-        curve(0.5)
+        net_umap(np.zeros((90, 3)), sample=75, neighbours=15, min_dist=0.5, polish=1, seed=0)
