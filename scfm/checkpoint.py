@@ -15,6 +15,7 @@ from scfm.config import check_stored
 from scfm.migrate import migrate_config
 from scfm.plain import plain_fault
 from scfm.types import Spec
+from scfm.vocab import Vocab
 
 FORMAT = 1
 #: In a checkpoint folder of shards: the weights as one file.
@@ -174,6 +175,9 @@ def _require_whole(path: Path, about: Mapping[str, Any], state: Mapping[str, Any
         **{name: isinstance(value, Mapping) and all(map(_is_text, value.values())) for name, value in names.items()},
     }
     wrong = [name for name, fits in right.items() if not fits]
+    if not wrong:
+        vocab = Vocab.from_dict(about["tokenizer"].get("vocab") or {})
+        wrong = [] if about.get("vocab_hash", vocab.hash) == vocab.hash else ["vocab_hash"]
     if wrong:
         raise ValueError(
             f"{path} is no whole checkpoint of scfm: {', '.join(wrong)} is missing or of a wrong kind; "

@@ -43,6 +43,8 @@ class Vocab:
         if len(self.ids) != len(self.tokens):
             twice = next(token for i, token in enumerate(self.tokens) if self.ids[token] != i)
             raise ValueError(f"the vocabulary has the token {twice!r} twice; every token needs one id")
+        if not all(0 <= word < len(self.tokens) for word in self.words):
+            raise ValueError(f"a word has an id outside the vocabulary of {len(self.tokens)} tokens")
         for role, token_id in self.specials.items():
             if role not in ROLES:
                 raise ValueError(f"unknown role {role!r} of a special token; the roles are {', '.join(ROLES)}")
@@ -106,5 +108,22 @@ class Vocab:
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Vocab:
-        """The inverse of :meth:`to_dict`."""
-        return cls(tuple(state["tokens"]), dict(state["specials"]), tuple(state["words"]))
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            ValueError: a part is missing or of a wrong kind, or as for the class.
+        """
+        parts: Mapping[str, Any] = state if isinstance(state, Mapping) else {}
+        tokens: Any = parts.get("tokens")
+        specials: Any = parts.get("specials")
+        words: Any = parts.get("words")
+        whole = (
+            isinstance(tokens, list | tuple)
+            and isinstance(specials, Mapping)
+            and isinstance(words, list | tuple)
+            and all(isinstance(token, str) for token in tokens)
+            and all(type(number) is int for number in (*specials.values(), *words))
+        )
+        if not whole:
+            raise ValueError("the vocabulary is damaged; expected a list of tokens, ids of specials, and ids of words")
+        return cls(tuple(tokens), dict(specials), tuple(words))

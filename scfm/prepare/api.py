@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from scfm.cells.quality import Quality
 from scfm.genes import read_alias
@@ -13,8 +13,8 @@ from scfm.prepare.job import Job, execute
 from scfm.prepare.options import Genes, Options, resolve_inputs
 from scfm.prepare.share import Share
 from scfm.prepare.workdir import Work
-from scfm.store.arrow import read_json
 from scfm.store.layout import MANIFEST
+from scfm.store.manifest import read_manifest
 from scfm.store.token_store import TokenStore
 from scfm.tokenizer import Tokenizer, from_dict
 
@@ -164,10 +164,9 @@ def append(
     work = Work(Path(output))
     work.put_back()
     store = TokenStore.open(output)
-    manifest = read_json(store.path / MANIFEST, "the options of the store")
-    if manifest["options"]["shuffle"]:
+    options = _options(read_manifest(store.path), store.path)
+    if options.shuffle:
         raise ValueError(f"{output} is shuffled over its whole corpus, nothing can be added: prepare all files anew")
-    options = Options(**{**manifest["options"], "quality": Quality(**manifest["options"]["quality"])})
     found = resolve_inputs(inputs)
     tokenizer = from_dict(store.tokenizer)
     job = Job(found, Path(output), tokenizer, options, block_size=block_size, on_error=on_error, after=store)
@@ -178,3 +177,17 @@ def append(
     larger = execute(job, workers, executor)
     assert larger is not None  # only a share makes no store
     return larger
+
+
+def _options(manifest: Mapping[str, Any], folder: Path) -> Options:
+    """The options that a store was made with.
+
+    Raises:
+        ValueError: its manifest does not say them.
+    """
+    try:
+        return Options(**{**manifest["options"], "quality": Quality(**manifest["options"]["quality"])})
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder / MANIFEST} does not say how the store was made ({error}): prepare it again"
+        ) from None

@@ -13,9 +13,8 @@ from scfm.prepare.report import write_report
 from scfm.prepare.steps import Steps
 from scfm.prepare.summary import FileSummary, corpus_summary, joined, table
 from scfm.prepare.worker import Context
-from scfm.store.arrow import read_json
 from scfm.store.layout import MANIFEST, REPORT, PartRecord, StoreMeta, write_layout
-from scfm.store.manifest import write_manifest
+from scfm.store.manifest import read_manifest, read_parts, write_manifest
 from scfm.store.token_store import TokenStore
 
 log = logging.getLogger(__name__)
@@ -71,7 +70,7 @@ def _linked(run: Context, after: TokenStore | None) -> list[PartRecord]:
     """The parts of the store that is added to, linked into the new one (copied where the disk cannot link)."""
     if after is None:
         return []
-    records = [PartRecord(**part) for part in read_json(after.path / MANIFEST, "the parts")["parts"]]
+    records = read_parts(read_manifest(after.path), after.path / MANIFEST)
     for record in records:
         target = run.work.store / record.name
         target.unlink(missing_ok=True)

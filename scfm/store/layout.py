@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from scfm.io import atomic_write, write_text
-from scfm.store.arrow import read_json
+from scfm.store.arrow import own_file, read_json
 from scfm.vocab import Vocab
 
 FORMAT, VERSION = "scfm-store", 1
@@ -115,16 +115,42 @@ def read_meta(folder: Path) -> dict[str, Any]:
         FileNotFoundError: it is not there: the directory is no store of scfm.
         ValueError: it is damaged, of another program, or of a newer version of the format.
     """
-    state = read_json(folder / META, "the tokenizer of the store")
+    path = own_file(folder, META)
+    state = read_json(path, "the tokenizer of the store")
     if state.get("format") != FORMAT:
         raise ValueError(
             f"{folder / META} is not of a token store (format {state.get('format')!r}, expected {FORMAT!r})"
         )
-    if int(state["version"]) > VERSION:
+    version = state.get("version")
+    if isinstance(version, int) and version > VERSION:
         raise ValueError(
-            f"{folder} has format version {state['version']}; this scfm reads up to {VERSION}: update scfm-framework"
+            f"{folder} has format version {version}; this scfm reads up to {VERSION}: update scfm-framework"
+        )
+    wrong = [name for name, fits in _meta_kinds(state).items() if not fits]
+    if wrong:
+        raise ValueError(
+            f"{path} is damaged: {', '.join(wrong)} is missing or of a wrong kind; prepare the cells again"
         )
     return state
+
+
+def _meta_kinds(state: Mapping[str, Any]) -> dict[str, bool]:
+    """Whether each entry of ``scfm.json`` is of the kind that it should be."""
+    columns, files = state.get("columns"), state.get("files")
+    return {
+        **{name: type(state.get(name)) is int for name in ("version", "n_cells", "largest")},
+        **{name: isinstance(state.get(name), str) for name in ("fingerprint", "vocab_hash")},
+        "tokenizer": isinstance(state.get("tokenizer"), dict) and "vocab" in state["tokenizer"],
+        "columns": isinstance(columns, dict) and all(names is None or _are_texts(names) for names in columns.values()),
+        "group": state.get("group") is None or isinstance(state["group"], str),
+        "files": isinstance(files, list)
+        and all(isinstance(file, dict) and isinstance(file.get("name"), str) for file in files),
+        "report": isinstance(state.get("report", {}), dict),
+    }
+
+
+def _are_texts(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
 
 
 def file_sha256(path: Path) -> str:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from scfm.store.arrow import read_json
+from scfm.store.arrow import own_file, read_json
 from scfm.store.layout import INFO, MANIFEST, META, REPORT, STATE, PartRecord, file_sha256, json_text, write_json
+
+#: What a stored rule may do with a column: methods of pandas that look at values and nothing else.
+_METHODS = frozenset(
+    {"str", "dt", "isin", "isna", "isnull", "notna", "notnull", "between", "abs", "round", "clip", "fillna", "astype"}
+    | {"contains", "startswith", "endswith", "lower", "upper", "strip", "match", "fullmatch", "len"}
+    | {"year", "month", "day"}
+)
 
 
 def write_manifest(folder: Path, records: Sequence[PartRecord], more: Mapping[str, Any]) -> None:
@@ -25,6 +33,56 @@ def write_manifest(folder: Path, records: Sequence[PartRecord], more: Mapping[st
     write_json(folder / MANIFEST, sealed({**more, "parts": parts, "files_sha256": sums}))
 
 
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a store, once it names nothing but files of the store, and rules that only look at cells.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged or not safe.
+    """
+    path = own_file(folder, MANIFEST)
+    state = read_json(path, "the checksums of the parts")
+    sums = state.get("files_sha256")
+    if not isinstance(sums, dict) or not isinstance(state.get("parts"), list):
+        raise ValueError(f"{path} is damaged: it does not list the parts and files of the store")
+    for name in (*sums, *(part.name for part in read_parts(state, path))):
+        own_file(folder, name)
+    options = state.get("options")
+    if options is not None and not isinstance(options, dict):
+        raise ValueError(f"{path} is damaged: it does not say with which options the store was made")
+    quality = (options or {}).get("quality")
+    expression = quality.get("expression") if isinstance(quality, dict) else None
+    if expression is not None and not is_harmless(expression):
+        raise ValueError(f"{path} has the rule {expression!r}, which may do more than look at cells: it is not safe")
+    return state
+
+
+def read_parts(manifest: Mapping[str, Any], where: Path) -> list[PartRecord]:
+    """The parts that a manifest lists.
+
+    Args:
+        manifest: its JSON.
+        where: its file, for messages.
+
+    Raises:
+        ValueError: a part is not described as it should be.
+    """
+    kinds = {field.name: field.type for field in fields(PartRecord)}
+    for part in manifest["parts"]:
+        right = isinstance(part, dict) and part.keys() == kinds.keys()
+        if not right or any(type(value) is not kinds[name] for name, value in part.items()):
+            raise ValueError(f"{where} is damaged: it describes a part by {str(part)[:200]}")
+    return [PartRecord(**part) for part in manifest["parts"]]
+
+
+def is_harmless(expression: Any) -> bool:
+    """Whether a rule for cells (``quality.expression``) only reads columns: pandas would also call their methods."""
+    if not isinstance(expression, str) or "@" in expression or "__" in expression:
+        return False
+    bare = re.sub(r"'[^']*'|\"[^\"]*\"|`[^`]*`", " ", expression)
+    return set(re.findall(r"\.\s*([^\W\d]\w*)", bare)) <= _METHODS
+
+
 def sealed(state: Mapping[str, Any]) -> dict[str, Any]:
     """A manifest with its own checksum, ``sha256``: that of its text without this entry."""
     bare = {key: value for key, value in state.items() if key != "sha256"}
@@ -38,7 +96,7 @@ def manifest_fault(folder: Path) -> str | None:
         FileNotFoundError: there is none.
     """
     try:
-        state = read_json(folder / MANIFEST, "the checksums of the parts")
+        state = read_manifest(folder)
     except ValueError as error:
         return str(error)
     if "sha256" not in state:

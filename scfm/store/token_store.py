@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from scfm.store.arrow import data_files, read_json, read_table, token_chunks
+from scfm.store.arrow import checked_text, data_files, own_file, read_json, read_table, token_chunks
 from scfm.store.gather import Gatherer, TokenOutside
 from scfm.store.layout import INFO, META, OWN_COLUMNS, read_meta
 from scfm.types import Ragged
@@ -101,7 +101,12 @@ class TokenStore:
         """
         lengths = np.concatenate([np.diff(chunk.offsets) for chunk in self._chunks]).astype(np.int64)
         if "length" in self._table.column_names:
-            wrong = np.flatnonzero(self._table["length"].to_numpy() != lengths)
+            stored = self._table["length"]
+            if not pa.types.is_integer(stored.type):
+                raise ValueError(
+                    f"{self.path}: the column length is {stored.type}, expected integers: prepare it again"
+                )
+            wrong = np.flatnonzero(stored.to_numpy() != lengths)
             if wrong.size:
                 row = int(wrong[0])
                 raise ValueError(
@@ -156,7 +161,11 @@ class TokenStore:
 
     @cached_property
     def _gather_counts(self) -> Gatherer:
-        return Gatherer(token_chunks(self._table["counts"], str(self.path), ("float", "float32")))
+        chunks = token_chunks(self._table["counts"], str(self.path), ("float", "float32"))
+        lengths = np.concatenate([np.diff(chunk.offsets) for chunk in chunks])
+        if not np.array_equal(lengths, self.lengths):
+            raise ValueError(f"{self.path} has other numbers of counts than of tokens; it is damaged: prepare it again")
+        return Gatherer(chunks)
 
     @property
     def shuffled(self) -> bool:
@@ -171,16 +180,22 @@ class TokenStore:
         """(n,) one obs column: int64 category codes (-1 = missing) or float32 values (NaN = missing).
 
         Raises:
-            ValueError: the store has no such column.
+            ValueError: the store has no such column, or codes without a name.
         """
         self._require(column)
         array, names = self._table[column], self.categories(column)
         if names is None:
             return pc.cast(array, pa.float32(), safe=False).to_numpy()
         if pa.types.is_integer(array.type):
-            return pc.fill_null(array, -1).to_numpy().astype(np.int64, copy=False)
-        codes = pc.index_in(pc.cast(array, pa.string()), pa.array(names, pa.string()))
-        return pc.fill_null(codes, -1).to_numpy().astype(np.int64)
+            codes = pc.fill_null(array, -1).to_numpy().astype(np.int64, copy=False)
+            if len(codes) and not -1 <= codes.min() <= codes.max() < len(names):
+                raise ValueError(
+                    f"{self.path}: the obs column {column!r} has codes from {codes.min()} to {codes.max()} for "
+                    f"{len(names)} names; the store is damaged: prepare it again"
+                )
+            return codes
+        text = pc.cast(checked_text(array, f"{self.path}: {column}"), pa.string())
+        return pc.fill_null(pc.index_in(text, pa.array(names, pa.string())), -1).to_numpy().astype(np.int64)
 
     def categories(self, column: str) -> tuple[str, ...] | None:
         """Names of an obs column's categories, by code; None for a column of numbers.
@@ -199,7 +214,11 @@ class TokenStore:
         rows = np.asarray(rows, dtype=np.int64)
         if "cell" not in self._table.column_names:
             return [str(row) for row in rows]
-        return self._table["cell"].take(pa.array(rows)).to_pylist()
+        return self._names.take(pa.array(rows)).to_pylist()
+
+    @cached_property
+    def _names(self) -> pa.ChunkedArray:
+        return checked_text(self._table["cell"], f"{self.path}: cell")
 
     @property
     def hashes(self) -> np.ndarray:
@@ -212,7 +231,10 @@ class TokenStore:
             raise ValueError(
                 f"{self.path} has no column hash: its cells cannot be compared with others by their counts"
             )
-        return self._table["hash"].to_numpy()
+        hashes = self._table["hash"]
+        if hashes.type != pa.uint64() or hashes.null_count:
+            raise ValueError(f"{self.path}: the column hash is {hashes.type}, expected uint64; prepare the cells again")
+        return hashes.to_numpy()
 
     def overlap(self, hashes: np.ndarray) -> np.ndarray:
         """(B,) bool: which of some cells, given by the hash of their counts, are in this store."""
@@ -233,6 +255,11 @@ class TokenStore:
         if len(self) != meta["n_cells"]:
             raise ValueError(
                 f"{self.path} has {len(self)} cells but {META} says {meta['n_cells']}: a part is missing or foreign"
+            )
+        lacking = sorted(set(self.columns).difference(self._table.column_names))
+        if lacking:
+            raise ValueError(
+                f"{self.path} lacks the obs columns {', '.join(lacking)} of {META}: prepare the cells again"
             )
         if self.vocab.hash != meta["vocab_hash"]:
             raise ValueError(
@@ -263,9 +290,11 @@ class TokenStore:
 
 def _published_meta(path: Path, table: pa.Table, tokenizer: Mapping[str, Any]) -> dict[str, Any]:
     """What stands for ``scfm.json`` in a published dataset: text and class labels are categories, numbers numbers."""
-    info = read_json(path / INFO, "the columns of the dataset") if (path / INFO).exists() else {}
+    info = read_json(own_file(path, INFO), "the columns of the dataset") if (path / INFO).exists() else {}
     labels = {
-        name: feature.get("names") for name, feature in (info.get("features") or {}).items() if "names" in feature
+        name: feature["names"]
+        for name, feature in (info.get("features") or {}).items()
+        if isinstance(feature, dict) and isinstance(feature.get("names"), list)
     }
     columns: dict[str, list[str] | None] = {}
     for name in table.column_names:
@@ -276,7 +305,11 @@ def _published_meta(path: Path, table: pa.Table, tokenizer: Mapping[str, Any]) -
         if name in labels:
             columns[name] = labels[name]
         elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind):
-            columns[name] = sorted(pc.unique(pc.cast(table[name], pa.string())).drop_null().to_pylist())
+            columns[name] = _distinct(table[name], f"{path}: {name}")
         elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
             columns[name] = None
     return {"tokenizer": dict(tokenizer), "columns": columns, "group": None, "fingerprint": "", "files": []}
+
+
+def _distinct(column: pa.ChunkedArray, where: str) -> list[str]:
+    return sorted(pc.unique(pc.cast(checked_text(column, where), pa.string())).drop_null().to_pylist())

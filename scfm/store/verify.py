@@ -4,9 +4,9 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from scfm.store.arrow import data_files, read_json, read_table, token_chunks
-from scfm.store.layout import MANIFEST, PartRecord, file_sha256, fingerprint
-from scfm.store.manifest import manifest_fault
+from scfm.store.arrow import data_files, read_table, token_chunks
+from scfm.store.layout import MANIFEST, file_sha256, fingerprint
+from scfm.store.manifest import manifest_fault, read_manifest, read_parts
 from scfm.store.token_store import TokenStore
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def _damaged_files(path: Path) -> Iterator[str]:
     if fault is not None:
         yield fault
         return
-    manifest = read_json(path / MANIFEST, "the checksums of the parts")
+    manifest = read_manifest(path)
     expected = {part["name"]: part["sha256"] for part in manifest["parts"]} | manifest["files_sha256"]
     sizes = {part["name"]: part["bytes"] for part in manifest["parts"]}
     for name, checksum in expected.items():
@@ -64,7 +64,7 @@ def _foreign_contents(path: Path) -> Iterator[str]:
     except (ValueError, FileNotFoundError) as error:
         yield str(error)
         return
-    records = [PartRecord(**part) for part in read_json(path / MANIFEST, "the parts")["parts"]]
+    records = read_parts(read_manifest(path), path / MANIFEST)
     if fingerprint(records) != store.fingerprint:
         yield f"{MANIFEST} is of another store than scfm.json: their fingerprints differ"
     for file in data_files(path):
