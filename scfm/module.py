@@ -12,10 +12,13 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from scfm.batch import Batch
-from scfm.model.cached import Once
+from scfm.head.base import Head
+from scfm.model.cached import CachedBackbone
 from scfm.model.flops import Work, peak_of
 from scfm.model.pooling import embed
+from scfm.objective.base import Objective
 from scfm.optim.groups import parameter_groups
+from scfm.task import Task
 from scfm.types import Metrics, Spec
 
 log = logging.getLogger(__name__)
@@ -29,7 +32,7 @@ class CellModule(pl.LightningModule):
 
     Args:
         backbone: see :class:`scfm.types.Backbone`.
-        task: see :class:`scfm.types.Task`.
+        task: an :class:`~scfm.objective.base.Objective` or a :class:`~scfm.head.base.Head`.
         spec: what only the run knows.
         about: plain values that make a checkpoint describe itself; stored under ``scfm``.
         optimizer: parameter groups -> optimizer; None for a module that only predicts.
@@ -43,7 +46,7 @@ class CellModule(pl.LightningModule):
     def __init__(
         self,
         backbone: nn.Module,
-        task: nn.Module,
+        task: Task,
         spec: Spec,
         about: Mapping[str, Any],
         *,
@@ -126,7 +129,7 @@ class CellModule(pl.LightningModule):
                 "data.tokens_per_batch, let data.auto_budget=true find it, or with strategy=ddp strategy.overlap=false"
             ) from error
         self.parts *= 2
-        log.warning("Out of memory with %d tokens: micro-batches are now worked off in %d parts.", tokens, self.parts)
+        log.warning("Out of memory with %d tokens: splitting each micro-batch into %d parts.", tokens, self.parts)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -164,7 +167,7 @@ class CellModule(pl.LightningModule):
         if peak is None or "feedforward" not in model:
             return {}
         causal = bool(self.about["causal"])
-        predicted = 1.0 if causal else float(getattr(self.task, "mask_fraction", 0.0))
+        predicted = self.task.predicted_share() if isinstance(self.task, Objective) else 0.0
         work = Work(model["layers"], model["width"], model["feedforward"], len(self.spec.vocab), not causal, predicted)
         share = peak / (peak_of("H200") or peak)
         roof = work.roof(mean_length, products=790e12 * share, attention=450e12 * share)
@@ -173,7 +176,7 @@ class CellModule(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and metrics of held-out cells; a head's predictions are kept for the whole-epoch metrics."""
         self._evaluate("val", batch)
-        if batch_idx == 0 and self.show_samples and hasattr(self.task, "sample"):
+        if batch_idx == 0 and self.show_samples and "sample" in self.task.hooks:
             found = self.task.sample(self.backbone, batch)
             self.samples = {name: value.cpu().numpy() for name, value in found.items()}
 
@@ -196,17 +199,20 @@ class CellModule(pl.LightningModule):
         except torch.OutOfMemoryError:
             if batch.n_cells == 1:
                 raise
-        log.warning("Out of memory with %d tokens: this batch is halved (lower tokens_per_batch).", batch.n_tokens)
+        log.warning(
+            "Out of memory with %d tokens: halving this batch; lower tokens_per_batch to avoid it.", batch.n_tokens
+        )
         halves = [self.predict_step(half, batch_idx) for half in batch.split(2)]
         return {name: np.concatenate([half[name] for half in halves]) for name in halves[0]}
 
     def _predict(self, batch: Batch) -> dict[str, np.ndarray]:
-        seen = self.task.view(batch) if hasattr(self.task, "view") else batch
-        backbone: Any = Once(self.backbone)  # a head mostly reads what was embedded
-        found = {"embedding": embed(backbone, seen, self.spec.vocab)}
-        if hasattr(self.task, "predict"):
-            found |= self.task.predict(backbone, batch)
-        arrays = {name: value.float().cpu().numpy() for name, value in found.items()}
+        backbone: Any = CachedBackbone(self.backbone)  # a head mostly reads what was embedded
+        seen, outputs = batch, dict[str, Tensor]()
+        if isinstance(self.task, Head):
+            seen, outputs = self.task.view(batch), self.task.predict(backbone, batch)
+        assert "embedding" not in outputs, f"{type(self.task).__name__}.predict gives 'embedding', the backbone's name"
+        outputs = {"embedding": embed(backbone, seen, self.spec.vocab), **outputs}
+        arrays = {name: value.float().cpu().numpy() for name, value in outputs.items()}
         return {"index": batch.index.cpu().numpy(), **arrays}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -224,8 +230,8 @@ class CellModule(pl.LightningModule):
             self.log_dict(scalars, batch_size=weight, on_step=False, on_epoch=True, sync_dist=True)
 
     def _evaluate(self, stage: str, batch: Batch) -> None:
-        summed_up = hasattr(self.task, "summarise")
-        backbone: Any = Once(self.backbone) if summed_up else self.backbone  # loss and prediction read the same
+        summed_up = "summarise" in self.task.hooks
+        backbone: Any = CachedBackbone(self.backbone) if summed_up else self.backbone  # both read the same cells
         self._log(stage, self.task(backbone, batch), batch)
         if summed_up:
             found = self.task.predict(backbone, batch) | {f"target/{name}": batch.obs[name] for name in batch.obs}
@@ -237,12 +243,12 @@ class CellModule(pl.LightningModule):
         whole = {name: np.concatenate([part[name] for part in self._seen]) for name in self._seen[0]}
         self._seen.clear()
         if self.trainer.world_size > 1:
-            whole = {name: self._gather(value) for name, value in whole.items()}
+            whole = {name: self.gather(value) for name, value in whole.items()}
         targets = {name.removeprefix("target/"): whole.pop(name) for name in list(whole) if name.startswith("target/")}
         summary = self.task.summarise(whole, targets)
         self.log_dict({f"{stage}/{name}": value for name, value in summary.items()}, sync_dist=False)
 
-    def _gather(self, values: np.ndarray) -> np.ndarray:
+    def gather(self, values: np.ndarray) -> np.ndarray:
         """The rows of all ranks, which may hold different numbers of them."""
         parts: list[Any] = [None] * self.trainer.world_size
         torch.distributed.all_gather_object(parts, values)

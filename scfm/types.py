@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import numpy as np
 
@@ -95,7 +95,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a head wants the cells of its micro-batches chosen; a head says so by an attribute ``sampling``.
+    """How a head wants the cells of its micro-batches chosen; part of its :class:`Needs`.
 
     Attributes:
         by: obs column; every micro-batch holds cells of one category of it (those of fewer than four cells count as
@@ -117,6 +117,24 @@ class Sampling:
     micro_batches: Literal["proportional", "equal", "coverage"] = "proportional"
     coverage: np.ndarray | None = None
     inside: float = 1.0
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a head needs of the data.
+
+    Attributes:
+        labels: obs columns that batches carry.
+        learned: those whose classes are learned; others are only read (an experimental batch, say), and classes that
+            only held-out cells have are no fault. None: all of ``labels``.
+        counts: whether batches carry the counts behind their tokens; the store has to keep them.
+        sampling: how micro-batches are chosen; None mixes all cells. It may follow from the survey.
+    """
+
+    labels: tuple[str, ...] = ()
+    learned: tuple[str, ...] | None = None
+    counts: bool = False
+    sampling: Sampling | None = None
 
 
 class Backbone(Protocol):
@@ -147,30 +165,4 @@ class Backbone(Protocol):
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Scores over the vocabulary, (N, D) -> (N, V)."""
-        ...
-
-
-class Task(Protocol):
-    """A pretraining objective or a fine-tuning head: what sits on a backbone. An ``nn.Module``.
-
-    Attributes:
-        causal: the backbone it needs; None takes either.
-        labels: obs columns that it reads from ``Batch.obs``.
-
-    A head may also have ``predict(backbone, batch) -> dict[str, Tensor (B, ...)]``, used when embedding new cells;
-    what it gave for all cells becomes obs columns by ``annotate(outputs)``, obsm entries by ``project(outputs)``, and
-    ``artifacts()`` says in plain values what the projection needs. ``metric`` names what to watch in validation, and
-    ``learnt`` those of the ``labels`` whose classes are learnt and not just read. ``prepare(survey)`` looks at the
-    cells before training (:class:`scfm.head.survey.Survey`), ``view(batch)`` says what it lets the backbone read, and
-    ``sampling`` (:class:`Sampling`, or None) says how micro-batches are chosen; where ``counts_needed``, batches carry
-    counts. ``consolidate(outputs, targets)`` is given all training cells when an epoch begins; after training
-    ``refit(outputs, targets)`` is given all cells to learn from, and ``calibrate(outputs, targets)`` cells that nothing
-    else looked at.
-    """
-
-    causal: ClassVar[bool | None]
-    labels: tuple[str, ...]
-
-    def __call__(self, backbone: Backbone, batch: Batch) -> Metrics:
-        """``loss`` and other scalars. ``n_targets``, where present, is the weight of the batch in averages."""
         ...

@@ -179,11 +179,11 @@ def predicted(folder: Path, store: Path) -> tuple[dict[str, np.ndarray], Any]:
     from scfm.inference.load import restore_predictor
     from scfm.inference.predict import predictions
     from scfm.store.token_store import TokenStore
+    from scfm.types import Needs
 
     module = restore_predictor(read(folder / "checkpoints/best.ckpt"))
     data = build(OmegaConf.load(folder / "config.yaml").data, TokenStore.open(store))
-    if getattr(module.task, "counts_needed", False):
-        data.read_counts()
+    data = data.planned(Needs(counts=module.task.requirements().counts))
     return predictions(module, data, np.arange(len(data.store))), module.task
 
 

@@ -29,7 +29,7 @@ def rejection(bench: Bench, measure: Measure, name: str, one: Set, seed: int) ->
     def ours() -> dict[str, float]:
         bench.finetune(run, "annotation_classifier", store, seed)
         outputs, head = predicted(folder, whole)
-        sure = -head.annotate(outputs)["scfm_label_novelty"]
+        sure = -head.write(outputs).obs["scfm_label_novelty"]
         rows = np.concatenate([test(), np.flatnonzero(~known)])
         return {"auroc": unknown_auroc(sure[rows], known[rows])}
 

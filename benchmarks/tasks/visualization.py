@@ -55,7 +55,7 @@ def visualization(bench: Bench, measure: Measure, name: str, one: Set, seed: int
     def ours() -> dict[str, float]:
         bench.finetune(folder.name, "visualization_parametric_umap", store, seed)
         outputs = predicted(folder, store)[0]
-        return held_out().judge(outputs["map"], outputs["embedding"])
+        return held_out().judge(outputs["map"], outputs["state"])
 
     def transformed() -> dict[str, float]:
         from umap import UMAP

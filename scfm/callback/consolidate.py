@@ -8,7 +8,7 @@ import torch
 
 
 class Consolidate(pl.Callback):
-    """Calls ``task.consolidate(outputs, targets)`` on all training cells, for a head that has it.
+    """Calls ``head.update(outputs, targets)`` on all training cells, for a head that implements it.
 
     Each rank predicts its share of the cells and all ranks put the shares together, so that no mean of means arises.
     An epoch that is resumed in its middle goes on with the prototypes it had.
@@ -17,7 +17,7 @@ class Consolidate(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Look at all training cells once, without learning from them."""
         task: Any = module.task
-        if not hasattr(task, "consolidate") or _in_the_middle(trainer):
+        if "update" not in task.hooks or _in_the_middle(trainer):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         modes = {part: part.training for part in module.modules()}
@@ -26,15 +26,17 @@ class Consolidate(pl.Callback):
         with torch.inference_mode():
             for batch in data.loader(data.split.train):
                 batch = batch.to(module.device)
-                found = task.predict(module.backbone, batch) | {f"/{name}": batch.obs[name] for name in task.labels}
+                found = task.predict(module.backbone, batch) | {
+                    f"/{name}": batch.obs[name] for name in data.plan.labels
+                }
                 parts.append({name: value.cpu().numpy() for name, value in found.items()})
         for part, training in modes.items():
             part.training = training
         whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         if trainer.world_size > 1:
-            whole = {name: module._gather(value) for name, value in whole.items()}  # type: ignore[operator]
+            whole = {name: module.gather(value) for name, value in whole.items()}  # type: ignore[operator]
         targets = {name[1:]: whole.pop(name) for name in list(whole) if name.startswith("/")}
-        task.consolidate(whole, targets)
+        task.update(whole, targets)
 
 
 def _in_the_middle(trainer: pl.Trainer) -> bool:

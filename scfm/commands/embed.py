@@ -26,7 +26,6 @@ from scfm.inference.load import checkpoint_vocab, restore_predictor
 from scfm.inference.parts import PartWriter, claim_parts, join_parts, parts_of
 from scfm.inference.write import write_annotated
 from scfm.io import atomic_write, hold
-from scfm.module import CellModule
 from scfm.tokenizer import Tokenizer, from_dict
 from scfm.tokenizer.token_counts import counts_beside
 from scfm.training.fit import cluster, is_first_process
@@ -114,7 +113,7 @@ def _embed(cfg: DictConfig, source: Path, output: Path) -> None:
     checkpoint = read(cfg.init_from)
     tokenizer = _as_trained(checkpoint)
     module = restore_predictor(checkpoint)
-    keep_counts = bool(getattr(module.task, "counts_needed", False))
+    keep_counts = module.task.requirements().counts
     counts: Literal["required", "lognorm_ok"] = "required" if tokenizer.needs_counts or keep_counts else "lognorm_ok"
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = output.parent / f".{output.name}.parts"
@@ -140,16 +139,17 @@ def _embed(cfg: DictConfig, source: Path, output: Path) -> None:
             return
         found = join_parts(folder, cells.n_cells)
         _warn_of_empty(found["embedding"], source)
-        annotations = module.task.annotate(found) if hasattr(module.task, "annotate") else {}
-        warn_of_unknown(annotations)
-        projections = module.task.project(found) if hasattr(module.task, "project") else {}
-        made_by = _provenance(cfg, checkpoint, cells, report, list(projections)) | _artifacts(module)
+        written = module.task.write(found)
+        warn_of_unknown(written.obs)
+        state = {f"{cfg.key}_state": found["state"]} if "state" in found else {}
+        made_by = _provenance(cfg, checkpoint, cells, report, list(written.obsm))
+        made_by |= {"head": written.uns} if written.uns else {}
         with atomic_write(output, scratch=folder) as part:
             shutil.copyfile(source, part)
             write_annotated(
                 part,
-                obsm={cfg.key: found["embedding"]} | projections,
-                obs=annotations,
+                obsm={cfg.key: found["embedding"]} | state | written.obsm,
+                obs=written.obs,
                 uns={"scfm": {cfg.key: made_by}},
             )
         shutil.rmtree(folder)
@@ -198,11 +198,6 @@ def warn_of_unknown(annotations: Mapping[str, np.ndarray]) -> None:
                 "types, another technology); the likeliest class of each is in obs[%r].",
                 100 * share, UNKNOWN, name, f"{name}_guess",
             )  # fmt: skip
-
-
-def _artifacts(module: CellModule) -> dict[str, Any]:
-    """What a fine-tuned head says of its projection."""
-    return {"head": module.task.artifacts()} if hasattr(module.task, "artifacts") else {}
 
 
 def _provenance(

@@ -15,6 +15,7 @@ from torch import nn
 from scfm.checkpoint import WEIGHTS, Checkpoint, describe, read
 from scfm.config import build, plain, target
 from scfm.data.module import CellData
+from scfm.head.base import Head
 from scfm.inference.load import checkpoint_vocab, restore_backbone
 from scfm.io import write_text
 from scfm.model.adapt import anew
@@ -24,9 +25,9 @@ from scfm.store.token_store import TokenStore
 from scfm.training.consolidate import consolidate
 from scfm.training.finalize import Finished, finish
 from scfm.training.fit import (
-    auto_budget,
     claim_output,
     fit,
+    fit_budget,
     make_spec,
     make_trainer,
     open_store,
@@ -35,7 +36,7 @@ from scfm.training.fit import (
 )
 from scfm.training.pictures import draw_curves
 from scfm.training.publish import publish
-from scfm.training.survey import prepare
+from scfm.training.survey import prepare_head
 from scfm.training.tracking import cell_predictions, close, show_samples
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ def run(cfg: DictConfig) -> float | None:
 
 
 def _finetune(cfg: DictConfig, output: Path) -> float | None:
+    kind = head_class(cfg)
     pl.seed_everything(cfg.seed, verbose=False)
     checkpoint = read(cfg.init_from)
     store = open_store(cfg)
@@ -60,20 +62,18 @@ def _finetune(cfg: DictConfig, output: Path) -> float | None:
     )
     _require_causality(cfg, checkpoint)
     data = build(cfg.data, store)
-    if hasattr(target(cfg.head), "calibrate"):
-        data.set_aside(cfg.calibration)
+    if "calibrate" in kind.hooks:
+        data = data.calibrated(cfg.calibration)
     backbone = restore_backbone(checkpoint)
     require_positions(data, backbone)
     spec = replace(make_spec(data, backbone.width), scale=scale_of(store))
     head = build(cfg.head, spec)
-    if getattr(head, "counts_needed", False):
-        data.read_counts()
-    data.read_labels(head.labels, getattr(head, "learnt", None))
+    data = data.planned(head.requirements())
     backbone = build(cfg.adapt, anew(backbone))
     _say_what_trains(backbone, head)
-    prepare(head, backbone, data)
+    data = prepare_head(head, backbone, data)
     trainer = make_trainer(cfg, data)
-    auto_budget(cfg, trainer, data, backbone, head)
+    data = fit_budget(cfg, trainer, data, backbone, head)
     module = CellModule(
         backbone,
         head,
@@ -98,6 +98,18 @@ def _finetune(cfg: DictConfig, output: Path) -> float | None:
         close(trainer)
         log.info("Checkpoint: %s", done.path)
     return found.get(cfg.metric)
+
+
+def head_class(cfg: DictConfig) -> type[Head]:
+    """The class of the head.
+
+    Raises:
+        ValueError: it is no :class:`~scfm.head.base.Head`.
+    """
+    found = target(cfg.head)
+    if not (isinstance(found, type) and issubclass(found, Head)):
+        raise ValueError(f"head._target_={cfg.head._target_} is no head: derive the class from scfm.head.base.Head")
+    return found
 
 
 def _say_what_trains(backbone: nn.Module, head: nn.Module) -> None:
@@ -131,7 +143,7 @@ def _best(trainer: pl.Trainer, output: Path) -> Path:
 
 def _watched(cfg: DictConfig) -> DictConfig:
     """The config with the metric that the head says is worth watching, where the user does not name one."""
-    metric = f"val/{getattr(target(cfg.head), 'metric', 'loss')}" if cfg.metric == "auto" else cfg.metric
+    metric = f"val/{head_class(cfg).metric}" if cfg.metric == "auto" else cfg.metric
     falls = metric.rsplit("/", 1)[-1] in FALLING
     mode = ("min" if falls else "max") if cfg.mode == "auto" else cfg.mode
     return cast("DictConfig", OmegaConf.merge(cfg, {"metric": metric, "mode": mode}))
@@ -145,7 +157,7 @@ def write_split(path: Path, data: CellData) -> None:
 
 
 def _require_causality(cfg: DictConfig, checkpoint: Checkpoint) -> None:
-    wanted = target(cfg.head).causal
+    wanted = head_class(cfg).causal
     if wanted is not None and wanted != checkpoint.causal:
         kinds = {True: "a causal (autoregressive) backbone", False: "a bidirectional backbone"}
         raise ValueError(

@@ -10,10 +10,10 @@ from scfm.checkpoint import describe
 from scfm.config import build, plain, target
 from scfm.module import CellModule
 from scfm.training.fit import (
-    auto_budget,
     building,
     claim_output,
     fit,
+    fit_budget,
     make_spec,
     make_trainer,
     open_store,
@@ -43,7 +43,7 @@ def _train(cfg: DictConfig, output: Path) -> float | None:
         require_positions(data, backbone)
         spec = make_spec(data, backbone.width)
         objective = build(cfg.objective, spec)
-    auto_budget(cfg, trainer, data, backbone, objective)
+    data = fit_budget(cfg, trainer, data, backbone, objective)
     module = CellModule(
         backbone,
         objective,

@@ -1,8 +1,9 @@
 """The LightningDataModule: a store, its split, and the loaders over it."""
 
 import logging
-from collections.abc import Sequence
-from typing import Literal
+from copy import copy
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -11,11 +12,12 @@ from scfm.data.composed_order import ComposedOrder
 from scfm.data.loader import CellLoader, PackedCells
 from scfm.data.mixture_order import BlendedOrder
 from scfm.data.order import Order
+from scfm.data.plan import DataPlan
 from scfm.data.shuffle import Shuffle
 from scfm.data.split import Split, set_aside, split_rows
 from scfm.store.mix import MixedStore
 from scfm.store.token_store import TokenStore
-from scfm.types import Sampling
+from scfm.types import Needs, Sampling
 
 log = logging.getLogger(__name__)
 
@@ -70,23 +72,53 @@ class CellData(pl.LightningDataModule):
                 f"data.tokens_per_step={tokens_per_step} must be a multiple of data.tokens_per_batch={tokens_per_batch}"
             )
         self.store, self.max_length, self.workers, self.seed = store, max_length, workers, seed
-        self.tokens_per_batch, self.tokens_per_step = tokens_per_batch, tokens_per_step
+        self.tokens_per_step = tokens_per_step
         self.how = Shuffle(shuffle, shuffle_block, shuffle_pool)
         if shuffle == "stored" and not store.shuffled:
             raise ValueError(f"data.shuffle=stored: {store.path} was not written with scfm-prepare shuffle=true")
         self.auto_budget = auto_budget
         self.unseen = unseen
-        self.labels: tuple[str, ...] = ()
-        self.sampling: Sampling | None = None
-        self.counts = False
         self.lengths = store.lengths if max_length is None else np.minimum(store.lengths, max_length)
         self.group, self.split_seed = store.group if group == "auto" else group, split_seed
-        self.split = _split(store, val=val, test=test, column=self.group, seed=split_seed)
+        self.plan = DataPlan(_split(store, val=val, test=test, column=self.group, seed=split_seed), tokens_per_batch)
 
-    def set_aside(self, share: float) -> None:
-        """Keep a share of the cells for calibration, out of training and validation (:func:`split.set_aside`)."""
+    @property
+    def split(self) -> Split:
+        """Rows of the store by part."""
+        return self.plan.split
+
+    def planned(self, needs: Needs) -> "CellData":
+        """The same cells for a head: batches carry what it needs, composed as it wants. This module stays as it is.
+
+        Raises:
+            ValueError: a column that the store does not have, a class that only held-out cells have, or no counts.
+        """
+        for label in needs.labels:
+            if label not in self.store.columns:
+                have = ", ".join(self.store.columns) or "none"
+                raise ValueError(
+                    f"the store {self.store.path} has no obs column {label!r}; it has {have}. "
+                    f"Prepare it with obs='[{label}]'"
+                )
+            if needs.learned is None or label in needs.learned:
+                self._check_unseen(label)
+        if needs.counts:
+            self.store.counts(self.split.train[:1])  # refuses where there are none
+        return self._with_plan(labels=needs.labels, counts=needs.counts, sampling=needs.sampling)
+
+    def calibrated(self, share: float) -> "CellData":
+        """The same with a share of the cells kept for calibration, out of training and validation."""
         groups = None if self.group is None else self.store.obs(self.group)
-        self.split = set_aside(self.split, share, seed=self.split_seed, groups=groups)
+        return self._with_plan(split=set_aside(self.split, share, seed=self.split_seed, groups=groups))
+
+    def budgeted(self, tokens_per_batch: int) -> "CellData":
+        """The same in micro-batches of another size."""
+        return self._with_plan(tokens_per_batch=tokens_per_batch)
+
+    def _with_plan(self, **changes: Any) -> "CellData":
+        other = copy(self)
+        other.plan = replace(self.plan, **changes)
+        return other
 
     @property
     def longest(self) -> int:
@@ -101,11 +133,12 @@ class CellData(pl.LightningDataModule):
         """
         if self.tokens_per_step is None:
             return world
-        wanted = self.tokens_per_step // self.tokens_per_batch
+        wanted = self.tokens_per_step // self.plan.tokens_per_batch
         if wanted % world:
             raise ValueError(
-                f"data.tokens_per_step={self.tokens_per_step} makes {wanted} micro-batches of {self.tokens_per_batch} "
-                f"tokens, which do not divide over {world} processes; change data.tokens_per_batch"
+                f"data.tokens_per_step={self.tokens_per_step} makes {wanted} micro-batches of "
+                f"{self.plan.tokens_per_batch} tokens, which do not divide over {world} processes; change "
+                "data.tokens_per_batch"
             )
         return wanted
 
@@ -115,10 +148,10 @@ class CellData(pl.LightningDataModule):
         Raises:
             ValueError: they are to be weighted, or read in blocks, and composed by the head as well.
         """
-        if self.sampling is not None:
-            return self._composed(rows, self.sampling, multiple=multiple, shuffle=shuffle)
+        if self.plan.sampling is not None:
+            return self._composed(rows, self.plan.sampling, multiple=multiple, shuffle=shuffle)
         store, lengths = self.store, self.lengths[rows]
-        cutting = {"tokens": self.tokens_per_batch, "multiple": multiple, "seed": self.seed}
+        cutting = {"tokens": self.plan.tokens_per_batch, "multiple": multiple, "seed": self.seed}
         if shuffle and isinstance(store, MixedStore) and store.weights is not None:
             return BlendedOrder(rows, lengths, store.sources[rows], store.weights, how=self.how, **cutting)
         return Order(rows, lengths, shuffle=shuffle, how=self.how, **cutting)
@@ -129,7 +162,7 @@ class CellData(pl.LightningDataModule):
                 "this head chooses the cells of its micro-batches itself: data.shuffle=cells and store.weights=null"
             )
         groups = np.zeros(len(rows), dtype=np.int64) if sampling.by is None else self.store.obs(sampling.by)[rows]
-        cutting = {"tokens": self.tokens_per_batch, "multiple": multiple, "seed": self.seed}
+        cutting = {"tokens": self.plan.tokens_per_batch, "multiple": multiple, "seed": self.seed}
         return ComposedOrder(rows, self.lengths[rows], groups, sampling, shuffle=shuffle, **cutting)
 
     def loader(self, rows: np.ndarray, *, held_out: bool = True, alone: bool = False) -> CellLoader:
@@ -139,7 +172,7 @@ class CellData(pl.LightningDataModule):
         pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         multiple = world if held_out else self.micro_batches(world)
         return CellLoader(
-            PackedCells(self.store, self.labels, self.max_length, counts=self.counts),
+            PackedCells(self.store, self.plan.labels, self.max_length, counts=self.plan.counts),
             self.order(rows, multiple=multiple, shuffle=not held_out),
             rank=rank,
             world=world,
@@ -149,9 +182,9 @@ class CellData(pl.LightningDataModule):
         )
 
     def setup(self, stage: str) -> None:
-        """Have all ranks compose by what the first one found: neighbours that nearly tie differ between devices."""
-        if self.sampling is not None and self.trainer is not None:
-            self.sampling = self.trainer.strategy.broadcast(self.sampling)
+        """Have all ranks compose by what the first one found: neighbors that nearly tie differ between devices."""
+        if self.plan.sampling is not None and self.trainer is not None:
+            self.plan = replace(self.plan, sampling=self.trainer.strategy.broadcast(self.plan.sampling))
 
     def train_dataloader(self) -> CellLoader:
         """Shuffled anew each epoch."""
@@ -184,36 +217,6 @@ class CellData(pl.LightningDataModule):
     def _count(self, column: str, rows: np.ndarray) -> np.ndarray:
         codes = self.store.obs(column)[rows]
         return np.bincount(codes[codes >= 0], minlength=len(self.store.categories(column) or ()))
-
-    def read_labels(self, labels: Sequence[str], learnt: Sequence[str] | None = None) -> None:
-        """Have batches carry these obs columns.
-
-        Args:
-            labels: all of them.
-            learnt: those whose classes are learnt, not just read (a batch column is read); None for all.
-
-        Raises:
-            ValueError: a column that the store does not have, or a class that only held-out cells have.
-        """
-        for label in labels:
-            if label not in self.store.columns:
-                have = ", ".join(self.store.columns) or "none"
-                raise ValueError(
-                    f"the store {self.store.path} has no obs column {label!r}; it has {have}. "
-                    f"Prepare it with obs='[{label}]'"
-                )
-            if learnt is None or label in learnt:
-                self._check_unseen(label)
-        self.labels = tuple(labels)
-
-    def read_counts(self) -> None:
-        """Have batches carry the counts behind their tokens.
-
-        Raises:
-            ValueError: the store keeps none.
-        """
-        self.store.counts(self.split.train[:1])
-        self.counts = True
 
     def _check_unseen(self, label: str) -> None:
         names = self.store.categories(label)

@@ -1,9 +1,8 @@
 """Models from checkpoints: built from the config inside, loaded strictly."""
 
-from torch import nn
-
 from scfm.checkpoint import Checkpoint, load_weights
 from scfm.config import build
+from scfm.head.base import Head
 from scfm.model.backbone import Backbone
 from scfm.module import CellModule
 from scfm.types import Spec
@@ -23,7 +22,7 @@ def restore_predictor(checkpoint: Checkpoint) -> CellModule:
     """A module that embeds cells and, after a fine-tune, predicts what its head predicts."""
     backbone = restore_backbone(checkpoint)
     spec = Spec(checkpoint_vocab(checkpoint), backbone.width, checkpoint.classes, checkpoint.batches)
-    task: nn.Module = nn.Identity()
+    task = Head()
     if "head" in checkpoint.config:
         task = build(checkpoint.config["head"], spec)
         load_weights(task, checkpoint, "task")

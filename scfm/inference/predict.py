@@ -32,4 +32,4 @@ def predictions(module: CellModule, data: CellData, rows: np.ndarray) -> dict[st
 
 def targets(data: CellData, rows: np.ndarray) -> Mapping[str, np.ndarray]:
     """The obs columns that the head names, of some cells."""
-    return {label: data.store.obs(label)[rows] for label in data.labels}
+    return {label: data.store.obs(label)[rows] for label in data.plan.labels}

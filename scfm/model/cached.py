@@ -9,7 +9,7 @@ from scfm.batch import Batch
 from scfm.types import Backbone
 
 
-class Once:
+class CachedBackbone:
     """Stands in for a backbone and keeps the hidden states of the last batch.
 
     For evaluation mode alone, in which the same cells have the same states.

@@ -6,15 +6,15 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import nn
 
 from scfm.batch import Batch
+from scfm.objective.base import Objective
 from scfm.objective.chunked import chunk_size, chunked_loss
 from scfm.objective.score import IGNORE, Score
 from scfm.types import Backbone, Metrics, Spec
 
 
-class AR(nn.Module):
+class AR(Objective):
     """GPT's causal language modelling on ranked genes (tGPT: Shen et al. 2023).
 
     Each token predicts the next one of its own cell: the first token of a cell is no target, the eos token is one. The
@@ -29,7 +29,6 @@ class AR(nn.Module):
     """
 
     causal: ClassVar[bool | None] = True
-    labels: tuple[str, ...] = ()
 
     def __init__(self, spec: Spec, *, chunk: int | None = None) -> None:
         super().__init__()

@@ -6,15 +6,15 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import nn
 
 from scfm.batch import Batch
+from scfm.objective.base import Objective
 from scfm.objective.chunked import chunked_loss
 from scfm.objective.score import IGNORE, Score
 from scfm.types import Backbone, Metrics, Spec
 
 
-class MLM(nn.Module):
+class MLM(Objective):
     """BERT's masked language modelling on ranked genes (Devlin et al. 2019; Theodoris et al. 2023).
 
     A share of the genes of every packed row is drawn without replacement. Of these, some become the mask token, some a
@@ -35,7 +35,6 @@ class MLM(nn.Module):
     """
 
     causal: ClassVar[bool | None] = False
-    labels: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -93,6 +92,10 @@ class MLM(nn.Module):
         masked, picked, targets = self.mask(batch)
         picked, targets = picked[:n], targets[:n]
         return self.score.sample(backbone.logits(backbone(masked)[picked]), targets, batch, picked)
+
+    def predicted_share(self) -> float:
+        """Share of the genes that are predicted."""
+        return self.mask_fraction
 
     def mask(self, batch: Batch) -> tuple[Batch, torch.Tensor, torch.Tensor]:
         """Draw the genes to predict and hide them.

@@ -29,19 +29,19 @@ from scfm.metrics.integration import integration_scores
 from scfm.metrics.stages import order_stages, stage_ranks
 from scfm.metrics.structure import neighbor_overlap
 from scfm.metrics.umap import umap
-from scfm.page import (
+from scfm.report.annotation import call_figures
+from scfm.report.html import (
     Section,
-    image,
     paragraph,
+    picture,
+    picture_file,
     settings,
     side_by_side,
     table,
     versions,
     warning,
-    write_page,
+    write_report,
 )
-from scfm.report.annotation import call_figures
-from scfm.report.figures import picture
 from scfm.store.token_store import TokenStore
 from scfm.training.finalize import Finished
 
@@ -74,11 +74,11 @@ def report(output: Path, config: Mapping[str, Any], done: Finished, data: CellDa
     if len(done.judged) == 0:
         log.warning("No cell is held out (data.val, data.test): there is nothing to report.")
         return None
-    probes = hasattr(done.module.task, "annotate")
+    written = done.module.task.write(done.outputs).obs if done.outputs else {}
+    probes = bool(written)
     features = read_features(before, data, done.judged, done.module.device, probes=probes)
     if probes:
         features = with_state(features, done.module, data, done.outputs)
-    written = done.module.task.annotate(done.outputs) if probes else {}
     curves = output / "curves.png"
     naming, sentences = _annotation(output, done, data, features, written)
     maps = picture(_maps(done, data, features, written), _drawn(done), output / "maps.png")
@@ -89,12 +89,12 @@ def report(output: Path, config: Mapping[str, Any], done: Finished, data: CellDa
         *_trajectory(output, done, data, features, written),
         *_mixing(done, data, features),
         Section("Maps", [maps]),
-        Section("Training", [image(curves.read_bytes(), "Logged over the run.")] if curves.is_file() else []),
+        Section("Training", [picture_file(curves, "Logged over the run.")] if curves.is_file() else []),
         Section("Metrics", [settings({name: f"{value:.4f}" for name, value in done.metrics.items()})]),
         Section("Settings", [settings(config)]),
         Section("Versions", [settings(versions())]),
     ]
-    path = write_page(output / "report.html", f"Fine-tune {config['name']}", sections)
+    path = write_report(output / "report.html", f"Fine-tune {config['name']}", sections)
     log.info("Report: %s", path)
     return path
 
@@ -227,7 +227,8 @@ def _mixing(done: Finished, data: CellData, features: StoreFeatures) -> list[Sec
 def _maps(done: Finished, data: CellData, features: StoreFeatures, written: Mapping[str, np.ndarray]) -> Figure:
     n = len(done.judged)
     shown = np.sort(np.random.default_rng(0).permutation(n)[:DRAWN])
-    spaces = {FROZEN: features.features[FROZEN][features.scored], "fine-tuned": done.outputs["embedding"]}
+    own = done.outputs.get("state", done.outputs["embedding"])
+    spaces = {FROZEN: features.features[FROZEN][features.scored], "fine-tuned": own}
     if "integrated" in done.outputs:
         spaces["integrated"] = done.outputs["integrated"]
     places = {name: umap(values[shown]) for name, values in spaces.items()}

@@ -1,18 +1,18 @@
 """Changes to the head of a checkpoint after training: prototypes, thresholds, new classes."""
 
 from pathlib import Path
-from typing import Any
 
 from scfm.checkpoint import WEIGHTS, read_state
+from scfm.head.base import Head
 from scfm.strategy.checkpoint_io import write
 
 
-def amend(path: str | Path, task: Any) -> Path:
+def amend(path: str | Path, task: Head) -> Path:
     """Put a head, changed without training, into its checkpoint; the rest of the file stays as it is.
 
     Args:
         path: a checkpoint file, or a folder of shards that ``scfm-consolidate`` made readable.
-        task: the head. Its attribute ``classes`` ({obs column: names}), where it has one, replaces the names inside.
+        task: the head; its ``class_names()`` replace the names inside.
 
     Returns:
         The file.
@@ -23,7 +23,7 @@ def amend(path: str | Path, task: Any) -> Path:
     own = {f"task.{name}": value.cpu() for name, value in task.state_dict().items()}
     kept = {name: value for name, value in state["state_dict"].items() if not name.startswith("task.")}
     state["state_dict"] = {**kept, **own}
-    classes = {column: list(names) for column, names in getattr(task, "classes", {}).items()}
+    classes = {column: list(names) for column, names in task.class_names().items()}
     state["scfm"]["classes"] = {**state["scfm"]["classes"], **classes}
     write(state, path)
     return path

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ import torch
 from scfm.checkpoint import read
 from scfm.data.module import CellData
 from scfm.head.annotation.label_layer import UNKNOWN
+from scfm.head.base import Head
 from scfm.inference.load import restore_predictor
 from scfm.inference.predict import predictions, targets
 from scfm.module import CellModule
@@ -78,7 +78,7 @@ def finish(path: Path, data: CellData, device: torch.device) -> Finished:
 
 def _refit(module: CellModule, data: CellData, parts: list[np.ndarray]) -> bool:
     """Whether the head has learnt once more, from these parts of the cells."""
-    if not hasattr(module.task, "refit"):
+    if "refit" not in module.task.hooks:
         return False
     rows = np.sort(np.concatenate(parts))
     module.task.refit(predictions(module, data, rows), targets(data, rows))
@@ -88,23 +88,23 @@ def _refit(module: CellModule, data: CellData, parts: list[np.ndarray]) -> bool:
 def _calibrate(module: CellModule, data: CellData) -> dict[str, float]:
     """``calibration/...``; nothing where there is nothing to calibrate, or no cell to do so."""
     rows = data.split.calibration
-    if not hasattr(module.task, "calibrate") or len(rows) == 0:
+    if "calibrate" not in module.task.hooks or len(rows) == 0:
         return {}
     found = module.task.calibrate(predictions(module, data, rows), targets(data, rows))
     log.info("Temperature and rejection thresholds are fitted on %d calibration cells.", len(rows))
     return {f"calibration/{name}": value for name, value in found.items()}
 
 
-def _scores(task: Any, outputs: dict[str, np.ndarray], data: CellData, rows: np.ndarray) -> dict[str, float]:
+def _scores(task: Head, outputs: dict[str, np.ndarray], data: CellData, rows: np.ndarray) -> dict[str, float]:
     """The head's own metrics of some cells; none for a head that nothing is fitted to here: training has judged it."""
-    if not (hasattr(task, "calibrate") or hasattr(task, "refit")) or len(rows) == 0:
+    if not task.hooks & {"calibrate", "refit"} or len(rows) == 0:
         return {}
     return dict(task.summarise(outputs, dict(targets(data, rows))))
 
 
-def _coverage(task: Any, outputs: dict[str, np.ndarray], data: CellData, rows: np.ndarray) -> dict[str, float]:
+def _coverage(task: Head, outputs: dict[str, np.ndarray], data: CellData, rows: np.ndarray) -> dict[str, float]:
     """Share of the labelled cells that keep a name, and of names that are right: of each column, by the head's keys."""
-    annotated, found = task.annotate(outputs), dict[str, float]()
+    annotated, found = task.write(outputs).obs, dict[str, float]()
     for label in (name for name in task.labels if f"scfm_{name}" in annotated):
         codes = data.store.obs(label)[rows]
         known = codes >= 0

@@ -138,21 +138,23 @@ def count_in_steps(cfg: DictConfig, trainer: pl.Trainer, data: CellData) -> None
     trainer.val_check_interval = min(cfg.validate_every, total_steps(trainer, data)) * trainer.accumulate_grad_batches
 
 
-def auto_budget(cfg: DictConfig, trainer: pl.Trainer, data: CellData, backbone: nn.Module, task: nn.Module) -> None:
-    """Where ``data.auto_budget`` asks for it, take the largest micro-batches that fit the device.
+def fit_budget(cfg: DictConfig, trainer: pl.Trainer, data: CellData, backbone: nn.Module, task: nn.Module) -> CellData:
+    """The data in the largest micro-batches that fit the device, where ``data.auto_budget`` asks for it.
 
     Raises:
         ValueError: the strategy divides the model, which one device alone cannot try.
     """
     if not data.auto_budget:
-        return
+        return data
     if hasattr(trainer.strategy, "shard"):
         raise ValueError("data.auto_budget=true works with strategy=single and ddp; give data.tokens_per_batch here")
     if isinstance(trainer.strategy, DDP):
         trainer.strategy.overlap = False  # so that a step that does not fit after all is not lost
     fits = fits_memory(backbone, task, trainer.strategy.root_device, str(trainer.precision))
-    choose_budget(data, Path(cfg.output), trainer.world_size, fits, first=trainer.is_global_zero)
+    budget = choose_budget(data, Path(cfg.output), trainer.world_size, fits, first=trainer.is_global_zero)
+    data = data.budgeted(budget)
     count_in_steps(cfg, trainer, data)
+    return data
 
 
 def require_devices(cfg: DictConfig) -> None:

@@ -2,13 +2,13 @@
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 
 from scfm.batch import Batch
 from scfm.data.module import CellData
+from scfm.head.base import Head
 from scfm.head.survey import Survey
 from scfm.model.backbone import Backbone
 from scfm.model.pooling import embed
@@ -16,23 +16,23 @@ from scfm.model.pooling import embed
 log = logging.getLogger(__name__)
 
 
-def prepare(head: Any, backbone: Backbone, data: CellData) -> None:
-    """Let a head look at the cells, where it has ``prepare(survey)``, and choose its micro-batches by ``sampling``.
+def prepare_head(head: Head, backbone: Backbone, data: CellData) -> CellData:
+    """Let a head look at the cells, where it wants to; the data with its micro-batches composed as it then asks.
 
     Every rank does so by itself; what composes micro-batches is then the first one's (:meth:`CellData.setup`).
     """
-    if hasattr(head, "prepare"):
-        head.prepare(survey(backbone, data, getattr(head, "view", None)))
-    data.sampling = getattr(head, "sampling", None)
+    if "prepare" in head.hooks:
+        head.prepare(survey(backbone, data, head.view))
+    return data.planned(head.requirements())
 
 
-def survey(backbone: Backbone, data: CellData, view: Callable[[Batch], Batch] | None = None) -> Survey:
+def survey(backbone: Backbone, data: CellData, view: Callable[[Batch], Batch]) -> Survey:
     """Embed the cells of all parts of the split: all of them on every rank, in micro-batches that are the same.
 
     Args:
         backbone: before fine-tuning.
         data: its store, split and labels.
-        view: what the head lets the backbone read of a batch; None: all of it.
+        view: what the head lets the backbone read of a batch.
     """
     parts = [data.split.train, data.split.val, data.split.test]
     rows = np.sort(np.concatenate(parts))
@@ -43,7 +43,7 @@ def survey(backbone: Backbone, data: CellData, view: Callable[[Batch], Batch] | 
     backbone.to(device).eval()
     with torch.inference_mode():
         for batch in data.loader(rows, alone=True):
-            seen = batch.to(device) if view is None else view(batch.to(device))
+            seen = view(batch.to(device))
             found = embed(backbone, seen, data.store.vocab).float().cpu().numpy()
             embedding[np.searchsorted(rows, batch.index.numpy())] = found
     backbone.train(training)
@@ -51,8 +51,8 @@ def survey(backbone: Backbone, data: CellData, view: Callable[[Batch], Batch] | 
         rows=rows,
         train=np.isin(rows, data.split.train),
         embedding=embedding,
-        obs={label: data.store.obs(label)[rows] for label in data.labels},
+        obs={label: data.store.obs(label)[rows] for label in data.plan.labels},
         names=data.store.names(rows),
         tokens=lambda places: data.store.gather(rows[places], data.max_length),
-        counts=(lambda places: data.store.counts(rows[places], data.max_length)) if data.counts else None,
+        counts=(lambda places: data.store.counts(rows[places], data.max_length)) if data.plan.counts else None,
     )

@@ -20,14 +20,14 @@ log = logging.getLogger(__name__)
 
 def choose_budget(
     data: CellData, folder: Path, world: int, fits: Callable[[Batch], bool], *, first: bool, seconds: float = 900.0
-) -> None:
-    """Set ``data.tokens_per_batch`` to the largest budget that fits, the same on all ranks and in a resumed run.
+) -> int:
+    """The largest ``tokens_per_batch`` that fits, the same on all ranks and in a resumed run.
 
     Candidates are the shares of an optimizer step: ``tokens_per_step / (world * k)`` for k = 1, 2, 4, ... The first
     rank tries them and leaves the answer in ``budget.json``; the others, and a resumed run, read it there.
 
     Args:
-        data: changed in place.
+        data: the cells and the tokens of a step.
         folder: of the run.
         world: processes.
         fits: whether forward and backward pass of a batch fit the memory.
@@ -48,8 +48,9 @@ def choose_budget(
         if time.monotonic() > until:
             raise FileNotFoundError(f"rank 0 has not found a token budget within {seconds:.0f} seconds")
         time.sleep(0.2)
-    data.tokens_per_batch = json.loads(answer.read_text())["tokens_per_batch"]
-    log.info("Token budget: %d of the %d tokens of a step.", data.tokens_per_batch, data.tokens_per_step)
+    budget = int(json.loads(answer.read_text())["tokens_per_batch"])
+    log.info("Token budget: %d of the %d tokens of a step.", budget, data.tokens_per_step)
+    return budget
 
 
 def _largest(data: CellData, world: int, fits: Callable[[Batch], bool]) -> int:

@@ -70,14 +70,17 @@ def gene_predictions(module: CellModule, data: CellData) -> pd.DataFrame:
 def cell_predictions(done: Finished, data: CellData, n: int = 32) -> pd.DataFrame:
     """What a fine-tuned head says of the first held-out cells, beside what is known of them."""
     task, rows = done.module.task, done.judged[:n]
-    if not hasattr(task, "annotate") or len(rows) == 0:
+    if len(rows) == 0:
+        return pd.DataFrame()
+    outputs = {name: values[: len(rows)] for name, values in done.outputs.items()}
+    written = task.write(outputs).obs
+    if not written:
         return pd.DataFrame()
     columns: dict[str, Any] = {"cell": list(data.store.names(rows))}
     for label in task.labels:
         values, names = data.store.obs(label)[rows], data.store.categories(label)
         columns[label] = values if names is None else np.array([*names, "(missing)"])[values]
-    outputs = {name: values[: len(rows)] for name, values in done.outputs.items()}
-    return pd.DataFrame(columns | task.annotate(outputs))
+    return pd.DataFrame(columns | written)
 
 
 def _wandb(trainer: pl.Trainer) -> Iterator[WandbLogger]:

@@ -11,6 +11,7 @@ from scfm.datasets.synthetic import synthetic_cells
 from scfm.genes import resolve
 from scfm.genes.table import orthologs
 from scfm.inference.load import restore_predictor
+from scfm.model.pooling import embed as pooled_embedding
 from scfm.store.token_store import TokenStore
 from support import SMALL, command
 
@@ -83,7 +84,7 @@ def test_a_fine_tuned_checkpoint_names_cells_without_labels(made, tmp_path):
     assert set(named.obs["scfm_cell_type"]) <= set(ad.read_h5ad(made / "cells.h5ad").obs["cell_type"])
     assert named.obs["scfm_cell_type_confidence"].between(0, 1).all()
     task = restore_predictor(read(made / "fine/checkpoints/last.ckpt")).task
-    assert named.obsm["X_scfm"].shape[1] == task.state.width > task.state.deep
+    assert named.obsm["X_scfm_state"].shape[1] == task.state.width > task.state.deep
 
 
 def test_a_head_that_reads_counts_says_the_same_of_a_file_as_of_a_store(made, tmp_path):
@@ -100,9 +101,12 @@ def test_a_head_that_reads_counts_says_the_same_of_a_file_as_of_a_store(made, tm
     store = TokenStore.open(tmp_path / "store")
     rows, module = np.arange(len(store)), restore_predictor(read(best))
     batch = pack(store.gather(rows, 64), rows, counts=store.counts(rows, 64))
-    found = module.task.predict(module.backbone, batch)["embedding"]
+    found = module.task.predict(module.backbone, batch)["state"]
     assert found[:, module.task.state.deep :].std() > 0.1
-    np.testing.assert_allclose(ad.read_h5ad(tmp_path / "named.h5ad").obsm["X_scfm"], found, atol=1e-4)
+    named = ad.read_h5ad(tmp_path / "named.h5ad")
+    np.testing.assert_allclose(named.obsm["X_scfm_state"], found, atol=1e-4)
+    own = pooled_embedding(module.backbone, batch, store.vocab)
+    np.testing.assert_allclose(named.obsm["X_scfm"], own.detach(), atol=1e-4)
     with pytest.raises(ValueError, match="keep_counts=true"):
         command("finetune", f"output={tmp_path / 'ranks'}", "head.label=cell_type", "head.counts=true",
                 f"init_from={made / 'pre/checkpoints/last.ckpt'}", f"store={made / 'store'}", *FAST)  # fmt: skip

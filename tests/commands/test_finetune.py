@@ -100,7 +100,7 @@ def test_thresholds_come_from_cells_kept_apart_and_are_shipped(finetune):
     assert found["test/ece"] != found["test/ece_uncalibrated"]
     task = restore_predictor(checkpoint.read(folder / "checkpoints/best.ckpt")).task
     assert task.columns[0].temperature.item() == pytest.approx(found["calibration/temperature"])
-    called = task.annotate({"logits": np.array([[0.01, 0.0, 0.0], [9.0, 0.0, 0.0]])})["scfm_cell_type"]
+    called = task.write({"logits": np.array([[0.01, 0.0, 0.0], [9.0, 0.0, 0.0]])}).obs["scfm_cell_type"]
     assert list(called) == ["unknown", "B"]
 
 
@@ -127,14 +127,13 @@ def test_prototypes_are_means_of_all_cells_to_learn_from_and_take_new_classes(fi
     amend(best, module.task)
     again = restore_predictor(checkpoint.read(best)).task
     logits = np.zeros((1, 4))
-    assert (
-        again.annotate({"position": found[:5].mean(0, keepdims=True) + 50, "logits": logits})["scfm_cell_type"] == "new"
-    )
+    moved = again.write({"position": found[:5].mean(0, keepdims=True) + 50, "logits": logits})
+    assert moved.obs["scfm_cell_type"] == "new"
 
 
 def test_cells_teach_once_they_have_served(finetune, monkeypatch):
     seen = []
-    monkeypatch.setattr(Classifier, "refit", lambda self, outputs, targets: seen.append(len(outputs["embedding"])))
+    monkeypatch.setattr(Classifier, "refit", lambda self, outputs, targets: seen.append(len(outputs["state"])))
     monkeypatch.setattr(Classifier, "calibrate", lambda *_: seen.append("calibrated") or {"coverage": 1.0})
     for name, options in (("a", ()), ("b", ("data.test=0",))):
         _, folder = finetune("trainer.max_steps=1", *options, output=name)

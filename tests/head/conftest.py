@@ -121,8 +121,7 @@ def exercise(cells, spec):
 
     def run(make, backbone, steps=30, counts=False, rows=None, rate=5e-3):
         head = make(spec)
-        if hasattr(head, "prepare"):
-            head.prepare(cells.survey(backbone))
+        head.prepare(cells.survey(backbone))
         parameters = [*head.parameters(), *backbone.parameters()]
         optimizer = torch.optim.Adam([p for p in parameters if p.requires_grad], lr=rate)
         head.train()

@@ -10,7 +10,7 @@ from scfm import checkpoint
 from scfm.data.batch import pack
 from scfm.inference.load import restore_predictor
 from scfm.model.backbone import Backbone
-from scfm.model.cached import Once
+from scfm.model.cached import CachedBackbone
 from scfm.store.token_store import TokenStore
 from support import SMALL, command
 
@@ -56,7 +56,7 @@ def test_one_pass_for_loss_and_metrics_of_held_out_cells(fine, batch, monkeypatc
 
 @torch.inference_mode()
 def test_other_cells_or_another_layer_are_computed(fine, batch):
-    once = Once(fine.backbone)
+    once = CachedBackbone(fine.backbone)
     first = once.hidden(batch, -1)
     assert once.hidden(replace(batch), -1) is first
     assert torch.equal(once.hidden(batch, 1), fine.backbone.hidden(batch, 1))

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from scfm.head.annotation.calibrate import MIN_CELLS, fit_temperature
 from scfm.head.annotation.label_layer import Said, check_classes, class_weight, said
+from scfm.head.base import Arrays, Head, Written
 from scfm.metrics.classification import labelled, scores, softmax
 from scfm.types import Metrics, Spec
 
@@ -194,7 +195,7 @@ class Prototypes(nn.Module):
         self.means.copy_(torch.where(count > 0, moved, self.means))
 
 
-class Named:
+class Named(Head):
     """What a head with ``prototypes`` of an obs column does beside its loss.
 
     Its :meth:`predict` gives positions (B, D') by the name ``placed`` and ``logits`` (B, C); ``named_by`` is the obs
@@ -206,16 +207,15 @@ class Named:
     prototypes: Prototypes
     named_by: str
 
-    @property
-    def classes(self) -> dict[str, list[str]]:
+    def class_names(self) -> dict[str, list[str]]:
         """The names that a checkpoint must know, those of added classes included."""
         return {self.named_by: self.prototypes.names}
 
-    def summarise(self, outputs: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> dict[str, float]:
+    def summarise(self, outputs: Arrays, targets: Arrays) -> dict[str, float]:
         """``macro_f1, accuracy, balanced_accuracy, ece`` of a whole epoch."""
         return scores(outputs["logits"], targets[self.named_by])
 
-    def consolidate(self, outputs: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> None:
+    def update(self, outputs: Arrays, targets: Arrays) -> None:
         """Set each prototype to the mean position of its cells in a whole labelled set.
 
         Args:
@@ -224,14 +224,16 @@ class Named:
         """
         self.prototypes.consolidate(outputs[self.placed], targets[self.named_by])
 
-    refit = consolidate
+    def refit(self, outputs: Arrays, targets: Arrays) -> None:
+        """The same after training, of whatever cells are left to learn from."""
+        self.update(outputs, targets)
 
-    def calibrate(self, outputs: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> dict[str, float]:
+    def calibrate(self, outputs: Arrays, targets: Arrays) -> dict[str, float]:
         """See :meth:`Prototypes.calibrate`; of cells that neither training nor early stopping saw."""
         return self.prototypes.calibrate(outputs["logits"], targets[self.named_by])
 
-    def annotate(self, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The obs columns for embedded cells.
+    def write(self, outputs: Arrays) -> Written:
+        """The obs columns.
 
         Args:
             outputs: what :meth:`predict` gave; positions count, so that later classes and calibrations are heeded.
@@ -239,7 +241,7 @@ class Named:
         Returns:
             See :class:`~scfm.head.annotation.label_layer.Said` and :meth:`Prototypes.name`.
         """
-        return self.prototypes.name(outputs[self.placed]).columns(self.named_by)
+        return super().write(outputs) | Written(obs=self.prototypes.name(outputs[self.placed]).columns(self.named_by))
 
     def add_class(self, name: str, positions: np.ndarray) -> None:
         """See :meth:`Prototypes.add_class`; positions as ``scfm-embed`` writes them."""

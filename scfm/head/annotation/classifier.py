@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,13 +12,14 @@ from scfm.batch import Batch
 from scfm.head.annotation.label_layer import Column
 from scfm.head.annotation.levels import Levels
 from scfm.head.annotation.pseudo import pseudo_label_loss
+from scfm.head.base import Arrays, Head, Outputs, Written
 from scfm.head.cell_state import CellState
 from scfm.head.survey import Survey
 from scfm.metrics.classification import scores
 from scfm.types import Backbone, Metrics, Spec
 
 
-class Classifier(nn.Module):
+class Classifier(Head):
     """Names the class of each cell, for one or several label columns at once.
 
     Where the backbone reads a cell in depth, ``genes`` components of its ranked genes stand beside (a wide and a deep
@@ -51,7 +51,6 @@ class Classifier(nn.Module):
         ValueError: no such column, fewer than two classes, no labelled cell, or a number out of its range.
     """
 
-    causal: ClassVar[bool | None] = None
     metric: ClassVar[str] = "macro_f1"
     columns: Sequence[Column]
 
@@ -74,7 +73,7 @@ class Classifier(nn.Module):
         token_drop: float = 0.2,
     ) -> None:
         super().__init__()
-        self.counts_needed = counts
+        self.counts = counts
         shares = {
             "dropout": dropout,
             "reject": reject,
@@ -115,7 +114,7 @@ class Classifier(nn.Module):
         for column in self.columns:
             column.regress(states, survey.obs[column.label][survey.train])
 
-    def refit(self, outputs: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> None:
+    def refit(self, outputs: Arrays, targets: Arrays) -> None:
         """End where a logistic regression on the tuned backbone does; not where cells without a label have taught.
 
         Args:
@@ -124,7 +123,7 @@ class Classifier(nn.Module):
         """
         if self.probe and not self.pseudo_weight:
             for column in self.columns:
-                column.regress(outputs["embedding"], targets[column.label])
+                column.regress(outputs["state"], targets[column.label])
 
     def __call__(self, backbone: Backbone, batch: Batch) -> Metrics:
         """``loss``, ``accuracy`` of the labelled cells of each column, and ``n_targets`` of the first."""
@@ -150,15 +149,15 @@ class Classifier(nn.Module):
         return {"loss": loss, **metrics}
 
     @torch.no_grad()
-    def predict(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
-        """``embedding`` (B, D), which the columns read, and ``logits`` (B, C) float32 of each; needs no labels."""
+    def predict(self, backbone: Backbone, batch: Batch) -> Outputs:
+        """``state`` (B, D), which the columns read, and ``logits`` (B, C) float32 of each; needs no labels."""
         state = self.state(backbone, batch)
         logits = self._scores(state)
         if self.levels is not None:
             logits = self.levels.settled(logits)
-        return {"embedding": state, **{self._key("logits", i): own for i, own in enumerate(logits)}}
+        return {"state": state, **{self._key("logits", i): own for i, own in enumerate(logits)}}
 
-    def summarise(self, outputs: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> dict[str, float]:
+    def summarise(self, outputs: Arrays, targets: Arrays) -> dict[str, float]:
         """Metrics of a whole epoch.
 
         Args:
@@ -176,7 +175,7 @@ class Classifier(nn.Module):
             ).items()
         }
 
-    def calibrate(self, outputs: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> dict[str, float]:
+    def calibrate(self, outputs: Arrays, targets: Arrays) -> dict[str, float]:
         """Fit temperatures and rejection thresholds; they are buffers, saved with the head.
 
         Args:
@@ -194,8 +193,8 @@ class Classifier(nn.Module):
             ).items()
         }
 
-    def annotate(self, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The obs columns for embedded cells.
+    def write(self, outputs: Arrays) -> Written:
+        """The obs columns.
 
         Args:
             outputs: what :meth:`predict` gave.
@@ -207,11 +206,8 @@ class Classifier(nn.Module):
         found = [column.name(outputs[self._key("logits", i)]) for i, column in enumerate(self.columns)]
         if self.levels is not None:
             found = self.levels.named(found)
-        return {
-            name: values
-            for column, own in zip(self.columns, found, strict=True)
-            for name, values in own.columns(column.label).items()
-        }
+        named = zip(self.columns, found, strict=True)
+        return Written(obs={key: values for column, own in named for key, values in own.columns(column.label).items()})
 
     def logits(self, backbone: Backbone, batch: Batch) -> list[Tensor]:
         """(B, C) float32 of each column, as the loss takes them."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -11,12 +9,13 @@ from torch import Tensor, nn
 from scfm.batch import Batch
 from scfm.head.annotation.class_points import KEY, Named, Prototypes
 from scfm.head.annotation.discriminant import discriminant_directions
+from scfm.head.base import Arrays, Outputs, Written
 from scfm.head.cell_state import CellState
 from scfm.head.survey import Survey
 from scfm.types import Backbone, Metrics, Spec
 
 
-class Prototype(Named, nn.Module):
+class Prototype(Named):
     """Nearest-prototype classification in an open world, see :class:`~scfm.head.annotation.class_points.Prototypes`.
 
     A cell's position is a projection of its state, which begins at the discriminant directions of the labelled cells
@@ -40,8 +39,6 @@ class Prototype(Named, nn.Module):
         ValueError: no such column, fewer than two classes, no labelled cell, or a number out of its range.
     """
 
-    causal: ClassVar[bool | None] = None
-
     def __init__(
         self,
         spec: Spec,
@@ -59,7 +56,7 @@ class Prototype(Named, nn.Module):
         reject: float = 0.05,
     ) -> None:
         super().__init__()
-        self.counts_needed = counts
+        self.counts = counts
         if not 0 <= dropout < 1:
             raise ValueError(f"head.dropout={dropout}; expected a share, 0 <= dropout < 1")
         self.labels, self.named_by = (label,), label
@@ -102,19 +99,16 @@ class Prototype(Named, nn.Module):
         return self.prototypes(self._position(self.state(backbone, batch)), batch.obs[self.named_by])
 
     @torch.no_grad()
-    def predict(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
-        """``embedding`` (B, D), ``position`` (B, D') in the learned space, ``logits`` (B, C), −d/τ; needs no labels."""
+    def predict(self, backbone: Backbone, batch: Batch) -> Outputs:
+        """``state`` (B, D), ``position`` (B, D') in the learned space, ``logits`` (B, C), −d/τ; needs no labels."""
         state = self.state(backbone, batch)
         z = self._position(state)
-        return {"embedding": state, "position": z, "logits": self.prototypes.logits(z)}
+        return {"state": state, "position": z, "logits": self.prototypes.logits(z)}
 
-    def project(self, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The obsm entry for embedded cells, from what :meth:`predict` gave: where they lie among the prototypes."""
-        return {KEY: outputs["position"]}
-
-    def artifacts(self) -> dict[str, str | list[str]]:
-        """Plain values that go beside the positions: what they need, and the classes there are."""
-        return {"projection": "genes alone: new cells take one forward pass", "classes": self.prototypes.names}
+    def write(self, outputs: Arrays) -> Written:
+        """The calls, and where cells lie among the prototypes."""
+        uns = {"projection": "genes alone: new cells take one forward pass", "classes": self.prototypes.names}
+        return super().write(outputs) | Written(obsm={KEY: outputs["position"]}, uns=uns)
 
     def _position(self, state: Tensor) -> Tensor:
         return self.projector(self.dropout(state)).float()

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Required, TypedDict, Unpack
+from typing import ClassVar, Required, TypedDict, Unpack
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scfm.batch import Batch
+from scfm.head.base import Arrays, Head, Outputs, Written
 from scfm.head.cell_state import CellState
 from scfm.head.integration.check import check_batches, warn_confounded
 from scfm.head.layers import perceptron
 from scfm.head.survey import Survey
 from scfm.head.views import Views
-from scfm.types import Backbone, Sampling, Spec
+from scfm.types import Backbone, Spec
 
 #: The obsm entry of integrated cells.
 KEY = "X_scfm_integrated"
@@ -44,7 +44,7 @@ class Viewed(Shared, total=False):
     thin: float
 
 
-class Integration(nn.Module):
+class Integration(Head):
     """A projector on the cell embedding, from which batch effects are to be removed.
 
     With ``genes`` the space begins at the first ``size`` gene components, and the projector, whose last layer starts at
@@ -64,17 +64,18 @@ class Integration(nn.Module):
 
     Attributes:
         labels: obs columns that batches carry.
-        learnt: those of them whose classes are learnt; batches that only held-out cells have are no fault.
-        needs: what projecting new cells takes, in a sentence.
+        learned: those of them whose classes are learnt; batches that only held-out cells have are no fault.
+        projection: what projecting new cells takes, in a sentence.
         sampling: how micro-batches are chosen, or None.
 
     Raises:
         ValueError: no such column, or a single batch.
     """
 
-    causal: ClassVar[bool | None] = None
     metric: ClassVar[str] = "accuracy"
-    needs: ClassVar[str] = "genes alone: cells of unseen batches pass the backbone and the projector, without training"
+    projection: ClassVar[str] = (
+        "genes alone: cells of unseen batches pass the backbone and the projector, without training"
+    )
 
     def __init__(
         self,
@@ -98,14 +99,13 @@ class Integration(nn.Module):
         self.names = check_batches(spec, batch_key)
         self.vocab, self.batch_key, self.condition = spec.vocab, batch_key, condition
         self.labels: tuple[str, ...] = (batch_key,) if condition is None else (batch_key, condition)
-        self.learnt: tuple[str, ...] = ()
+        self.learned: tuple[str, ...] = ()
         self.conditions = () if condition is None else spec.categories("head.condition", condition)
         self.size, self.hidden, self.stay = size, hidden, stay if genes else 0.0
         self.state = CellState(spec, genes, longest, score="log")
         self.projector = perceptron([self.state.width, *([hidden] if hidden else []), size], norm=False)
         if genes:
             start_at_zero(self.projector[-1])
-        self.sampling: Sampling | None = None
 
     def prepare(self, survey: Survey) -> None:
         """Look at the cells before training: fit the components; warn where batch and condition are one."""
@@ -132,17 +132,14 @@ class Integration(nn.Module):
         return F.pad(components[:, : self.size].float(), (0, max(0, self.size - components.shape[1])))
 
     @torch.no_grad()
-    def predict(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
-        """``integrated`` (B, d) of each cell; needs no labels, and no other cell has a say in it."""
+    def predict(self, backbone: Backbone, batch: Batch) -> Outputs:
+        """``integrated`` (B, d) of each cell; it needs no labels and does not depend on other cells."""
         return {"integrated": self.encode(backbone, batch)}
 
-    def project(self, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The obsm entries for embedded cells, from what :meth:`predict` gave."""
-        return {KEY: outputs["integrated"]}
-
-    def artifacts(self) -> dict[str, Any]:
-        """Plain values that go beside the projection: what it needs, and the batches it learned from."""
-        return {"projection": self.needs, "batch_key": self.batch_key, "batches": list(self.names)}
+    def write(self, outputs: Arrays) -> Written:
+        """The integrated space, what projecting new cells takes, and the batches it was learned from."""
+        uns = {"projection": self.projection, "batch_key": self.batch_key, "batches": list(self.names)}
+        return super().write(outputs) | Written(obsm={KEY: outputs["integrated"]}, uns=uns)
 
 
 def start_at_zero(layer: nn.Module) -> None:
@@ -203,7 +200,7 @@ class Contrastive(Integration):
     ) -> None:
         super().__init__(spec, size=size, genes=genes, stay=stay, **shared)
         self.views = Views(spec.vocab, drop=drop, jitter=jitter, context=context, thin=thin, scale=spec.scale)
-        self.counts_needed = thin < 1
+        self.counts = thin < 1
 
     def encode(self, backbone: Backbone, batch: Batch) -> Tensor:
         """The integrated space, (B, d) float32; unit vectors where it does not begin at gene components."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scfm.batch import Batch
+from scfm.head.base import Arrays, Written
 from scfm.head.integration.base import Contrastive, Viewed, check_positive, check_shares, unrest
 from scfm.head.integration.contrast import nt_xent
 from scfm.head.integration.queue import Follower, KeyQueue
@@ -54,7 +55,7 @@ class BatchToken(Contrastive):
         ValueError: a single batch, an unknown column, or a number out of its range.
     """
 
-    needs: ClassVar[str] = (
+    projection: ClassVar[str] = (
         "genes alone: cells of unseen batches pass with the trained null row; adopt() trains a row for a new "
         "batch and leaves all else, nearest_row() picks a known one"
     )
@@ -99,9 +100,9 @@ class BatchToken(Contrastive):
             loss, accuracy = nt_xent(query, other, codes, temperature=self.temperature)
         return {"loss": loss + self.stay * unrest(space - shift, shift, codes), "accuracy": accuracy}, space
 
-    def artifacts(self) -> dict[str, Any]:
-        """Plain values that go beside the projection, and ``sample_embeddings``, (batches, D): their vectors."""
-        return super().artifacts() | {"sample_embeddings": self.rows[:-1].detach().cpu().numpy()}
+    def write(self, outputs: Arrays) -> Written:
+        """Beside the integrated space ``sample_embeddings``, (batches, D): the vectors of the batches."""
+        return super().write(outputs) | Written(uns={"sample_embeddings": self.rows[:-1].detach().cpu().numpy()})
 
     def _against_queue(
         self, backbone: Any, query: Tensor, other: Batch, drawn: Tensor, codes: Tensor

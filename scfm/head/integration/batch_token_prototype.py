@@ -6,10 +6,10 @@ from typing import ClassVar, Unpack
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from scfm.batch import Batch
 from scfm.head.annotation.class_points import Named, Prototypes
+from scfm.head.base import Outputs
 from scfm.head.integration.base import check_positive
 from scfm.head.integration.batch_token import BatchToken, Vectored
 from scfm.head.survey import Survey
@@ -50,7 +50,7 @@ class BatchTokenPrototype(Named, BatchToken):
     ) -> None:
         super().__init__(spec, **vectored)
         check_positive(weight=weight)
-        self.labels, self.learnt, self.named_by = (*self.labels, label), (label,), label
+        self.labels, self.learned, self.named_by = (*self.labels, label), (label,), label
         self.weight = weight
         self.prototypes = Prototypes(spec, label, self.size, pull=pull, reject=reject)
 
@@ -70,7 +70,7 @@ class BatchTokenPrototype(Named, BatchToken):
         return {**metrics, "loss": loss, "accuracy_of_types": found["accuracy"], "n_targets": found["n_targets"]}
 
     @torch.no_grad()
-    def predict(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
+    def predict(self, backbone: Backbone, batch: Batch) -> Outputs:
         """``integrated`` (B, d), with the null vector, and ``logits`` (B, C), −d/τ; needs no labels."""
         space = self.encode(backbone, batch)
         return {"integrated": space, "logits": self.prototypes.logits(space)}

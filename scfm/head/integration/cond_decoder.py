@@ -43,8 +43,10 @@ class CondDecoder(Integration):
     """
 
     metric: ClassVar[str] = "elbo"
-    counts_needed: ClassVar[bool] = True
-    needs: ClassVar[str] = "genes alone: cells of unseen batches pass the encoder; the decoder knows seen batches only"
+    counts = True
+    projection: ClassVar[str] = (
+        "genes alone: cells of unseen batches pass the encoder; the decoder knows seen batches only"
+    )
     step: Tensor
     genes: Tensor
 
@@ -80,7 +82,7 @@ class CondDecoder(Integration):
 
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
         """``loss``, its parts ``reconstruction`` and ``kl`` for each cell, and ``elbo``, minus their plain sum."""
-        counts, codes = self.counts(batch), batch.obs[self.batch_key]
+        counts, codes = self.gene_counts(batch), batch.obs[self.batch_key]
         state = self.state(backbone, batch)
         mean, log_variance = self.place(state)[0], None
         latent = mean
@@ -116,7 +118,7 @@ class CondDecoder(Integration):
             hidden = self.norm(hidden, codes)
         return self.outer(F.gelu(hidden)).float()
 
-    def counts(self, batch: Batch) -> Tensor:
+    def gene_counts(self, batch: Batch) -> Tensor:
         """(B, G) float32, the counts of each cell's genes.
 
         Raises:

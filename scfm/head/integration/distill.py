@@ -40,7 +40,7 @@ class Distill(Contrastive):
         ValueError: a single batch, an unknown column, or a number out of its range.
     """
 
-    needs: ClassVar[str] = "genes alone: cells of unseen batches pass the student, which needs no backbone"
+    projection: ClassVar[str] = "genes alone: cells of unseen batches pass the student, which needs no backbone"
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Distill(Contrastive):
         self.aligner = nn.Linear(self.hidden, self.state.width) if cosine else None
         self.label, self.kl = label, kl
         if label is not None:
-            self.labels, self.learnt = (*self.labels, label), (label,)
+            self.labels, self.learned = (*self.labels, label), (label,)
             n_classes = len(spec.categories("head.label", label))
             self.teacher_classes, self.student_classes = (
                 nn.Linear(self.state.width, n_classes),

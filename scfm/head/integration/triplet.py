@@ -72,7 +72,7 @@ class Triplet(Integration):
         self.meet = meet
         self.neighbours, self.within, self.label, self.weight = neighbours, within, label, weight
         if label is not None:
-            self.labels, self.learnt = (*self.labels, label), (label,)
+            self.labels, self.learned = (*self.labels, label), (label,)
             self.classifier = nn.Linear(size, len(spec.categories("head.label", label)))
         for name in ("positives", "near"):
             self.register_buffer(name, torch.zeros((0, 1), dtype=torch.int64), persistent=False)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from scfm.batch import Batch
+from scfm.head.base import Arrays, Head, Outputs, Written
 from scfm.head.cell_state import CellState
 from scfm.head.gene_components import Score
 from scfm.head.layers import perceptron
@@ -21,7 +21,7 @@ from scfm.types import Backbone, Metrics, Spec
 PSEUDOTIME, STAGE, FATES = "scfm_pseudotime", "scfm_stage", "X_scfm_fates"
 
 
-class Trajectory(nn.Module):
+class Trajectory(Head):
     """Places cells along a process.
 
     Args:
@@ -36,15 +36,14 @@ class Trajectory(nn.Module):
         hidden: width of the hidden layer; 0 for a linear network.
 
     Attributes:
-        needs: what projecting new cells takes, in a sentence.
+        projection: what projecting new cells takes, in a sentence.
 
     Raises:
         ValueError: an unknown column.
     """
 
-    causal: ClassVar[bool | None] = None
     metric: ClassVar[str] = "spearman"
-    needs: ClassVar[str] = "genes alone: new cells pass the backbone and the head, whatever else is embedded"
+    projection: ClassVar[str] = "genes alone: new cells pass the backbone and the head, whatever else is embedded"
 
     def __init__(
         self,
@@ -66,7 +65,7 @@ class Trajectory(nn.Module):
         self.label, self.fate = label, fate
         self.fates = check_fate(spec, fate)
         self.labels = tuple(name for name in (label, fate) if name is not None)
-        self.learnt = self.labels
+        self.learned = self.labels
         sizes = [self.state.width, *([hidden] if hidden else [])]
         self.line = perceptron([*sizes, size], dropout=dropout, norm=False)
         self.branches = perceptron([*sizes, len(self.fates)], dropout=dropout, norm=False) if self.fates else None
@@ -91,10 +90,10 @@ class Trajectory(nn.Module):
         return total / (truth >= 0).sum().clamp(min=1)
 
     @torch.no_grad()
-    def predict(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
-        """``pseudotime`` (B,), ``fates`` (B, K) probabilities where there are any, and the ``embedding`` (B, D)."""
+    def predict(self, backbone: Backbone, batch: Batch) -> Outputs:
+        """``pseudotime`` (B,), ``fates`` (B, K) probabilities where there are any, and the ``state`` (B, D)."""
         state = self.state(backbone, batch)
-        found = {"embedding": state, **self.outputs(state)}
+        found = {"state": state, **self.outputs(state)}
         if self.branches is not None:
             found["fates"] = self.branches(state).float().softmax(1)
         return found
@@ -106,17 +105,11 @@ class Trajectory(nn.Module):
         """
         return {"pseudotime": self.place(state)}
 
-    def annotate(self, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The obs columns for embedded cells, from what :meth:`predict` gave."""
-        return {PSEUDOTIME: outputs["pseudotime"]}
-
-    def project(self, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The obsm entries for embedded cells: fate probabilities, in the order of ``artifacts()["fates"]``."""
-        return {FATES: outputs["fates"]} if self.fates else {}
-
-    def artifacts(self) -> dict[str, str | list[str]]:
-        """Plain values that go beside the projection: what it needs, and the names of the fates."""
-        return {"projection": self.needs, "fates": list(self.fates)}
+    def write(self, outputs: Arrays) -> Written:
+        """Pseudotime, and fate probabilities in the order of ``uns["fates"]``."""
+        obsm = {FATES: outputs["fates"]} if self.fates else {}
+        uns = {"projection": self.projection, "fates": list(self.fates)}
+        return super().write(outputs) | Written({PSEUDOTIME: outputs["pseudotime"]}, obsm, uns)
 
 
 def pairwise_order(predicted: Tensor, truth: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scfm.batch import Batch
+from scfm.head.base import Arrays, Written
 from scfm.head.trajectory.base import STAGE, with_fates
 from scfm.head.trajectory.label import ordered_stages, spearman
 from scfm.head.trajectory.staged import Staged
@@ -103,13 +104,13 @@ class Ordinal(Staged):
         logits = self.logits(state)
         return {"pseudotime": logits.sigmoid().mean(1), "stage": (logits > 0).sum(1)}
 
-    def annotate(self, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def write(self, outputs: Arrays) -> Written:
         """``scfm_pseudotime`` and ``scfm_stage``, names; missing for a cell without genes."""
         missing = np.isnan(outputs["pseudotime"])
         names = np.array(self.stages, dtype=object)[np.where(missing, 0, outputs["stage"]).astype(np.int64)]
-        return super().annotate(outputs) | {STAGE: np.where(missing, "unknown", names)}
+        return super().write(outputs) | Written(obs={STAGE: np.where(missing, "unknown", names)})
 
-    def summarise(self, outputs: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> dict[str, float]:
+    def summarise(self, outputs: Arrays, targets: Arrays) -> dict[str, float]:
         """``spearman`` of pseudotime and true rank over a whole epoch."""
         rank = self.codes(targets)
         return {"spearman": spearman(outputs["pseudotime"], np.where(rank >= 0, rank, np.nan))}

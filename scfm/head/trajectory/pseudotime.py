@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scfm.batch import Batch
+from scfm.head.base import Arrays, Outputs
 from scfm.head.survey import Survey, looked_up, scattered
 from scfm.head.trajectory.base import Trajectory, pair_accuracy, pairwise_order
 from scfm.head.trajectory.diffusion import absorption, diffusion_pseudotime, extreme_cell, neighbour_graph, rank_scaled
@@ -94,7 +95,7 @@ class Pseudotime(Trajectory):
                 "expected at least 2 neighbours, a softness above 0, weights of 0 or more"
             )
         self.root_cell, self.root_type, self.warm_up = root_cell, root_type, warm_up
-        self.learnt = () if fate is None else (fate,)
+        self.learned = () if fate is None else (fate,)
         self.root_code = _check_root(spec, root_cell, root_type, root_label)
         self.neighbours, self.order, self.softness, self.fate_weight = neighbours, order, softness, fate_weight
         self.register_buffer("times", torch.zeros(0), persistent=False)
@@ -188,14 +189,14 @@ class Pseudotime(Trajectory):
         return -(ends.nan_to_num() * log_fates).sum() / known.sum().clamp(min=1)
 
     @torch.no_grad()
-    def predict(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
+    def predict(self, backbone: Backbone, batch: Batch) -> Outputs:
         """``pseudotime`` and ``fates``, see the base class; while training also the ``diffusion`` they learn from."""
         found = super().predict(backbone, batch)
         if len(self.times):
             found["diffusion"] = looked_up(self.times, batch.index, missing=np.nan)
         return found
 
-    def summarise(self, outputs: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> dict[str, float]:
+    def summarise(self, outputs: Arrays, targets: Arrays) -> dict[str, float]:
         """``spearman`` of pseudotime and diffusion pseudotime over a whole epoch."""
         if "diffusion" not in outputs:
             return {}

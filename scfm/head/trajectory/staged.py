@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from torch import nn
 
+from scfm.head.base import Arrays
 from scfm.head.logistic import regress
 from scfm.head.survey import Survey
 from scfm.head.trajectory.base import Trajectory
@@ -29,19 +30,19 @@ class Staged(Trajectory):
         """Fit the components of genes on the training cells, and begin."""
         super().prepare(survey)
         targets = {name: values[survey.train] for name, values in survey.obs.items()}
-        self.refit({"embedding": self.state.of(survey)[survey.train]}, targets)
+        self.refit({"state": self.state.of(survey)[survey.train]}, targets)
 
-    def refit(self, outputs: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray]) -> None:
+    def refit(self, outputs: Arrays, targets: Arrays) -> None:
         """Make the layers the logistic regressions of stage and fate.
 
         Args:
-            outputs: ``embedding``, see :meth:`predict`, of the cells to learn from.
+            outputs: ``state``, see :meth:`predict`, of the cells to learn from.
             targets: their columns of obs.
         """
-        learnt = [(self.line, self.codes(targets))]
+        learned = [(self.line, self.codes(targets))]
         if self.branches is not None:
-            learnt.append((self.branches, targets[str(self.fate)]))
-        for network, codes in learnt:
+            learned.append((self.branches, targets[str(self.fate)]))
+        for network, codes in learned:
             layer = network[-1]
             assert isinstance(layer, nn.Linear)
-            regress(layer, outputs["embedding"], codes)
+            regress(layer, outputs["state"], codes)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scfm.batch import Batch
+from scfm.head.base import Arrays, Written
 from scfm.head.survey import Survey
 from scfm.head.trajectory.base import pair_accuracy, pairwise_order, with_fates
 from scfm.head.trajectory.label import numbers_of, spearman
@@ -156,11 +157,11 @@ class Time(Staged):
         place = self.place(state)
         return {"pseudotime": place, "time": place * self.span + self.low}
 
-    def annotate(self, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def write(self, outputs: Arrays) -> Written:
         """``scfm_pseudotime`` and ``scfm_<label>``, the time in its own units."""
-        return {f"scfm_{self.label}": outputs["time"]} | super().annotate(outputs)
+        return Written(obs={f"scfm_{self.label}": outputs["time"]}) | super().write(outputs)
 
-    def summarise(self, outputs: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> dict[str, float]:
+    def summarise(self, outputs: Arrays, targets: Arrays) -> dict[str, float]:
         """``spearman`` of predicted and true times over a whole epoch."""
         truth = self.times(torch.from_numpy(targets[str(self.label)]).to(self.low.device)).cpu().numpy()
         return {"spearman": spearman(outputs["time"], truth)}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from scfm.batch import Batch
+from scfm.head.base import Arrays, Head, Outputs, Written
 from scfm.head.cell_state import shortened
 from scfm.head.gene_components import GeneBag
 from scfm.head.survey import Survey, looked_up, scattered
@@ -31,7 +32,7 @@ WARM_UP_CELLS, WARM_UP_RATE = 256, 2e-3
 SHORTEST = 3
 
 
-class ParametricUMAP(nn.Module):
+class ParametricUMAP(Head):
     """A network 100-75-50-25 from a cell's gene components to the plane (from its embedding where ``genes`` is 0).
 
     ``form=regression`` (Cumulus, Li et al. 2020; pegasus): before training, a UMAP of the training cells, or of a
@@ -58,7 +59,6 @@ class ParametricUMAP(nn.Module):
         ValueError: a number out of its range; in training, too few cells.
     """
 
-    causal: ClassVar[bool | None] = None
     metric: ClassVar[str] = "trustworthiness"
     labels: tuple[str, ...] = ()
     centre: Tensor
@@ -180,20 +180,17 @@ class ParametricUMAP(nn.Module):
         return self._regress(found, index) if self.form == "regression" else self._attract(found, index, generator)
 
     @torch.no_grad()
-    def predict(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
-        """``map`` (B, 2) of each cell, and the ``embedding`` (B, D) it was made of; no other cell has a say."""
+    def predict(self, backbone: Backbone, batch: Batch) -> Outputs:
+        """``map`` (B, 2) of each cell, and the ``state`` (B, D) it was made of; neither depends on other cells."""
         space = self.space(backbone, batch)
-        return {"map": self.network(self.features(space)) * self.spread + self.middle, "embedding": space}
+        return {"map": self.network(self.features(space)) * self.spread + self.middle, "state": space}
 
-    def project(self, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The obsm entry for embedded cells."""
-        return {KEY: outputs["map"]}
+    def write(self, outputs: Arrays) -> Written:
+        """The map."""
+        uns = {"projection": "genes alone: new cells pass the network, and land in the old map"}
+        return Written(obsm={KEY: outputs["map"]}, uns=uns)
 
-    def artifacts(self) -> dict[str, str | list[str]]:
-        """Plain values that go beside the projection."""
-        return {"projection": "genes alone: new cells pass the network, and land in the old map"}
-
-    def summarise(self, outputs: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> dict[str, float]:
+    def summarise(self, outputs: Arrays, targets: Arrays) -> dict[str, float]:
         """``trustworthiness`` (Venna & Kaski 2001) of the cells' map, on at most 3000 of them; nan for a handful."""
         from sklearn.manifold import trustworthiness
 
@@ -204,7 +201,7 @@ class ParametricUMAP(nn.Module):
         if k < 1:
             return {"trustworthiness": float("nan")}
         return {
-            "trustworthiness": float(trustworthiness(outputs["embedding"][known], outputs["map"][known], n_neighbors=k))
+            "trustworthiness": float(trustworthiness(outputs["state"][known], outputs["map"][known], n_neighbors=k))
         }
 
     def _regress(self, found: Tensor, index: Tensor) -> Metrics:

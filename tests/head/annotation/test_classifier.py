@@ -60,7 +60,7 @@ def test_learns_saves_loads_and_names_new_cells(make_spec, make_batch, backbone)
     head.calibrate(outputs, targets)
     again = Classifier(spec, label="cell_type", hidden=8).eval()
     again.load_state_dict(head.state_dict())
-    first, second = head.annotate(outputs), again.annotate(outputs_of(again, backbone, batch))
+    first, second = head.write(outputs).obs, again.write(outputs_of(again, backbone, batch)).obs
     for name in ("scfm_cell_type", "scfm_cell_type_confidence"):
         np.testing.assert_array_equal(first[name], second[name])
     named = first["scfm_cell_type"] != "unknown"
@@ -72,7 +72,7 @@ def test_learns_saves_loads_and_names_new_cells(make_spec, make_batch, backbone)
 
 def test_before_calibration_nothing_is_unknown(make_spec, make_batch, backbone):
     head = Classifier(make_spec(), label="cell_type").eval()
-    assert "unknown" not in head.annotate(outputs_of(head, backbone, make_batch([0, 1, 2])))["scfm_cell_type"]
+    assert "unknown" not in head.write(outputs_of(head, backbone, make_batch([0, 1, 2]))).obs["scfm_cell_type"]
 
 
 def test_predictions_of_a_cell_do_not_depend_on_its_neighbours(make_spec, make_batch, backbone):
@@ -96,7 +96,7 @@ def test_several_columns_at_once(make_spec, make_batch, backbone):
     assert metrics["loss"].item() == pytest.approx(sum(parts).item(), rel=1e-6)
     assert "accuracy/tissue" in metrics
     ends = ("", "_guess", "_confidence", "_novelty")
-    assert set(head.annotate(outputs)) == {f"scfm_{label}{end}" for label in head.labels for end in ends}
+    assert set(head.write(outputs).obs) == {f"scfm_{label}{end}" for label in head.labels for end in ends}
     assert "macro_f1/tissue" in head.summarise(outputs, {name: codes.numpy() for name, codes in batch.obs.items()})
 
 
@@ -169,11 +169,11 @@ def test_ends_at_the_logistic_regression_of_the_cells_it_is_given(make_spec, mak
     truth = batch.obs["cell_type"].numpy()
     head.refit(outputs, {"cell_type": truth})
     penalty = head.columns[0].penalty
-    weight, bias = logistic_regression(outputs["embedding"][truth >= 0], truth[truth >= 0], 3, penalty)
+    weight, bias = logistic_regression(outputs["state"][truth >= 0], truth[truth >= 0], 3, penalty)
     np.testing.assert_allclose(
-        outputs_of(head, backbone, batch)["logits"], outputs["embedding"] @ weight.T + bias, atol=1e-4
+        outputs_of(head, backbone, batch)["logits"], outputs["state"] @ weight.T + bias, atol=1e-4
     )
-    head.refit({"embedding": outputs["embedding"][:30]}, {"cell_type": truth[:30]})
+    head.refit({"state": outputs["state"][:30]}, {"cell_type": truth[:30]})
     assert head.columns[0].penalty == penalty, "scores are no longer on the scale of the calibration"
 
 

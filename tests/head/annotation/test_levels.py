@@ -134,7 +134,7 @@ def test_learns_two_levels_from_cells_of_which_some_are_labelled_broadly_alone(m
     found = again.summarise(outputs, targets)
     assert min(found["macro_f1"], found["macro_f1/cell_type"]) > 0.9
     again.calibrate(outputs, targets)
-    named = again.annotate(outputs)
+    named = again.write(outputs).obs
     inside = {"type 0": "T", "type 1": "T", "type 2": "B", "unknown": "unknown"}
     for broad, fine in zip(named["scfm_lineage"], named["scfm_cell_type"], strict=True):
         assert fine == "unknown" or inside[fine] == broad

@@ -45,7 +45,7 @@ def test_prototypes_are_running_means_and_consolidate_to_exact_ones(make_spec, m
         head(backbone, batch)
     z = [outputs_of(head, backbone, batch)["position"] for batch in batches]
     np.testing.assert_allclose(head.prototypes.means[0], 0.75 * z[0][:2].mean(0) + 0.25 * z[1][:2].mean(0), atol=1e-6)
-    head.consolidate({"position": np.concatenate(z)}, {"cell_type": np.array([0, 0, 1, 0, 0, 1])})
+    head.update({"position": np.concatenate(z)}, {"cell_type": np.array([0, 0, 1, 0, 0, 1])})
     np.testing.assert_allclose(head.prototypes.means[0], np.concatenate([z[0][:2], z[1][:2]]).mean(0), atol=1e-6)
 
 
@@ -60,12 +60,12 @@ def test_a_type_never_met_is_novel_and_then_added_without_training(trained, make
     trained.calibrate(outputs_of(trained, backbone, held_out), {"cell_type": held_out.obs["cell_type"].numpy()})
     codes = np.arange(90) % 3
     outputs = outputs_of(trained, backbone, make_batch(codes, seed=501))
-    found = trained.annotate(outputs)
+    found = trained.write(outputs).obs
     novelty = found["scfm_cell_type_novelty"]
     assert np.median(novelty[codes == 2]) > 1 > np.median(novelty[codes < 2])
     assert "type 2" not in found["scfm_cell_type"]
     trained.add_class("new", outputs["position"][codes == 2][:10])
-    again = trained.annotate(outputs_of(trained, backbone, make_batch(codes, seed=502)))["scfm_cell_type"]
+    again = trained.write(outputs_of(trained, backbone, make_batch(codes, seed=502))).obs["scfm_cell_type"]
     assert (again[codes == 2] == "new").mean() > 0.6
     assert (again[codes == 0] == "type 0").mean() > 0.6
 

@@ -51,7 +51,7 @@ def test_reconstruction_by_hand(spec):
 
 
 def test_counts_of_tokens_become_a_table(spec, cells):
-    table = CondDecoder(spec, **SMALL).counts(cells.batch([3, 5], counts=True)).numpy()
+    table = CondDecoder(spec, **SMALL).gene_counts(cells.batch([3, 5], counts=True)).numpy()
     for row, cell in enumerate((3, 5)):
         for token, count in zip(cells.tokens[cell][1:-1], cells.counts[cell][1:-1], strict=True):
             assert table[row, token - 4] == count

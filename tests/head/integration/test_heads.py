@@ -39,10 +39,10 @@ def test_trains_saves_loads_projects(name, exercise, tiny, cells):
     head, before, after = exercise(MAKERS[name], tiny, steps=steps, counts=name in ("scvi", "scalex"))
     assert after < before
     outputs = {key: value.numpy() for key, value in head.predict(tiny, cells.batch([1, 2])).items()}
-    projected = head.project(outputs)
+    projected = head.write(outputs).obsm
     assert projected["X_scfm_integrated"].shape == (2, 8)
-    assert "genes" in head.artifacts()["projection"]
-    assert head.artifacts()["batches"] == ["b0", "b1", "b2"]
+    assert "genes" in head.write(outputs).uns["projection"]
+    assert head.write(outputs).uns["batches"] == ["b0", "b1", "b2"]
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -201,8 +201,9 @@ def test_surgery_trains_one_row_and_nothing_else(spec, cells, tiny):
 
 def test_sample_embeddings_are_the_vectors_of_the_batches_without_the_null_one(spec):
     head = BatchToken(spec, **SMALL)
-    assert head.artifacts()["sample_embeddings"].shape == (len(head.artifacts()["batches"]), 32)
-    np.testing.assert_array_equal(head.artifacts()["sample_embeddings"], head.rows.detach().numpy()[:-1])
+    uns = head.write({"integrated": np.zeros((1, 4))}).uns
+    assert uns["sample_embeddings"].shape == (len(uns["batches"]), 32)
+    np.testing.assert_array_equal(uns["sample_embeddings"], head.rows.detach().numpy()[:-1])
 
 
 # batch vectors and prototypes
@@ -231,17 +232,17 @@ def test_types_are_named_in_the_integrated_space_whatever_the_batch(spec, cells,
     def said(batch):
         return {name: value.numpy() for name, value in head.eval().predict(tiny, batch).items()}
 
-    head.consolidate(said(whole), survey.obs)
+    head.update(said(whole), survey.obs)
     new = replace(cells.batch(range(40)), obs={"batch": torch.full((40,), -1)})
     outputs, truth = said(new), cells.obs["cell_type"][:40]
     assert head.summarise(outputs, {"cell_type": truth})["macro_f1"] > 0.8
     head.calibrate(said(whole), survey.obs)
-    named = head.annotate(outputs)["scfm_cell_type"]
+    named = head.write(outputs).obs["scfm_cell_type"]
     kept = named != "unknown"
     assert kept.mean() > 0.7
     assert (named[kept] == np.array(["early", "late"])[truth[kept]]).mean() > 0.8
     head.add_class("third", outputs["integrated"][:1] + 100)
-    assert head.annotate({**outputs, "integrated": outputs["integrated"] + 100})["scfm_cell_type"][0] == "third"
+    assert head.write({**outputs, "integrated": outputs["integrated"] + 100}).obs["scfm_cell_type"][0] == "third"
 
 
 def test_spread_is_the_distance_to_the_mean_of_ones_class():

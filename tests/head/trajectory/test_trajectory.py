@@ -31,14 +31,14 @@ def test_trains_saves_loads_projects(name, exercise, tiny, cells):
     head, before, after = exercise(MAKERS[name], tiny, steps=40)
     assert after < before
     outputs = {key: value.float().numpy() for key, value in head.predict(tiny, cells.batch(range(120))).items()}
-    found = head.annotate(outputs)
+    found = head.write(outputs).obs
     assert -0.5 < found["scfm_pseudotime"].min() < found["scfm_pseudotime"].max() < 1.5
     if not name.endswith("cell"):
         wanted = 0.75 if name == "pseudotime" else 0.9  # diffusion on an untrained backbone itself gives 0.80
         assert spearmanr(found["scfm_pseudotime"], cells.obs["time"]).statistic > wanted
-        fates = head.project(outputs)["X_scfm_fates"]
+        fates = head.write(outputs).obsm["X_scfm_fates"]
         np.testing.assert_allclose(fates.sum(axis=1), 1, rtol=1e-5)
-        assert head.artifacts()["fates"] == ["left", "right"]
+        assert head.write(outputs).uns["fates"] == ["left", "right"]
     assert head.summarise(outputs, cells.obs)["spearman"] > 0.85
 
 
@@ -105,7 +105,7 @@ def test_ordinal_begins_and_ends_at_a_logistic_regression(spec, cells, tiny):
     head.refit(outputs, halved)
     torch.testing.assert_close(head.branches[-1].weight, fates)  # nothing to learn them from
     rows = np.arange(120) % 2 == 1
-    weight, _ = regression(outputs["embedding"][rows], cells.obs["stage"][rows])
+    weight, _ = regression(outputs["state"][rows], cells.obs["stage"][rows])
     torch.testing.assert_close(head.line[-1].weight.detach(), torch.from_numpy(weight))
 
 
@@ -141,7 +141,7 @@ def test_times_in_categories_are_numbers(spec, cells, tiny):
     )
     state = torch.randn(4, head.state.width)
     torch.testing.assert_close(head.eval().outputs(state)["time"], head.place(state) * 10)
-    assert set(head.annotate({"pseudotime": np.zeros(1), "time": np.zeros(1)})) == {"scfm_pseudotime", "scfm_day"}
+    assert set(head.write({"pseudotime": np.zeros(1), "time": np.zeros(1)}).obs) == {"scfm_pseudotime", "scfm_day"}
 
 
 def test_ordinal_takes_the_order_of_numbers_or_the_one_given(spec):
@@ -153,7 +153,7 @@ def test_ordinal_takes_the_order_of_numbers_or_the_one_given(spec):
 
 def test_cells_without_genes_have_no_stage(spec):
     head = Ordinal(spec, label="stage", stages=STAGES)
-    found = head.annotate({"pseudotime": np.array([0.5, np.nan]), "stage": np.array([2.0, np.nan])})
+    found = head.write({"pseudotime": np.array([0.5, np.nan]), "stage": np.array([2.0, np.nan])}).obs
     assert found["scfm_stage"].tolist() == ["d2", "unknown"]
 
 

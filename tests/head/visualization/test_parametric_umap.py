@@ -26,9 +26,9 @@ def test_trains_saves_loads_projects(name, exercise, tiny, cells):
     assert after < before
     assert all(torch.equal(value, weights[key]) for key, value in tiny.state_dict().items())
     outputs = {key: value.numpy() for key, value in head.predict(tiny, cells.batch(range(120))).items()}
-    assert head.project(outputs)["X_scfm_umap"].shape == (120, 2)
+    assert head.write(outputs).obsm["X_scfm_umap"].shape == (120, 2)
     assert head.summarise(outputs, {})["trustworthiness"] > 0.7  # of a map at random: 0.5
-    assert "old map" in head.artifacts()["projection"]
+    assert "old map" in head.write(outputs).uns["projection"]
 
 
 def test_regression_is_the_mean_squared_error_of_scaled_coordinates(spec, cells, tiny):
@@ -56,7 +56,7 @@ def test_the_backbone_reads_next_to_nothing_where_the_map_is_of_gene_components(
     batch = cells.batch(range(5))
     assert head.view(batch).longest == 3
     found = head.predict(None, batch)
-    np.testing.assert_allclose(found["embedding"], head.bag.of(cells.ragged(range(5))), atol=1e-5)
+    np.testing.assert_allclose(found["state"], head.bag.of(cells.ragged(range(5))), atol=1e-5)
     assert ParametricUMAP(spec, genes=0).view(batch) is batch
 
 
@@ -116,7 +116,7 @@ def test_the_graph_is_umaps():
 
 def test_a_handful_of_cells_has_no_trustworthiness(spec):
     head = ParametricUMAP(spec)
-    found = head.summarise({"map": np.zeros((2, 2)), "embedding": np.zeros((2, 4))}, {})
+    found = head.summarise({"map": np.zeros((2, 2)), "state": np.zeros((2, 4))}, {})
     assert np.isnan(found["trustworthiness"])
 
 

@@ -1,0 +1,34 @@
+"""The base class of everything a backbone is pretrained on."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from scfm.batch import Batch
+from scfm.task import Task
+from scfm.types import Backbone
+
+
+class Objective(Task, hooks=("sample", "predicted_share")):
+    """A pretraining objective. A subclass implements ``forward`` and whichever hooks it likes.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> class Constant(Objective):
+        ...     def __init__(self, spec):
+        ...         super().__init__()
+        ...         self.value = nn.Parameter(torch.zeros(()))
+        ...     def forward(self, backbone, batch):
+        ...         return {"loss": (self.value - 1) ** 2}
+        >>> sorted(Constant.hooks)
+        []
+    """
+
+    def sample(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
+        """Some predictions of a batch, for a logger that shows them; see :meth:`scfm.objective.score.Score.sample`."""
+        return {}
+
+    def predicted_share(self) -> float:
+        """Share of the tokens that the vocabulary is scored at: part of the work of a training step."""
+        return 1.0
