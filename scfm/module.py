@@ -207,11 +207,11 @@ class CellModule(pl.LightningModule):
 
     def _predict(self, batch: Batch) -> dict[str, np.ndarray]:
         backbone: Any = CachedBackbone(self.backbone)  # a head mostly reads what was embedded
-        seen, outputs = batch, dict[str, Tensor]()
-        if isinstance(self.task, Head):
-            seen, outputs = self.task.view(batch), self.task.predict(backbone, batch)
-        assert "embedding" not in outputs, f"{type(self.task).__name__}.predict gives 'embedding', the backbone's name"
-        outputs = {"embedding": embed(backbone, seen, self.spec.vocab), **outputs}
+        head = self.task if isinstance(self.task, Head) else Head()
+        embedding = embed(backbone, head.view(batch), self.spec.vocab)
+        outputs = head.predict(backbone, batch)
+        assert "embedding" not in outputs, f"{type(head).__name__}.predict gives 'embedding', the backbone's name"
+        outputs = {"embedding": embedding, **outputs}
         arrays = {name: value.float().cpu().numpy() for name, value in outputs.items()}
         return {"index": batch.index.cpu().numpy(), **arrays}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pytest
+import torch
 
 from scfm.store.token_store import TokenStore
 from support import SMALL, command
@@ -29,6 +30,14 @@ def assert_same_numbers(found, old, name):
     np.testing.assert_allclose(found, old, rtol=0, atol=1e-6 * max(1.0, np.abs(old).max()), err_msg=name)
 
 
+def without_null_vector(checkpoint: Path, path: Path) -> Path:
+    """The first version left out the null vector of these heads when it embedded a file, which training never did."""
+    state = torch.load(checkpoint, weights_only=True)
+    state["state_dict"]["task.rows"][-1] = 0
+    torch.save(state, path)
+    return path
+
+
 def test_nothing_is_left_out():
     assert set(ABOUT["stores"]) == {path.name for path in (FOLDER / "stores").iterdir()}
     assert set(ABOUT["checkpoints"]) == {path.stem for path in (FOLDER / "checkpoints").iterdir()}
@@ -38,6 +47,8 @@ def test_nothing_is_left_out():
 def test_an_old_checkpoint_embeds_as_it_did(name, expected, tmp_path):
     about, output = ABOUT["checkpoints"][name], tmp_path / "out.h5ad"
     checkpoint = FOLDER / "checkpoints" / f"{name}.ckpt"
+    if "batch_token" in name:
+        checkpoint = without_null_vector(checkpoint, tmp_path / "null.ckpt")
     command("embed", f"init_from={checkpoint}", f"input={FOLDER / 'cells.h5ad'}", f"output={output}", *FAST)
     before, found = ad.read_h5ad(FOLDER / "cells.h5ad"), ad.read_h5ad(output)
     assert {key for key in found.obsm if key.startswith("X_")} - {"X_scfm_state"} == set(about["obsm"])

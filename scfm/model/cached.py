@@ -35,6 +35,10 @@ class CachedBackbone:
             self._kept = batch, layer, self._backbone.hidden(batch, layer)
         return self._kept[2]
 
+    def forget(self) -> None:
+        """Run the backbone again for the next batch: something about it has changed that the cells do not show."""
+        self._kept = None
+
 
 def _same_cells(one: Batch, other: Batch) -> bool:
     if one is other:

@@ -10,6 +10,7 @@ from scfm.batch import Batch
 from scfm.data.batch import pack
 from scfm.head.survey import Survey
 from scfm.model.backbone import Backbone
+from scfm.model.cached import CachedBackbone
 from scfm.model.pooling import embed
 from scfm.types import Ragged, Spec
 from scfm.vocab import Vocab
@@ -148,9 +149,13 @@ def check_projection(head, fresh, backbone, cells):
         many = head.predict(backbone, cells.batch(range(20)))
         again = fresh.predict(backbone, cells.batch(range(20)))
         alone = head.predict(backbone, replace_obs(cells.batch([7, 90])))
+        cached = CachedBackbone(backbone)
+        embed(cached, head.view(cells.batch(range(20))), VOCAB)
+        beside_embedding = head.predict(cached, cells.batch(range(20)))
     assert again
     for name in again:
         torch.testing.assert_close(many[name], again[name])
+        torch.testing.assert_close(many[name], beside_embedding[name])
         torch.testing.assert_close(many[name][7], alone[name][0], atol=1e-5, rtol=1e-4)
 
 

@@ -16,6 +16,7 @@ from scfm.head.integration.base import Contrastive, Viewed, check_positive, chec
 from scfm.head.integration.contrast import nt_xent
 from scfm.head.integration.queue import Follower, KeyQueue
 from scfm.head.views import generator_of
+from scfm.model.cached import CachedBackbone
 from scfm.types import Backbone, Metrics, Sampling, Spec
 
 
@@ -181,10 +182,16 @@ class BatchToken(Contrastive):
 
 @contextmanager
 def added(backbone: Any, vectors: Tensor) -> Iterator[None]:
-    """While this lasts, the token embeddings of a packed row have vectors (T, D) added to them."""
+    """While this lasts, the token embeddings of a packed row have vectors (T, D) added to them.
+
+    A cached backbone knows a batch by its tokens, which do not show the vectors: it forgets before and after.
+    """
+    forget = backbone.forget if isinstance(backbone, CachedBackbone) else lambda: None
+    forget()
     table = backbone.model.get_input_embeddings()
     hook = table.register_forward_hook(lambda module, given, output: output + vectors.to(output.dtype))
     try:
         yield
     finally:
         hook.remove()
+        forget()
