@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 from scfm.cli import CONFIGS
 from scfm.config import check, shipped
 from scfm.datasets.demo import demo_file
-from scfm.report.html import Section, paragraph, picture_file, settings, table, versions, write_report
+from scfm.page import Section, image, paragraph, settings, table, versions, write_page
 
 log = logging.getLogger(__name__)
 
@@ -123,11 +123,11 @@ def write_demo_report(evaluation: Mapping[str, Any], lines: list[list[str]], sec
                 ),
             ],
         ),
-        *(Section(title, [picture_file(path, text)]) for title, (path, text) in pictures.items()),
+        *(Section(title, [image(path.read_bytes(), text)]) for title, (path, text) in pictures.items()),
         Section("Commands", [paragraph("scfm-" + " ".join(line)) for line in lines]),
         Section("Versions", [settings({**versions(), "seconds": round(seconds)})]),
     ]
-    write_report(OUTPUT / "report.html", "scfm on 1,336 blood cells", sections)
+    write_page(OUTPUT / "report.html", "scfm on 1,336 blood cells", sections)
 
 
 def closing_table(evaluation: Mapping[str, Any], seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""``report.html`` of a store: what became of the files, with pictures, in one page that needs nothing else.
+"""``report.html`` of a store: what was read from the files, with pictures.
 
 The pictures are drawn as SVG here: a plotting library would take longer than the cells of a small file, and its version
 would show in the bytes.
@@ -10,19 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from scfm.io import write_text
+from scfm.page import Section, bullets, paragraph, side_by_side, table, warning, write_page
 from scfm.prepare.encode import GENES_PER_BIN
 from scfm.store.token_store import TokenStore
 
-_STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:1000px;color:#222}
-table{border-collapse:collapse;width:100%;font-size:13px}
-td,th{padding:.3em .6em;text-align:right;border-bottom:1px solid #ddd}
-td:first-child,th:first-child{text-align:left}svg{vertical-align:top}
-code{background:#f3f3f3;padding:.1em .3em}
-svg text{font-size:11px;fill:#333}svg .t{font-size:14px;text-anchor:middle}svg .m{text-anchor:middle}
-svg .e{text-anchor:end}
-svg path{fill:none;stroke:#333}svg .a rect{fill:#3b6ea5}svg .b rect{fill:#9aa5b1}"""
 #: Bars of a picture, at most.
 MOST = 20
 
@@ -34,23 +27,30 @@ def write_report(store: TokenStore, path: Path) -> None:
         store: made by ``prepare``.
         path: the file.
     """
-    corpus = store.report
+    title = str(store.tokenizer.get("options", {}).get("name", "cells"))
+    write_page(path, title, _sections(store, store.report))
+
+
+def _sections(store: TokenStore, corpus: Mapping[str, Any]) -> list[Section]:
+    text = (
+        f"{corpus['kept']:,} of {corpus['cells']:,} cells, vocabulary of {len(store.vocab):,} tokens "
+        f"{store.vocab.hash[:12]}, {corpus['truncated'] / max(corpus['kept'], 1):.1%} of the cells cut at the maximum "
+        f"length, {corpus['genes']['share_dropped']:.1%} of the counts without a token."
+    )
+    skipped = [f"{file['name']} was skipped: {file['skipped']}" for file in store.files if "skipped" in file]
+    dropped = [f"{n:,} cells dropped: {reason}" for reason, n in corpus["dropped"].items()]
     pictures = [
         _histogram("genes per cell", GENES_PER_BIN, corpus["genes_per_cell"]),
         _tokens(corpus),
         _bars("counts lost, by gene", dict(map(tuple, corpus["genes"]["dropped_most"]))),
         *(_bars(f"cells by {column}", _cells_by(store, column)) for column in _grouping(store)),
     ]
-    dropped = "".join(f"<li>{n:,} cells dropped: {html.escape(reason)}</li>" for reason, n in corpus["dropped"].items())
-    body = (
-        f"<h1>{html.escape(str(store.tokenizer.get('options', {}).get('name', 'cells')))}</h1>"
-        f"<p>{corpus['kept']:,} of {corpus['cells']:,} cells, vocabulary of {len(store.vocab):,} tokens "
-        f"<code>{store.vocab.hash[:12]}</code>, {corpus['truncated'] / max(corpus['kept'], 1):.1%} of the cells cut at "
-        f"the maximum length, {corpus['genes']['share_dropped']:.1%} of the counts without a token.</p>"
-        f"<ul>{dropped}</ul>{_table(store, corpus)}" + "".join(pictures)
-    )
-    page = f"<!doctype html><meta charset='utf-8'><title>token store</title><style>{_STYLE}</style>{body}\n"
-    write_text(path, page)
+    return [
+        Section("", [paragraph(text)], "summary"),
+        Section("", [*map(warning, skipped), *([bullets(dropped)] if dropped else [])]),
+        Section("Files", [_table(store, corpus)]),
+        Section("Cells and genes", [side_by_side(*pictures)]),
+    ]
 
 
 def _grouping(store: TokenStore) -> list[str]:
@@ -66,36 +66,27 @@ def _cells_by(store: TokenStore, column: str) -> dict[str, float]:
 
 
 def _table(store: TokenStore, corpus: Mapping[str, Any]) -> str:
-    head = (
-        "file",
-        "cells",
-        "kept",
-        "genes",
-        "in vocabulary",
-        "merged",
-        "dropped",
-        "counts lost",
-        "median tokens",
-        "cut",
-    )
-    rows = []
-    for name, of in [*((file["name"], file) for file in store.files), ("all", corpus)]:
-        if "skipped" in of:
-            rows.append(
-                f"<tr><td>{html.escape(name)}</td><td colspan=9>skipped: {html.escape(of['skipped'])}</td></tr>"
-            )
-            continue
-        genes = of["genes"]
-        numbers = (of["cells"], of["kept"], *(genes[key] for key in ("n_genes", "n_mapped", "n_merged", "n_dropped")))
-        cut = of["truncated"] / max(of["kept"], 1)
-        values = [
-            *(f"{n:,}" for n in numbers),
-            f"{genes['share_dropped']:.1%}",
-            f"{of['median_tokens']:,}",
-            f"{cut:.1%}",
-        ]
-        rows.append(f"<tr><td>{html.escape(name)}</td>{''.join(f'<td>{value}</td>' for value in values)}</tr>")
-    return f"<table><tr>{''.join(f'<th>{name}</th>' for name in head)}</tr>{''.join(rows)}</table>"
+    """A row for each file that was read, and one for all of them."""
+    rows = [(file["name"], file) for file in store.files if "skipped" not in file]
+    rows.append(("all", dict(corpus)))
+    return table(pd.DataFrame([_row(numbers) for _, numbers in rows], index=[name for name, _ in rows]))
+
+
+def _row(numbers: Mapping[str, Any]) -> dict[str, str]:
+    genes = numbers["genes"]
+    counted = {
+        "cells": numbers["cells"],
+        "kept": numbers["kept"],
+        "genes": genes["n_genes"],
+        "in vocabulary": genes["n_mapped"],
+        "merged": genes["n_merged"],
+        "dropped": genes["n_dropped"],
+    }
+    return {name: f"{value:,}" for name, value in counted.items()} | {
+        "counts lost": f"{genes['share_dropped']:.1%}",
+        "median tokens": f"{numbers['median_tokens']:,}",
+        "cut": f"{numbers['truncated'] / max(numbers['kept'], 1):.1%}",
+    }
 
 
 def _tokens(corpus: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from scfm.evaluate.annotation import Annotation
 from scfm.evaluate.cells import Cells
 from scfm.metrics.annotation import Calls, rejection_curve
 from scfm.metrics.classification import reliability
-from scfm.report.html import paragraph, side_by_side, table
+from scfm.page import paragraph, side_by_side, table
 
 #: Names of columns that let the table fit a page.
 SHORT = {

@@ -16,8 +16,9 @@ from scfm.io import write_text
 from scfm.metrics.correction import EXPLAINED as CORRECTION_METRICS
 from scfm.metrics.integration import BATCH, BIO, VERSION
 from scfm.metrics.umap import umap
+from scfm.page import Section, paragraph, settings, table, versions, warning, write_page
 from scfm.report.annotation import Figures, annotation_figures, annotation_parts
-from scfm.report.html import Section, paragraph, picture, settings, table, versions, warning, write_report
+from scfm.report.figures import picture
 from scfm.report.trajectory import trajectory_figures, trajectory_parts
 
 EXPLAINED = (
@@ -45,7 +46,7 @@ def write(result: Result, folder: str | Path) -> list[Path]:
     figures = _figures(result)
     paths = {name: folder / f"{name}.png" for name in figures}
     drawn = {name: picture(figure, caption, paths[name]) for name, (figure, caption) in figures.items()}
-    page = write_report(folder / "report.html", f"Evaluation of {result.embedding}", _sections(result, drawn))
+    page = write_page(folder / "report.html", f"Evaluation of {result.embedding}", _sections(result, drawn))
     return [*paths.values(), page, *_write_scores(result, folder)]
 
 

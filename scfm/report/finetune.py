@@ -29,19 +29,19 @@ from scfm.metrics.integration import integration_scores
 from scfm.metrics.stages import order_stages, stage_ranks
 from scfm.metrics.structure import neighbor_overlap
 from scfm.metrics.umap import umap
-from scfm.report.annotation import call_figures
-from scfm.report.html import (
+from scfm.page import (
     Section,
+    image,
     paragraph,
-    picture,
-    picture_file,
     settings,
     side_by_side,
     table,
     versions,
     warning,
-    write_report,
+    write_page,
 )
+from scfm.report.annotation import call_figures
+from scfm.report.figures import picture
 from scfm.store.token_store import TokenStore
 from scfm.training.finalize import Finished
 
@@ -89,12 +89,12 @@ def report(output: Path, config: Mapping[str, Any], done: Finished, data: CellDa
         *_trajectory(output, done, data, features, written),
         *_mixing(done, data, features),
         Section("Maps", [maps]),
-        Section("Training", [picture_file(curves, "Logged over the run.")] if curves.is_file() else []),
+        Section("Training", [image(curves.read_bytes(), "Logged over the run.")] if curves.is_file() else []),
         Section("Metrics", [settings({name: f"{value:.4f}" for name, value in done.metrics.items()})]),
         Section("Settings", [settings(config)]),
         Section("Versions", [settings(versions())]),
     ]
-    path = write_report(output / "report.html", f"Fine-tune {config['name']}", sections)
+    path = write_page(output / "report.html", f"Fine-tune {config['name']}", sections)
     log.info("Report: %s", path)
     return path
 

@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 from scfm import plot
 from scfm.evaluate.expression import Expression
 from scfm.evaluate.trajectory import Trajectory
-from scfm.report.html import paragraph, side_by_side, table
+from scfm.page import paragraph, side_by_side, table
 
 #: Genes drawn along pseudotime.
 N_GENES = 8

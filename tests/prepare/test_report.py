@@ -25,6 +25,9 @@ def test_the_report_is_one_page_with_pictures(store):
     assert page.count("<svg") >= 5
     assert "one cell.h5ad" in page
     assert "http" not in page
+    assert '<section class="summary"><p>' in page, "the template of all reports"
+    assert page.count("<th>one cell.h5ad</th>") == 1
+    assert "<th>all</th>" in page
 
 
 def test_a_dry_run_writes_only_its_report(files, fitted, tmp_path, monkeypatch):

@@ -3,7 +3,8 @@ import pandas as pd
 from matplotlib.image import imread
 
 from scfm import plot
-from scfm.report.html import Section, paragraph, picture, settings, table, versions, write_report
+from scfm.page import Section, bullets, paragraph, settings, table, versions, write_page
+from scfm.report.figures import picture
 
 
 def test_a_report_is_one_whole_file(tmp_path):
@@ -13,7 +14,7 @@ def test_a_report_is_one_whole_file(tmp_path):
         Section("Map", [picture(figure, 'a "map"')]),
         Section("No", []),
     ]
-    page = write_report(tmp_path / "deep" / "report.html", "A <report>", sections).read_text()
+    page = write_page(tmp_path / "deep" / "report.html", "A <report>", sections).read_text()
     assert "1 &lt; 2 &amp; &lt;b&gt;" in page
     assert "<title>A &lt;report&gt;</title>" in page
     assert 'alt="a &quot;map&quot;"' in page
@@ -36,6 +37,10 @@ def test_missing_and_text_values_are_shown():
     page = table(pd.DataFrame({"score": [np.nan, 0.25], "name": ["x", "<y>"]}, index=["a", "b"]))
     assert "<td>–</td>" in page
     assert "&lt;y&gt;" in page
+
+
+def test_texts_of_lists_are_escaped():
+    assert bullets(["a < b", "c"]) == "<ul><li>a &lt; b</li><li>c</li></ul>"
 
 
 def test_nested_settings_are_flat():

@@ -1,4 +1,4 @@
-"""One self-contained HTML file: what was found, scores, pictures, settings, versions."""
+"""The template of all reports: one HTML file that needs no other file and no network."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
-from scfm import plot
 from scfm.io import write_text
 
 PACKAGES: tuple[str, ...] = (
@@ -44,6 +42,9 @@ td.best{font-weight:700;color:#005a8d}tr.own td,tr.own th{background:#eef5fa}
 figure{margin:16px 0}.row{display:flex;flex-wrap:wrap;gap:8px 40px}.row figure{max-width:530px}
 img{max-width:100%;height:auto}
 figcaption{font-size:14px;color:#555;max-width:60em}
+code{background:#f3f3f3;padding:.1em .3em}svg{vertical-align:top}
+svg text{font-size:11px;fill:#333}svg .t{font-size:14px;text-anchor:middle}svg .m{text-anchor:middle}
+svg .e{text-anchor:end}svg path{fill:none;stroke:#333}svg .a rect{fill:#3b6ea5}svg .b rect{fill:#9aa5b1}
 """
 
 
@@ -62,8 +63,8 @@ class Section:
     kind: str = ""
 
 
-def write_report(path: str | Path, title: str, sections: Sequence[Section]) -> Path:
-    """Write a report that needs no other file and no network.
+def write_page(path: str | Path, title: str, sections: Sequence[Section]) -> Path:
+    """Write a page that needs no other file and no network.
 
     Args:
         path: the .html file; it appears whole or not at all.
@@ -95,21 +96,22 @@ def warning(text: str) -> str:
     return f'<p class="warning">{html.escape(text)}</p>'
 
 
-def picture(figure: Figure, caption: str, path: Path | None = None) -> str:
-    """A figure with its caption; the picture is inside the page, and in a file of its own where a path is given."""
-    png = plot.render(figure)
-    if path is not None:
-        plot.write(png, path)
-    text, width = html.escape(caption), round(figure.get_size_inches()[0] * 96)
+def bullets(texts: Sequence[str]) -> str:
+    """A list of plain texts."""
+    return f"<ul>{''.join(f'<li>{html.escape(text)}</li>' for text in texts)}</ul>"
+
+
+def image(png: bytes, caption: str, width: int | None = None) -> str:
+    """A PNG picture inside the page, with its caption.
+
+    Args:
+        png: the file's bytes.
+        caption: below it.
+        width: in pixels of the page; None for that of the picture.
+    """
+    text, size = html.escape(caption), "" if width is None else f' width="{width}"'
     source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    return f'<figure><img alt="{text}" width="{width}" src="{source}"><figcaption>{text}</figcaption></figure>'
-
-
-def picture_file(path: Path, caption: str) -> str:
-    """A PNG on disk with its caption, inside the page."""
-    text = html.escape(caption)
-    source = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
-    return f'<figure><img alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'
+    return f'<figure><img alt="{text}"{size} src="{source}"><figcaption>{text}</figcaption></figure>'
 
 
 def side_by_side(*parts: str) -> str:
@@ -162,7 +164,7 @@ def settings(values: Mapping[str, Any]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that bear on the numbers, as far as they are installed."""
+    """Versions of Python and of the packages that change the numbers, as far as they are installed."""
     found = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
     for name in PACKAGES:
         try:

@@ -1,0 +1,16 @@
+"""Matplotlib figures inside a page."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from scfm import plot
+from scfm.page import image
+
+
+def picture(figure: Figure, caption: str, path: Path | None = None) -> str:
+    """A figure with its caption, as HTML; the picture is also written to a PNG file where a path is given."""
+    png = plot.render(figure)
+    if path is not None:
+        plot.write(png, path)
+    return image(png, caption, round(figure.get_size_inches()[0] * 96))
