@@ -13,16 +13,21 @@ from scfm.batch import Batch
 
 log = logging.getLogger(__name__)
 
+#: The smallest standard deviation that is believed, as a share of the mean.
+SPREAD = {"loss": 0.05, "gradient norm": 0.25}
+
 
 class Health(pl.Callback):
     """A step whose loss or gradient norm is not finite, or far above the last ones, is skipped on all ranks.
 
-    "Far above" is ``sigma`` standard deviations of the last ``window`` steps (as in OLMo-core). The loss is averaged
-    over the ranks and the norm is that of the summed gradient, so that all ranks judge alike. A skipped step changes
-    neither weights nor optimizer states; it is counted as ``train/skipped_steps`` and logged with its cells.
+    "Far above" is ``sigma`` standard deviations of the last ``window`` steps (as in OLMo-core). A deviation counts as
+    5 % of the mean loss and 25 % of the mean gradient norm at least (:data:`SPREAD`): early in a run both hardly vary,
+    and a healthy step can be seven deviations above their mean. The loss is averaged over the ranks and the norm is
+    that of the summed gradient, so that all ranks judge alike. A skipped step changes neither weights nor optimizer
+    states; it is counted as ``train/skipped_steps`` and logged with its cells.
 
     Args:
-        sigma: standard deviations above the mean; null judges by finiteness alone.
+        sigma: standard deviations above the mean; null checks for finite values only.
         window: steps that mean and deviation are taken over; nothing far above is skipped before half of it is there.
         stop_after: skipped steps in a row that end the run.
     """
@@ -30,7 +35,7 @@ class Health(pl.Callback):
     def __init__(self, *, sigma: float | None = 6.0, window: int = 128, stop_after: int = 10) -> None:
         self.sigma, self.window, self.stop_after = sigma, window, stop_after
         self.skipped = self.in_a_row = 0
-        self._past: dict[str, deque[float]] = {name: deque(maxlen=window) for name in ("loss", "gradient norm")}
+        self._past: dict[str, deque[float]] = {name: deque(maxlen=window) for name in SPREAD}
         self._losses: list[Tensor] = []
         self._cells: list[Tensor] = []
 
@@ -97,7 +102,8 @@ class Health(pl.Callback):
             return None
         mean = sum(past) / len(past)
         deviation = math.sqrt(sum((x - mean) ** 2 for x in past) / (len(past) - 1))
-        if deviation > 0 and value > mean + self.sigma * deviation:
+        deviation = max(deviation, SPREAD[name] * abs(mean))
+        if value > mean + self.sigma * deviation:
             return f"{name} {value:.4g} is {(value - mean) / deviation:.1f} sigma above {mean:.4g}"
         return None
 

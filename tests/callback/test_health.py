@@ -103,3 +103,14 @@ def test_averaged_weights_and_resume(train):
     assert all(torch.equal(first[name], second[name]) for name in first)
     plain = train("trainer.max_steps=6", output="plain")
     assert any(not torch.equal(first[name], value) for name, value in weights(plain).items())
+
+
+@pytest.mark.parametrize(
+    ("name", "usual", "healthy", "harmful"), [("gradient norm", 0.85, 1.7, 4.0), ("loss", 7.1, 8.0, 12.0)]
+)
+def test_a_small_excess_is_no_fault_where_values_hardly_vary(name, usual, healthy, harmful):
+    """Early in a run a gradient norm twice the mean is 20 deviations above it, and is followed by others like it."""
+    health = Health(sigma=6.0, window=128)
+    health._past[name].extend(usual + 0.05 * (i % 3 - 1) for i in range(100))
+    assert health._fault(name, healthy) is None
+    assert "sigma above" in health._fault(name, harmful)
