@@ -6,11 +6,13 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.trainer.states import TrainerFn
 
 from scfm.callback.agree import Agreement
 from scfm.callback.rescale import rescale_progress
@@ -21,7 +23,7 @@ log = logging.getLogger(__name__)
 
 #: Exit code of a run that was told to stop and can be resumed (EX_TEMPFAIL of sysexits.h).
 RESUME_ME = 75
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Interrupted(SystemExit):
@@ -34,7 +36,8 @@ class Interrupted(SystemExit):
 class Save(Checkpoint):
     """Writes ``step-N.ckpt`` at intervals and ``last.ckpt`` after the last step.
 
-    At SIGTERM or SIGUSR1 it writes one more and ends the run with exit code 75.
+    At SIGTERM, SIGUSR1 or SIGINT (Ctrl-C) it writes one more and ends the run with exit code 75. A second Ctrl-C ends
+    the run at once.
 
     A signal only sets a flag. The ranks compare their flags at the end of every optimizer step, so that one signalled
     rank is enough and none saves alone. Under Slurm, SIGUSR1 (``#SBATCH --signal=USR1@120``) also requeues the job.
@@ -70,28 +73,38 @@ class Save(Checkpoint):
         self._saved_at = time.monotonic()
 
     def _note(self, number: int, frame: Any) -> None:
+        if number == signal.SIGINT:
+            if self._signal == signal.SIGINT:
+                raise KeyboardInterrupt
+            log.warning("Ctrl-C: the run saves at the end of this optimizer step and stops; again: it stops at once.")
         self._signal = max(self._signal, number)
 
+    def _leave(self, number: int, frame: Any) -> None:
+        """A signal after training, when there is nothing left to save."""
+        _say_saved(number)
+        raise Interrupted
+
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Continue on another number of devices than the checkpoint was written by."""
+        """Continue on another number of devices than the checkpoint was written by.
+
+        What a killed run logged after the checkpoint is logged again; of a finished run, only the last validation is.
+        """
         rescale_progress(checkpoint, trainer.world_size)
+        _forget_rows(trainer, checkpoint["global_step"])
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Take the signals over from Lightning, whose own handlers talk to other ranks in the middle of a step.
 
-        A resumed run has nothing to save yet, and logs again what a killed one logged after its checkpoint.
+        A resumed run has nothing to save yet.
         """
         self._agreement = Agreement(trainer)
         self._saved = self._stop = False
         self._step, self._signal, self._saved_at = trainer.global_step, 0, time.monotonic()
         # Lightning's own agreement would stop the GPU at every batch
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
-        if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
-                signal.signal(number, self._note)
-        for logger in trainer.loggers:
-            if isinstance(logger, MetricsTable):
-                logger.forget_after(self._step)
+        count_steps_right(trainer)
+        _handle(_SIGNALS, self._note)
+        _forget_rows(trainer, self._step)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -123,8 +136,32 @@ class Save(Checkpoint):
                 raise Interrupted
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """A signal during the very last step finds the run done."""
+        """Stop before the final validation where a signal came after the last look."""
         self._saved = self._stop = False
+        (number,) = self._agreement.largest(self._signal)
+        if number and self.ended:
+            trainer.strategy.checkpoint_io.teardown()
+            _say_saved(int(number))
+            raise Interrupted
+
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """After training: take the signals from Lightning, whose exit code is 0, and label rows right."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+            _handle((signal.SIGTERM, signal.SIGUSR1), self._leave)
+
+    def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """The same for the test cells."""
+        self.on_validation_start(trainer, module)
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        """Say how to go on after a second Ctrl-C, or one outside of training."""
+        if isinstance(exception, KeyboardInterrupt):
+            saved = self._by_age()
+            log.warning(
+                "Ctrl-C: stopped at once. %s",
+                f"The run goes on from {saved[-1]} with ckpt_path=last." if saved else "Nothing is saved yet.",
+            )
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Save what waited for the validation."""
@@ -167,6 +204,36 @@ class Save(Checkpoint):
         """Remove all but the last ones."""
         for path in self._by_age()[: -self.keep_last]:
             remove(path)
+
+
+def _forget_rows(trainer: pl.Trainer, step: int) -> None:
+    for logger in trainer.loggers:
+        if isinstance(logger, MetricsTable):
+            logger.forget_after(step)
+
+
+def count_steps_right(trainer: pl.Trainer) -> None:
+    """Label rows by the optimizer step, also after a resume: Lightning's own count is then one short in some places."""
+    loop = trainer.fit_loop.epoch_loop
+    advance = loop.advance
+
+    def counted(fetcher: Any) -> None:
+        loop._batches_that_stepped = trainer.global_step
+        advance(fetcher)
+
+    loop.advance = counted  # type: ignore[method-assign, assignment]
+
+
+def _handle(numbers: Sequence[signal.Signals], handler: Callable[[int, Any], None]) -> None:
+    """Have a function called at these signals; Python allows it in the main thread alone."""
+    if threading.current_thread() is threading.main_thread():
+        for number in numbers:
+            signal.signal(number, handler)
+
+
+def _say_saved(number: int) -> None:
+    name = signal.Signals(number).name
+    log.warning("%s: stopped. All steps are done and saved; ckpt_path=last computes the final metrics.", name)
 
 
 def _length(module: Any) -> int:
