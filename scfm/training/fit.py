@@ -19,6 +19,7 @@ from pytorch_lightning.plugins.environments import ClusterEnvironment, SLURMEnvi
 from torch import nn
 
 from scfm import __version__
+from scfm.callback.last_validation import LastValidation
 from scfm.config import build, plain
 from scfm.data.module import CellData
 from scfm.io import hold, remove_parts, write_text
@@ -121,7 +122,7 @@ def make_trainer(cfg: DictConfig, data: CellData) -> pl.Trainer:
         cfg.trainer,
         strategy=build(cfg.strategy) if cfg.strategy is not None else "auto",
         plugins=[build(cfg.files), *cluster()],
-        callbacks=[build(node) for node in cfg.callbacks.values() if node is not None],
+        callbacks=[LastValidation(), *(build(node) for node in cfg.callbacks.values() if node is not None)],
         logger=[build(node) for node in cfg.logger.values() if node is not None],
     )
     if cfg.files.asynchronous and isinstance(trainer.strategy, DeepSpeed):
@@ -267,14 +268,20 @@ def save_last(trainer: pl.Trainer, path: Path) -> None:
 
 
 def _held_out(trainer: pl.Trainer, module: CellModule, data: CellData) -> dict[str, float]:
-    """Validation and test metrics, of the best checkpoint where one is monitored."""
+    """Validation and test metrics, of the best checkpoint where one is monitored.
+
+    The last step of training may have been validated already; that is not done again.
+    """
     monitored: list[Any] = [callback for callback in trainer.checkpoint_callbacks if getattr(callback, "monitor", None)]
     best = (monitored[0].best_model_path or None) if monitored else None
     if best:
         log.info("Best checkpoint: %s", best)
     found: dict[str, Any] = {}
     options: dict[str, Any] = {"datamodule": data, "ckpt_path": best, "verbose": False, "weights_only": True}
-    if len(data.split.val):
+    last = next(callback for callback in trainer.callbacks if isinstance(callback, LastValidation))  # type: ignore[attr-defined]
+    if best is None and last.step == trainer.global_step:
+        found |= last.metrics
+    elif len(data.split.val):
         found |= trainer.validate(module, **options)[0]
     if len(data.split.test):
         found |= trainer.test(module, **options)[0]
