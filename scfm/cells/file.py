@@ -18,8 +18,9 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from scfm.cells.counts import Demand, describe, find_counts, first_bad
+from scfm.cells.feature_types import gene_mask
 from scfm.cells.formats.detect import open_source
-from scfm.cells.names import WINDOW, gene_names, is_gene, repeated_cells
+from scfm.cells.names import WINDOW, gene_names, repeated_cells, var_columns
 from scfm.cells.source import Matrix, Source, did_you_mean
 
 #: What h5py, zarr and anndata raise when bytes are not what they should be.
@@ -62,6 +63,7 @@ class CellFile:
         genes: G names as found, which may repeat.
         genes_from: where they were found: ``var.index`` or ``var['gene_id']``.
         obs_columns: names of the columns of obs.
+        var_columns: names that ``gene_column`` can take.
         counts_from: where the counts were found: ``layers['counts']``, ``raw.X``, ``X``.
         is_counts: False if the values are fractions that "lognorm_ok" let pass.
     """
@@ -74,6 +76,7 @@ class CellFile:
         layer: str | None,
         gene_column: str | None,
         counts: Demand,
+        mod: str,
         on_duplicate_cells: Literal["refuse", "number", "ignore"],
     ) -> None:
         self.path = path
@@ -90,7 +93,8 @@ class CellFile:
         if not len(var):
             raise ValueError(f"has no genes (0 rows in the var of its {self.counts_from})")
         names, self.genes_from = gene_names(var, gene_column)
-        self._keep = is_gene(var)
+        self.var_columns = var_columns(var)
+        self._keep = gene_mask(var, mod)
         self.genes = names if self._keep is None else [names[i] for i in np.flatnonzero(self._keep)]
         self._renamed = {} if on_duplicate_cells == "ignore" else repeated_cells(source)
         if self._renamed and on_duplicate_cells == "refuse":
@@ -219,7 +223,8 @@ def open_cells(
         gene_column: column of var with the genes' names, or "index".
         counts: "required" refuses log-normalised data; "lognorm_ok" accepts non-negative fractions where there are no
             counts, for tokenizers that only need the order of the genes.
-        mod: modality of a MuData file, measurement of a SOMA experiment (there "rna" also means "RNA").
+        mod: modality of a MuData file, measurement of a SOMA experiment (there "rna" also means "RNA"); in a matrix
+            with several feature types the one to take, where it has no known name for genes.
         on_duplicate_cells: names that occur twice are refused, numbered (``AAAC``, ``AAAC-1``) or not looked for.
 
     Raises:
@@ -236,6 +241,7 @@ def open_cells(
             layer=layer,
             gene_column=gene_column,
             counts=counts,
+            mod=mod,
             on_duplicate_cells=on_duplicate_cells,
         )
     except (FileNotFoundError, PermissionError):

@@ -45,9 +45,7 @@ def gene_names(var: pd.DataFrame, column: str | None = None) -> tuple[list[str],
     if column is not None and column in var.columns:
         return _filled(var[column], index), f"var[{column!r}]"
     if column is not None and column not in ("index", "_index", var.index.name):
-        raise ValueError(
-            f"var has no column {column!r} for gene_column; {did_you_mean(column, list(map(str, var.columns)))}"
-        )
+        raise ValueError(f"var has no column {column!r} for gene_column; {did_you_mean(column, var_columns(var))}")
     if column is not None or _share(index) > 0.5:
         return index, "var.index"
     usual = {str(name).lower(): str(name) for name in var.columns}
@@ -61,6 +59,11 @@ def gene_names(var: pd.DataFrame, column: str | None = None) -> tuple[list[str],
     return index, "var.index"
 
 
+def var_columns(var: pd.DataFrame) -> list[str]:
+    """The names that ``gene_column`` can take: the index, by its name where it has one, and the columns."""
+    return [str(var.index.name or "index"), *map(str, var.columns)]
+
+
 def _share(names: list[str]) -> float:
     """The share of Ensembl ids, of a thousand names or more evenly spread."""
     some = names[:: max(1, len(names) // 1000)]
@@ -71,17 +74,6 @@ def _filled(values: pd.Series, index: list[str]) -> list[str]:
     empty = values.isna().to_numpy()
     texts = [str(value) for value in values]
     return [index[i] if empty[i] or text in ("", "nan", "None") else text for i, text in enumerate(texts)]
-
-
-def is_gene(var: pd.DataFrame) -> np.ndarray | None:
-    """(G,) bool: which columns are genes, where 10x feature types also have antibodies, guides or peaks; else None."""
-    for name in ("feature_types", "feature_type"):
-        if name in var.columns:
-            genes = (var[name].astype(str) == "Gene Expression").to_numpy()
-            if genes.any() and not genes.all():
-                log.info("%d of %d features are not gene expression and are left out", (~genes).sum(), len(genes))
-                return genes
-    return None
 
 
 def repeated_cells(source: Source) -> dict[int, str]:

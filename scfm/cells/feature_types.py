@@ -1,0 +1,117 @@
+"""Which features of a matrix are genes, where it also has proteins, guides, peaks or control probes."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Mapping
+from functools import cache
+
+import numpy as np
+import pandas as pd
+
+from scfm.genes.table import table
+
+log = logging.getLogger(__name__)
+
+#: Columns of var that tell the kind of a feature, without case and separators.
+COLUMNS = ("featuretypes", "featuretype")
+
+#: Columns that may tell it: they are followed where they name genes and others in known words.
+POSSIBLE_COLUMNS = ("modality", "modalities", "featurebiotype", "featureclass")
+
+_GENE_WORDS = """
+gene genes geneexpression gex rna mrna expression transcript transcripts transcriptome wta targetedrna
+"""
+_OTHER_WORDS = """
+antibody antibodies antibodycapture antibodyderivedtag antibodyderivedtags ab abs adt adts protein proteins
+proteinexpression surfaceprotein cite citeseq abseq totalseq isotype isotypecontrol
+crispr crisprguidecapture crisprguide guide guides guiderna grna grnas sgrna sgrnas guidecapture
+hto htos hashtag hashtags hashtagoligo hashing cellhashing multiplexing multiplexingcapture cmo lmo sampletag
+custom featurebarcode featurebarcoding peak peaks atac atacpeak atacpeaks chromatin chromatinaccessibility
+genomicregion vdj vdjt vdjb vdjtgd tcr bcr antigen antigencapture spikein spikeins ercc erccs
+negativecontrol negativecontrolprobe negativecontrolcodeword unassignedcodeword deprecatedcodeword
+blankcodeword genomiccontrol controlprobe blank negprb falsecode systemcontrol
+"""
+
+#: Words for genes, without case and separators; the biotypes of GENCODE are added.
+GENES = frozenset(_GENE_WORDS.split())
+
+#: Words for features that are no genes.
+OTHERS = frozenset(_OTHER_WORDS.split())
+
+
+def gene_mask(var: pd.DataFrame, wanted: str = "rna") -> np.ndarray | None:
+    """(G,) bool: which features are genes; None where all are, or where var does not tell.
+
+    Args:
+        var: (G rows) the genes' table.
+        wanted: the kind that is taken where it is named so in var (``mod=GEX``).
+
+    Raises:
+        ValueError: no feature is a gene, or several kinds of which none is a known word for genes.
+    """
+    columns = {_word(name): name for name in var.columns}
+    for key in (*COLUMNS, *POSSIBLE_COLUMNS):
+        if key in columns:
+            return _mask(var, str(columns[key]), wanted, certain=key in COLUMNS)
+    return None
+
+
+def _mask(var: pd.DataFrame, column: str, wanted: str, *, certain: bool) -> np.ndarray | None:
+    kinds = var[column].astype(object).where(var[column].notna(), "").map(str).to_numpy(dtype=object)
+    numbers = Counter(kinds.tolist())
+    word_of = {kind: _word(kind) for kind in numbers}
+    words = np.array([word_of[kind] for kind in kinds], dtype=object)
+    if _word(wanted) != "rna" and _word(wanted) in words:
+        return words == _word(wanted)
+    genes = np.isin(words, [word for word in word_of.values() if is_gene_word(word)])
+    others = np.isin(words, [word for word in word_of.values() if word in OTHERS])
+    if genes.any():
+        taken = genes if others.any() else genes | (words == "")
+        if not certain and not others.any():
+            return None
+        return _mask_with_note(taken, column, numbers)
+    known = {kind for kind in numbers if _word(kind)}
+    asked = _word(wanted) != "rna"  # a modality that was asked for may hold anything
+    if not certain or (len(known) < 2 and (asked or not others.any())):
+        return None
+    raise ValueError(_refusal(column, numbers, only_others=all(_word(kind) in OTHERS for kind in known)))
+
+
+def _mask_with_note(taken: np.ndarray, column: str, numbers: Mapping[str, int]) -> np.ndarray | None:
+    if taken.all():
+        return None
+    left = ", ".join(
+        f"{n:,} {kind or 'without a kind'}" for kind, n in numbers.items() if not is_gene_word(_word(kind))
+    )
+    log.info("%d features are genes by var[%r]; the others are left out (%s)", taken.sum(), column, left)
+    return taken
+
+
+def _refusal(column: str, numbers: Mapping[str, int], *, only_others: bool) -> str:
+    listed = ", ".join(f"{kind!r} ({n:,} features)" for kind, n in numbers.items())
+    if only_others:
+        return f"has no genes: var[{column!r}] has the kinds {listed}; give the file that has the genes"
+    example = max(numbers, key=lambda kind: numbers[kind] if kind and _word(kind) not in OTHERS else -1)
+    return (
+        f"has features of several kinds and none is known to be genes: var[{column!r}] has {listed}. Name the kind of "
+        f"the genes (mod={example!r}), or call it 'Gene Expression' in the file"
+    )
+
+
+def is_gene_word(word: str) -> bool:
+    """Whether a kind, as :func:`_word` writes it, means genes: a word of :data:`GENES` or a biotype of GENCODE."""
+    if word in OTHERS:
+        return False
+    return word in GENES or word in _biotypes() or word.endswith(("pseudogene", "rna", "vgene", "cgene", "jgene"))
+
+
+@cache
+def _biotypes() -> frozenset[str]:
+    return frozenset(map(_word, table("human").biotypes.values())) | {"processedtranscript", "antisense", "ncrna"}
+
+
+def _word(kind: object) -> str:
+    return re.sub(r"[\W_]+", "", str(kind)).lower()
