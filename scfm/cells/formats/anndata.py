@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from scfm.cells.formats.frame import Frame
@@ -30,7 +31,7 @@ class Annotated:
                 raise ValueError(f"has no {part!r}; it has {', '.join(map(repr, sorted(group.keys()))) or 'nothing'}")
         self.group = group
         self.owner = owner
-        self._obs = Frame(group["obs"])
+        self._obs = self._frame("obs")
         self.n_cells = self._obs.length
         self.obs_columns = self._obs.columns
         names = sorted(group["layers"].keys()) if "layers" in group else []
@@ -48,7 +49,7 @@ class Annotated:
 
     def _matrix(self, label: str, path: str, var: str) -> Matrix:
         matrix = open_matrix(self.group[path])
-        genes = Frame(self.group[var]).length
+        genes = self._frame(var).length
         if matrix.shape != (self.n_cells, genes):
             raise ValueError(
                 f"its {label} is {matrix.shape[0]} x {matrix.shape[1]} but obs has {self.n_cells} cells and "
@@ -57,8 +58,14 @@ class Annotated:
         return matrix
 
     def _var(self, path: str) -> pd.DataFrame:
-        frame = Frame(self.group[path])
-        return frame.rows(0, frame.length)
+        frame = self._frame(path)
+        var = frame.rows(0, frame.length)
+        var.index.name = None if frame.index in ("index", "_index") else frame.index
+        return var
+
+    def _frame(self, path: str) -> Frame:
+        old = ["raw.cat", "uns"] if path.startswith("raw") else ["uns"]
+        return Frame(self.group[path], [self.group[name] for name in old if name in self.group])
 
     def obs(self, start: int, stop: int, columns: Sequence[str]) -> pd.DataFrame:
         """Rows of ``obs``, see :class:`~scfm.cells.source.Source`."""
@@ -73,3 +80,51 @@ class Annotated:
 def _is_matrix(element: Any) -> bool:
     """Whether X is there: AnnData writes no X, or an empty "null" element, for data without one."""
     return element.attrs.get("encoding-type", "") != "null" and bool(getattr(element, "shape", True))
+
+
+class OfAllModalities:
+    """One modality of MuData whose obs also has the columns of the global obs, joined by the cells' names.
+
+    The modality's own column goes before a global one of the same name. Memory: 16 bytes per cell.
+
+    Args:
+        own: the modality.
+        shared: the global obs.
+    """
+
+    def __init__(self, own: Annotated, shared: Any) -> None:
+        self._own = own
+        self._shared = Frame(shared)
+        self.n_cells = own.n_cells
+        self.layers: Mapping[str, Place] = own.layers
+        self.default: Sequence[Place] = own.default
+        self._added = [name for name in self._shared.columns if name not in own.obs_columns]
+        self.obs_columns = [*own.obs_columns, *self._added]
+
+    @cached_property
+    def _rows(self) -> np.ndarray:
+        """(n_cells,) the row of each cell in the global obs, -1 where it has none."""
+        names = self._shared.rows(0, self._shared.length, []).index
+        if not names.is_unique:
+            raise ValueError(
+                "has labels in the obs of all modalities, but cells of one name twice there, so that they cannot be "
+                "joined: copy them into the obs of the modality"
+            )
+        return names.get_indexer(self._own.obs(0, self.n_cells, []).index)
+
+    def obs(self, start: int, stop: int, columns: Sequence[str]) -> pd.DataFrame:
+        """Rows of ``obs``, see :class:`~scfm.cells.source.Source`."""
+        own = self._own.obs(start, stop, [name for name in columns if name not in self._added])
+        added = [name for name in columns if name in self._added]
+        if not added:
+            return own
+        rows = self._rows[start:stop]
+        there = rows[rows >= 0]
+        first, last = (int(there.min()), int(there.max()) + 1) if len(there) else (0, 0)
+        joined = self._shared.rows(first, last, added).reset_index(drop=True)
+        joined = joined.reindex(np.where(rows >= 0, rows - first, -1)).set_axis(own.index, axis=0)
+        return pd.concat([own, joined], axis=1)[list(columns)]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._own.close()

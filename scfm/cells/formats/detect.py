@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import h5py
 
-from scfm.cells.formats.anndata import Annotated
+from scfm.cells.formats.anndata import Annotated, OfAllModalities
 from scfm.cells.formats.loom import Loom
 from scfm.cells.formats.matrix_market import find_market, open_market
 from scfm.cells.formats.soma import Soma
@@ -80,10 +81,7 @@ def _not_hdf5(path: Path, head: bytes) -> str:
 
 def _open_hdf5(file: h5py.File, path: Path, mod: str) -> Source:
     if "mod" in file:
-        names = list(file["mod"].keys())
-        if mod not in names:
-            raise ValueError(f"has no modality {mod!r}; {did_you_mean(mod, names)}")
-        return Annotated(file["mod"][mod], owner=file)
+        return _annotated(file, mod, owner=file)
     if "row_attrs" in file and "col_attrs" in file:
         return Loom(file)
     genome = tenx_group(file)
@@ -95,11 +93,23 @@ def _open_hdf5(file: h5py.File, path: Path, mod: str) -> Source:
     raise ValueError(f"is HDF5 but not a file of cells: it has {there}; expected {KNOWN}")
 
 
+def _annotated(group: Any, mod: str, owner: Any = None) -> Source:
+    """AnnData, or one modality of MuData with the labels of all of its cells."""
+    if "mod" not in group:
+        return Annotated(group, owner=owner)
+    names = sorted(group["mod"].keys())
+    if mod not in names:
+        raise ValueError(f"has no modality {mod!r}; {did_you_mean(mod, names)}; name one with mod=...")
+    one = Annotated(group["mod"][mod], owner=owner)
+    return one if "obs" not in group else OfAllModalities(one, group["obs"])
+
+
 def _open_folder(path: Path, mod: str) -> Source:
     if (path / "zarr.json").is_file() or (path / ".zgroup").is_file():
         import zarr
 
-        return Annotated(zarr.open_group(str(path), mode="r"))
+        # What is on the disk, not what consolidated metadata say was there when they were written.
+        return _annotated(zarr.open_group(str(path), mode="r", use_consolidated=False), mod)
     if find_market(path):
         return open_market(path)
     if (path / "__tiledb_group.tdb").exists() or (path / "__group").is_dir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ import h5py
 import numpy as np
 import pandas as pd
 from anndata.io import read_elem
+
+log = logging.getLogger(__name__)
 
 
 def _text(value: Any) -> str:
@@ -20,6 +23,8 @@ class Frame:
 
     Args:
         group: the element; files written before AnnData 0.7 have one compound dataset instead of a group.
+        beside: groups that may hold the categories of a column X as ``X_categories`` (``uns`` of files written before
+            AnnData 0.7), most likely first.
 
     Attributes:
         columns: names, without the index.
@@ -29,8 +34,10 @@ class Frame:
         ValueError: the columns are of different length.
     """
 
-    def __init__(self, group: Any) -> None:
+    def __init__(self, group: Any, beside: Sequence[Any] = ()) -> None:
         self.group = group
+        self.beside = beside
+        self._beside: dict[str, list[Any] | None] = {}
         self.compound = hasattr(group, "dtype")
         if self.compound:
             names = list(group.dtype.names or ())
@@ -63,17 +70,64 @@ class Frame:
 
     def _column(self, name: str, start: int, stop: int) -> Any:
         element = self.group[name]
-        if isinstance(element, h5py.Dataset) and "categories" in element.attrs:  # AnnData 0.7
-            categories = self.group[element.attrs["categories"]]
-            codes = element[start:stop]
-            return pd.Categorical.from_codes(codes.astype(np.int64), _slice(categories, 0, categories.shape[0]))
-        return _slice(element, start, stop)
+        if not hasattr(element, "shape"):
+            return _slice(element, start, stop)
+        values = _slice(element, start, stop)
+        if "categories" in element.attrs:  # AnnData 0.7
+            return _categorical(values, _all(self.group[element.attrs["categories"]]), element.name)
+        categories = self._old_categories(name, values.dtype)
+        if categories is not None:
+            return _categorical(values, categories, element.name)
+        return values
 
     def _compound(self, values: np.ndarray, name: str) -> Any:
-        categories = self.group.file.get(f"uns/{name}_categories")
-        if categories is not None and values.dtype.kind in "iu":
-            return pd.Categorical.from_codes(values.astype(np.int64), [_text(c) for c in categories[:]])
+        categories = self._old_categories(name, values.dtype)
+        if categories is not None:
+            return _categorical(values, categories, f"{self.group.name}/{name}")
         return [_text(v) for v in values] if values.dtype.kind in "SO" else values
+
+    def _old_categories(self, name: str, dtype: np.dtype) -> list[Any] | None:
+        """Categories that lie beside the table for a column of integers, where all of its codes fit them."""
+        if dtype.kind not in "iu":
+            return None
+        if name not in self._beside:
+            self._beside[name] = self._find_categories(name)
+        return self._beside[name]
+
+    def _find_categories(self, name: str) -> list[Any] | None:
+        stored = [group[f"{name}_categories"] for group in self.beside if f"{name}_categories" in group]
+        stored = [element for element in stored if hasattr(element, "shape")]
+        for element in stored:
+            categories = _all(element)
+            codes = self.group.fields(name)[:] if self.compound else self.group[name][:]
+            if codes.max(initial=-1) < len(categories):
+                return categories
+        if stored or (not self.compound and "__categories" in self.group and name in self.group["__categories"]):
+            log.warning(
+                "The column %r of %s holds integers and names lie beside it that do not belong to it for certain; "
+                "the integers are taken as they are",
+                name,
+                self.group.name,
+            )
+        return None
+
+
+def _all(element: Any) -> list[Any]:
+    """The categories of an old file: texts, or numbers as they are; a single one may be a scalar."""
+    return [_text(value) if isinstance(value, str | bytes) else value for value in np.atleast_1d(element[()]).tolist()]
+
+
+def _categorical(codes: Any, categories: Any, name: str) -> pd.Categorical:
+    codes = np.asarray(codes, dtype=np.int64)
+    if codes.max(initial=-1) >= len(categories) or codes.min(initial=0) < -1:
+        raise ValueError(
+            f"the column {name} has the code {codes.max() if codes.max() > 0 else codes.min()}, but its categories "
+            f"are {len(categories)}: the file is damaged, or the column was cut without its categories"
+        )
+    kinds = pd.Index(categories)
+    if not kinds.is_unique or kinds.hasnans:
+        return pd.Categorical(np.append(kinds.to_numpy(dtype=object), np.nan)[codes])
+    return pd.Categorical.from_codes(codes, kinds)
 
 
 def _names(element: Any, start: int, stop: int) -> Any:
@@ -104,8 +158,8 @@ def _slice(element: Any, start: int, stop: int) -> Any:
     encoding = element.attrs.get("encoding-type")
     if encoding == "categorical":
         categories = _whole(element["categories"])
-        codes = np.asarray(element["codes"][start:stop], dtype=np.int64)
-        return pd.Categorical.from_codes(codes, categories, ordered=bool(element.attrs.get("ordered", False)))
+        values = _categorical(element["codes"][start:stop], categories, element.name)
+        return values.as_ordered() if bool(element.attrs.get("ordered", False)) else values
     if encoding in ("nullable-integer", "nullable-boolean"):
         array = pd.arrays.IntegerArray if encoding == "nullable-integer" else pd.arrays.BooleanArray
         return array(element["values"][start:stop], element["mask"][start:stop])
