@@ -89,7 +89,7 @@ class Spec:
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise ValueError(
             f"{key}={column!r} is not a categorical obs column of the store; it has {have}{hint}. Others come with "
-            f"scfm-prepare obs='[{column}]'; numbers stay numbers, so make them text in the file before"
+            f"scfm-prepare obs='[{column}]', and numbers become classes with scfm-prepare categories='[{column}]'"
         )
 
 

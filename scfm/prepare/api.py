@@ -25,6 +25,7 @@ def prepare(
     tokenizer: Tokenizer,
     *,
     obs: Sequence[str] = (),
+    categories: Sequence[str] = (),
     group: str | None = None,
     missing: Literal["refuse", "allow"] = "refuse",
     layer: str | None = None,
@@ -59,6 +60,7 @@ def prepare(
         output: the store; its unfinished parts lie in ``.NAME.partial`` beside it.
         tokenizer: one that is not fitted gets its vocabulary and medians from these files, in a pass before.
         obs: obs columns to carry.
+        categories: obs columns to carry whose numbers are names of classes (clusters), not quantities.
         group: the obs column whose cells stay together in a split (a donor).
         missing: a file without one of the columns is refused, or its cells get -1 or NaN (``allow``).
         layer: the layer of the counts; this and the next four: see :func:`scfm.cells.file.open_cells`.
@@ -97,7 +99,8 @@ def prepare(
     if counts == "lognorm_ok" and tokenizer.needs_counts:
         raise ValueError(f"the tokenizer {tokenizer.name} needs counts: counts=lognorm_ok is for pure rank tokenizers")
     options = Options(
-        obs=tuple(dict.fromkeys([*obs, *([group] if group else [])])),
+        obs=tuple(dict.fromkeys([*obs, *categories, *([group] if group else [])])),
+        categories=tuple(categories),
         group=group,
         missing=missing,
         layer=layer,

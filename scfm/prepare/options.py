@@ -58,6 +58,7 @@ class Options:
     shuffle: bool
     seed: int
     limit: int | None
+    categories: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         choices = {

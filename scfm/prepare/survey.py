@@ -43,7 +43,9 @@ def survey_file(folder: str, mark: str, key: str) -> dict[str, Any]:
         "genes": len(cells.genes),
         "counts_from": cells.counts_from,
         "genes_from": cells.genes_from,
-        "columns": survey_columns(partial(_windows, cells, have), have, options["group"], where),
+        "columns": survey_columns(
+            partial(_windows, cells, have), have, {options["group"], *options["categories"]}, where
+        ),
     }
     write_json(run.work.record("survey", key), record)
     return record

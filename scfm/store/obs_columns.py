@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,7 @@ def survey_column(values: pd.Series, as_category: bool) -> list[str] | None:
 
     Args:
         values: the column.
-        as_category: take numbers as names of categories (a ``group`` column).
+        as_category: take numbers as names of categories (a ``group`` column, clusters).
     """
     if not as_category and _is_number(values) and not _needs_names(values):
         return None
@@ -61,7 +61,7 @@ def survey_column(values: pd.Series, as_category: bool) -> list[str] | None:
 
 
 def survey_columns(
-    windows: Callable[[], Iterable[pd.DataFrame]], names: Sequence[str], group: str | None, where: str
+    windows: Callable[[], Iterable[pd.DataFrame]], names: Sequence[str], categories: Collection[str], where: str
 ) -> dict[str, list[str] | None]:
     """The categories of the obs columns of one file, read a window of cells at a time.
 
@@ -70,7 +70,7 @@ def survey_columns(
     Args:
         windows: reads the file's obs; called again where a column turns out to need names after its first window.
         names: the columns.
-        group: the column whose numbers are names of categories.
+        categories: columns whose numbers are names of categories (a group, clusters).
         where: the file.
     """
     tables: dict[str, list[list[str] | None]] = {name: [] for name in names}
@@ -78,8 +78,8 @@ def survey_columns(
     for obs in windows() if names else ():
         for name in names:
             warned[name].update(_missing_words(obs[name]))
-            table = survey_column(obs[name], name == group)
-            if name == group or (table is None and obs[name].notna().any()) or table:
+            table = survey_column(obs[name], name in categories)
+            if name in categories or (table is None and obs[name].notna().any()) or table:
                 tables[name].append(table)
     mixed = [name for name, found in tables.items() if None in found and any(table is not None for table in found)]
     for name in mixed:

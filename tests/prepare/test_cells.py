@@ -11,6 +11,7 @@ from scipy.sparse import csr_matrix
 from prepared import lists, median_tokenizer, rank_tokenizer
 from scfm.cells.quality import Quality
 from scfm.prepare.api import prepare
+from scfm.types import Spec
 from support import checksums
 
 
@@ -138,3 +139,24 @@ def test_labels_of_many_files(cells, fitted, tmp_path):
     two.write_h5ad(tmp_path / "2.h5ad")
     with pytest.raises(ValueError, match="holds numbers in .*2.h5ad but names in .*1.h5ad"):
         prepare(both, tmp_path / "u", fitted, obs=["site"])
+
+
+def test_integers_are_classes_where_the_option_says_so(cells, fitted, tmp_path):
+    """In one file they are integers, in the other floats because one is missing: the same classes."""
+    parts = [cells[:150].copy(), cells[150:].copy()]
+    clusters = np.arange(300) % 12
+    parts[0].obs["leiden"] = clusters[:150]
+    parts[1].obs["leiden"] = np.where(np.arange(150) == 0, np.nan, clusters[150:])
+    paths = [tmp_path / "one.h5ad", tmp_path / "two.h5ad"]
+    for part, path in zip(parts, paths, strict=True):
+        part.write_h5ad(path)
+    store = prepare(paths, tmp_path / "s", fitted, categories=["leiden"])
+    assert store.categories("leiden") == tuple(sorted(map(str, range(12))))
+    codes = store.obs("leiden")
+    assert codes[150] == -1
+    named = np.array(store.categories("leiden"))[np.delete(codes, 150)]
+    np.testing.assert_array_equal(named, np.delete(clusters, 150).astype(str))
+    numbers = prepare(paths, tmp_path / "n", fitted, obs=["leiden"])
+    assert numbers.categories("leiden") is None
+    with pytest.raises(ValueError, match=r"numbers become classes with scfm-prepare categories='\[leiden\]'"):
+        Spec(numbers.vocab, 8).categories("head.label", "leiden")

@@ -17,7 +17,7 @@ def coded(values: pd.Series, group: str | None = None, window: int = 2) -> list[
     """Survey a column in windows, encode it, and read the codes back as texts."""
     obs = pd.DataFrame({"x": values})
     windows = [obs[i : i + window] for i in range(0, len(obs), window)]
-    table = survey_columns(lambda: windows, ["x"], group, "f.h5ad").get("x")
+    table = survey_columns(lambda: windows, ["x"], [group] if group else [], "f.h5ad").get("x")
     codes = Coder({"x": table})(obs)["x"]
     if table is None:
         return [None if np.isnan(code) else repr(float(code)) for code in codes]
@@ -96,7 +96,7 @@ def test_true_classes_are_not_warned_of(caplog):
 @pytest.mark.parametrize("empty", [pd.Series([np.nan] * 3), pd.Series([None] * 3, dtype=object)])
 @pytest.mark.parametrize("other", [pd.Series(["T", "B"]), pd.Series([1.5, 2.5])])
 def test_a_column_without_values_fits_names_and_numbers(empty, other):
-    surveys = [(name, survey_columns(lambda v=v: [pd.DataFrame({"x": v})], ["x"], None, name)) for name, v in
+    surveys = [(name, survey_columns(lambda v=v: [pd.DataFrame({"x": v})], ["x"], [], name)) for name, v in
                (("one", empty), ("two", other))]  # fmt: skip
     codes = Coder(merge_columns(surveys))(pd.DataFrame({"x": empty}))["x"]
     assert (codes == -1).all() if other.dtype == object else np.isnan(codes).all()
