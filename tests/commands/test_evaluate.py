@@ -43,6 +43,8 @@ def test_beside_its_backbone_before_fine_tuning_and_untrained(run, tmp_path, cap
     assert any("A linear probe reaches" in sentence for sentence in found["summary"])
     assert any(f"100.0% of the scored cells are in {run}/store" in note for note in found["notes"])
     assert "give split=" not in caplog.text
+    assert any(sentence.startswith("On cells kept aside, the backbone adds ") for sentence in found["summary"])
+    assert {"X_scfm_state, linear probe", "gene components, linear probe"} <= set(found["annotation"])
 
 
 def test_warns_where_training_cells_would_be_judged(run, tmp_path):

@@ -26,7 +26,9 @@ def test_only_probes_make_a_backbone_read_training_cells(head, probes, made_stor
         f"output={tmp_path / 'run'}", "trainer.max_steps=2", "trainer.accelerator=cpu", "data.tokens_per_batch=256",
         "data.test=0.1", "callbacks.progress=null", "trainer.enable_progress_bar=false", *chosen[head],
     )  # fmt: skip
-    assert (tmp_path / "run/report.html").is_file()
+    page = (tmp_path / "run/report.html").read_text()
+    assert ("On cells kept aside, the backbone adds " in page) == probes
+    assert ("gene components, linear probe" in page) == probes
     parts = pd.read_csv(tmp_path / "run/split.csv")["part"].value_counts()
     train = parts["train"] if probes else 0
     assert read == [parts["test"] + train] * (2 if probes else 1)  # pretrained and untrained, or the first alone

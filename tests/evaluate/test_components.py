@@ -23,11 +23,21 @@ def gains(sentence):
     return [tuple(map(float, numbers)) for numbers in found]
 
 
-def test_components_are_the_columns_after_those_of_the_embedding():
-    state = np.arange(12.0).reshape(2, 6)
-    np.testing.assert_array_equal(gene_components(state[:, :4], state), state[:, 4:])
-    assert gene_components(state, state) is None
-    assert gene_components(state, None) is None
+@pytest.mark.parametrize("normalized", [False, True])
+def test_components_are_the_columns_after_those_of_the_embedding(normalized):
+    rng = np.random.default_rng(0)
+    embedding, components = rng.normal(size=(50, 8)) * np.arange(1, 51)[:, None], rng.normal(size=(50, 3))
+    norm = torch.nn.LayerNorm(8)
+    torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
+    first = norm(torch.from_numpy(embedding).float()).detach().numpy() if normalized else embedding
+    np.testing.assert_array_equal(gene_components(embedding, np.c_[first, components]), components)
+
+
+def test_a_state_without_components_or_of_components_alone_has_no_halves():
+    embedding, components = np.random.default_rng(0).normal(size=(2, 50, 12))
+    assert gene_components(embedding, None) is None
+    assert gene_components(embedding, embedding) is None
+    assert gene_components(embedding[:, :4], components) is None
 
 
 def test_a_file_with_a_state_says_what_each_half_adds(make_adata):
