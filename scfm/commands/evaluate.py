@@ -28,6 +28,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     keys = plain(cfg)
     source, output, wanted = Path(keys.pop("input")), Path(keys.pop("output")), keys.pop("checkpoint")
     keys.pop("extensions")  # imported and allowed by now
+    keys["others"] += keys.pop("beside")
     options = Options(**keys)
     adata = read_file(source)
     record = embedding_records(adata).get(options.embedding, {})

@@ -1,1 +1,1 @@
-"""Judging embeddings and annotations beside what a user would pick instead."""
+"""Evaluation: an embedding and what was trained with it, beside what a user would take instead."""

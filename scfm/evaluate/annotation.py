@@ -89,13 +89,13 @@ def score_annotation(cells: Cells, spaces: Embeddings, options: Options) -> Anno
 
 def _probes(spaces: Embeddings) -> dict[Method, Classifier]:
     """A linear probe on each embedding, and the nearest cells in the one in question."""
-    found: dict[Method, Classifier] = {}
+    classifiers: dict[Method, Classifier] = {}
     for place, space in enumerate(spaces.methods):
         features = fixed(spaces.values[space.name])
-        found[probe(space.space, LINEAR, space.role)] = (features, linear)
+        classifiers[probe(space.space, LINEAR, space.role)] = (features, linear)
         if place == 0:
-            found[probe(space.space, NEAREST, space.role)] = (features, nearest)
-    return found
+            classifiers[probe(space.space, NEAREST, space.role)] = (features, nearest)
+    return classifiers
 
 
 def _simple_methods(cells: Cells, spaces: Embeddings, seed: int) -> dict[Method, Classifier]:
@@ -144,14 +144,14 @@ def few_shots(cells: Cells, methods: Mapping[str, Classifier], folds: Sequence[F
             for share in options.shots:
                 if share == 1 and repeat >= len(folds):
                     continue  # all labels of this fold were used before
-                drawn = few(train, cells.codes, share, seed + repeat)
+                drawn = draw_labels(train, cells.codes, share, seed + repeat)
                 own = cross_predict(fixed(values), model, cells.codes, [(drawn, test)])
                 score = annotation_scores(cells.codes, own, len(cells.classes))["macro_f1"]
                 rows.append((name, share, seed + repeat, score))
     return pd.DataFrame(rows, columns=["method", "share", "seed", "macro_f1"])
 
 
-def few(rows: np.ndarray, codes: np.ndarray, share: float, seed: int) -> np.ndarray:
+def draw_labels(rows: np.ndarray, codes: np.ndarray, share: float, seed: int) -> np.ndarray:
     """A share of some cells, at random, with at least one of each class."""
     order = np.random.default_rng(seed).permutation(rows)
     kept = order[: max(1, round(share * len(order)))]

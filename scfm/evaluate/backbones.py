@@ -78,11 +78,12 @@ def encoders(checkpoint: Checkpoint, genes: FileGenes, seed: int) -> dict[str, E
         A backbone of the same architecture with random weights and, where the checkpoint is of a fine-tune, the
         backbone that it started from; without the latter where its file is gone.
     """
-    found: dict[str, Encoder] = {UNTRAINED: partial(encode, partial(untrained, checkpoint, seed), checkpoint, genes)}
+    random_start = partial(encode, partial(untrained, checkpoint, seed), checkpoint, genes)
+    backbones: dict[str, Encoder] = {UNTRAINED: random_start}
     before = pretrained(checkpoint)
     if before is not None and before is not checkpoint:
-        found[FROZEN] = partial(encode, partial(restore_backbone, before), before, genes)
-    return found
+        backbones[FROZEN] = partial(encode, partial(restore_backbone, before), before, genes)
+    return backbones
 
 
 def pretrained(checkpoint: Checkpoint) -> Checkpoint | None:
@@ -120,10 +121,10 @@ def encode(make: Callable[[], Any], checkpoint: Checkpoint, genes: FileGenes, co
     backbone = make().to(device).eval()
     tokens = _tokens(from_dict(checkpoint.tokenizer), checkpoint.config["data"]["max_length"], genes, counts)
     vocab = checkpoint_vocab(checkpoint)
-    found = np.zeros((counts.shape[0], backbone.width), dtype=np.float32)
+    embeddings = np.zeros((counts.shape[0], backbone.width), dtype=np.float32)
     rows = np.flatnonzero(tokens.lengths)
     if not len(rows):
-        return found
+        return embeddings
     lengths = tokens.lengths[rows]
     plan = Order(rows, lengths, tokens=max(TOKENS, int(lengths.max())), shuffle=False).epoch(0)
     for step in range(len(plan)):
@@ -131,8 +132,8 @@ def encode(make: Callable[[], Any], checkpoint: Checkpoint, genes: FileGenes, co
         values = np.concatenate([tokens[row] for row in chosen])
         offsets = np.concatenate([[0], np.cumsum(tokens.lengths[chosen])])
         batch = pack(Ragged(values, offsets), chosen).to(device)
-        found[chosen] = embed(backbone, batch, vocab).float().cpu().numpy()
-    return found
+        embeddings[chosen] = embed(backbone, batch, vocab).float().cpu().numpy()
+    return embeddings
 
 
 def _tokens(tokenizer: Tokenizer, max_length: int | None, genes: FileGenes, counts: csr_matrix) -> Ragged:

@@ -150,14 +150,14 @@ def _complete(adata: AnnData, keys: Sequence[str], batch: str | None) -> tuple[A
 
 def _predictions(obs: pd.DataFrame, label: str | None) -> dict[str, np.ndarray]:
     """What a head has written of the cells: arguments of :class:`Cells`."""
-    own, found = f"scfm_{label}", dict[str, np.ndarray]()
+    own, predictions = f"scfm_{label}", dict[str, np.ndarray]()
     if label is not None and own in obs and f"{own}_confidence" in obs:
-        found = {"called": _text(obs[own]), "confidence": obs[f"{own}_confidence"].to_numpy(dtype=np.float64)}
+        predictions = {"called": _text(obs[own]), "confidence": obs[f"{own}_confidence"].to_numpy(dtype=np.float64)}
         if f"{own}_guess" in obs:
-            found["guessed"] = _text(obs[f"{own}_guess"])
+            predictions["guessed"] = _text(obs[f"{own}_guess"])
     if PSEUDOTIME in obs:
-        found["pseudotime"] = obs[PSEUDOTIME].to_numpy(dtype=np.float64)
-    return found
+        predictions["pseudotime"] = obs[PSEUDOTIME].to_numpy(dtype=np.float64)
+    return predictions
 
 
 def embedding_records(adata: AnnData) -> dict[str, Mapping[str, Any]]:

@@ -152,11 +152,11 @@ def _tables(cells: Cells, spaces: Embeddings, rows: np.ndarray, options: Options
     scores = score_embeddings(
         cells, spaces.values, rows, seed=options.seed, n_jobs=options.n_jobs, leiden=options.leiden
     )
-    found = {"integration": scores.join(spaces.costs)}
+    tables = {"integration": scores.join(spaces.costs)}
     if options.controls:
-        found["scaled"] = control_scaled(scores, names(spaces.methods, "control"))
+        tables["scaled"] = control_scaled(scores, names(spaces.methods, "control"))
     correction = correction_table(cells, spaces, rows, options.seed)
-    return found if correction is None else {**found, "correction": correction}
+    return tables if correction is None else {**tables, "correction": correction}
 
 
 def correction_table(cells: Cells, spaces: Embeddings, rows: np.ndarray, seed: int) -> pd.DataFrame | None:

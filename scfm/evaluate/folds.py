@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 Fold = tuple[np.ndarray, np.ndarray]
 
@@ -72,9 +72,7 @@ def read_split(path: Path, cells: Sequence[str], codes: np.ndarray) -> list[Fold
     part = pd.Series(cells).map(table.drop_duplicates("cell").set_index("cell")["part"]).to_numpy(dtype=object)
     absent = int(pd.isna(part).sum())
     if absent:
-        logger.warning(
-            "%d of %d cells are not in %s and take no part in the annotation scores", absent, len(part), path
-        )
+        log.warning("%d of %d cells are not in %s and take no part in the annotation scores", absent, len(part), path)
     known = codes >= 0
     train = np.flatnonzero(known & np.isin(part, ("train", "val", "calibration")))
     test = np.flatnonzero(known & (part == "test"))

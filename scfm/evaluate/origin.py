@@ -39,9 +39,9 @@ def corpus_notes(cells: Cells, scored: np.ndarray, corpora: Mapping[str, Lookup]
     for name, lookup in corpora.items():
         share, certain = _shares(lookup(cells.names, cells.expression.counts), scored)
         if share:
-            found = f"are in {name}" if certain else f"have the cell names of cells in {name}, with other counts"
+            what = f"are in {name}" if certain else f"have the cell names of cells in {name}, with other counts"
             notes.append(
-                f"{share:.1%} of the scored cells {found}; the backbone was pretrained on these (without labels), and "
+                f"{share:.1%} of the scored cells {what}; the backbone was pretrained on these (without labels), and "
                 "scores on cells that it never saw may be lower."
             )
     return notes

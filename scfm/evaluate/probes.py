@@ -1,4 +1,4 @@
-"""Simple classifiers that show what an embedding knows: a linear one and nearest neighbours."""
+"""Simple classifiers that show what an embedding knows: a linear one and nearest neighbors."""
 
 from __future__ import annotations
 

@@ -40,13 +40,13 @@ def score_embeddings(
     plain = embeddings["PCA"][rows]
     table = {}
     for name, values in embeddings.items():
-        found = integration_scores(values[rows], labels, batch, plain, seed=seed, n_jobs=n_jobs, leiden=leiden)
-        found["kept_neighbors"] = neighbor_overlap(plain, values[rows], batch)
+        scores = integration_scores(values[rows], labels, batch, plain, seed=seed, n_jobs=n_jobs, leiden=leiden)
+        scores["kept_neighbors"] = neighbor_overlap(plain, values[rows], batch)
         if labels is not None:
-            found["ksim"] = ksim(values[rows], labels)
+            scores["ksim"] = ksim(values[rows], labels)
         if consensus is not None and labels is not None:
-            found["scgraph"] = scgraph(values[rows], to_codes(labels), consensus)["scgraph"]
-        table[name] = found
+            scores["scgraph"] = scgraph(values[rows], to_codes(labels), consensus)["scgraph"]
+        table[name] = scores
     return pd.DataFrame.from_dict(table, orient="index")
 
 

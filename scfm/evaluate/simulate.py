@@ -24,7 +24,7 @@ class Simulated:
 
     Attributes:
         expression: their counts.
-        label: (B,) types; ``lone``, a neighbour of ``A``, is in the first batch only.
+        label: (B,) types; ``lone``, a neighbor of ``A``, is in the first batch only.
         finer: (B,) the halves of each type's gradient.
         condition: (B,) treated or not, in every batch.
         batch: (B,) names; the last batch is a quarter as large as the others.
@@ -109,13 +109,13 @@ def grid(
     for strength, inner, seed in product(batch, biology, seeds):
         cells = simulate(batch=strength, biology=inner, n_cells=n_cells, seed=seed)
         pca = cells.expression.principal_components(seed=seed)
-        found = {"PCA": pca} | {
+        embeddings = {"PCA": pca} | {
             name: make(cells.expression, cells.batch, cells.label, seed) for name, make in methods.items()
         }
         table = correction_scores(
-            found, cells.label, cells.batch, condition=cells.condition, finer=cells.finer, seed=seed
+            embeddings, cells.label, cells.batch, condition=cells.condition, finer=cells.finer, seed=seed
         )
-        for name, values in found.items():
+        for name, values in embeddings.items():
             scores = integration_scores(values, cells.label, cells.batch, pca, seed=seed)
             row = {"batch": strength, "biology": inner, "seed": seed, "method": name, **table.loc[name].to_dict()}
             row |= {"total": scores["total"], "bio": scores["bio"], "batch_score": scores["batch"]}

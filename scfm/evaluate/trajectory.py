@@ -119,14 +119,14 @@ def _scores(
 ) -> dict[str, float]:
     """The scores of one method; NaN where it gives no order, so that the others are scored all the same."""
     try:
-        found = trajectory_scores(values[scored], truth[scored])
+        scores = trajectory_scores(values[scored], truth[scored])
         if inside is not None and batch is not None and np.isfinite(inside[scored]).sum() > 2:
             kept = conservation(inside[scored], values[scored], batch[scored])
-            found |= {metric: kept[metric] for metric in ("conservation", "conservation_by_batch")}
+            scores |= {metric: kept[metric] for metric in ("conservation", "conservation_by_batch")}
     except ValueError as error:
         log.warning("%s is not scored: %s", name, error)
         return {"spearman": float("nan"), "kendall": float("nan"), "unreached": float("nan")}
-    return found
+    return scores
 
 
 def diffused(embedding: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -150,14 +150,14 @@ def ridge_predictions(embedding: np.ndarray, truth: np.ndarray, folds: list[Fold
 
 def within_batches(components: np.ndarray, truth: np.ndarray, batch: np.ndarray) -> np.ndarray:
     """(B,) diffusion pseudotime of each batch by itself, before any integration; NaN in batches of few cells."""
-    found = np.full(len(truth), np.nan)
+    times = np.full(len(truth), np.nan)
     for name in np.unique(batch):
         own = np.flatnonzero(batch == name)
         if len(own) >= MIN_CELLS and np.isfinite(truth[own]).sum() > 2:
-            found[own] = diffused(components[own], truth[own])
+            times[own] = diffused(components[own], truth[own])
         else:
             log.info("batch %s has %d cells: too few for an order of its own", name, len(own))
-    return found
+    return times
 
 
 def trajectory_folds(truth: np.ndarray, groups: np.ndarray | None, n_folds: int, seed: int) -> list[Fold]:

@@ -31,7 +31,7 @@ class Calls:
     rows: np.ndarray
 
 
-def table_of(truth: np.ndarray, called: np.ndarray, n_classes: int, weight: np.ndarray | None = None) -> np.ndarray:
+def call_table(truth: np.ndarray, called: np.ndarray, n_classes: int, weight: np.ndarray | None = None) -> np.ndarray:
     """(C+1, C+1) cells of true class ``row`` called ``column``; the last column holds the unknown (-1) calls.
 
     Args:
@@ -49,7 +49,7 @@ def table_of(truth: np.ndarray, called: np.ndarray, n_classes: int, weight: np.n
 
 
 def macro_f1(table: np.ndarray) -> float:
-    """Mean F1 over the classes of :func:`table_of`; unknown calls cost recall, but are no class of their own."""
+    """Mean F1 over the classes of :func:`call_table`; unknown calls cost recall, but are no class of their own."""
     values = score.class_f1(table)[:-1]
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
@@ -67,11 +67,11 @@ def annotation_scores(truth: np.ndarray, calls: Calls, n_classes: int) -> dict[s
         that were named, ``n_cells``.
     """
     true = truth[calls.rows]
-    table = table_of(true, calls.codes, n_classes)
+    table = call_table(true, calls.codes, n_classes)
     named = calls.codes >= 0
     error = score.calibration_error(calls.confidence[named], (calls.codes == true)[named])
-    found = {name: metric(table) for name, metric in METRICS.items()}
-    return {**found, "coverage": float(named.mean()), "ece": error, "n_cells": float(len(true))}
+    scores = {name: metric(table) for name, metric in METRICS.items()}
+    return {**scores, "coverage": float(named.mean()), "ece": error, "n_cells": float(len(true))}
 
 
 def bootstrap(
@@ -108,7 +108,7 @@ def bootstrap(
     values = []
     for _ in range(n_draws):
         weight = np.bincount(rng.integers(n_groups, size=n_groups), minlength=n_groups)[owner]
-        values.append(METRICS[metric](table_of(truth[rows], called, n_classes, weight)))
+        values.append(METRICS[metric](call_table(truth[rows], called, n_classes, weight)))
     return np.array(values)
 
 

@@ -24,7 +24,7 @@ EXPLAINED = {
     "batch_auc": "how well a linear probe names the batch inside a type: 0.5 is mixed, 1 is under-corrected, less than "
     "0.5 means that the means of batches were set equal",
     "condition_auc": "the same for the condition, an effect inside types that should stay: compare with PCA",
-    "lone_purity": "share of own type among the 15 neighbours of types that one batch alone has: falls with "
+    "lone_purity": "share of own type among the 15 neighbors of types that one batch alone has: falls with "
     "over-correction",
     "finer_ari": "agreement of k-means with finer labels than the embedding was made for",
     "kept_neighbors": "share of a cell's 30 nearest cells of its own batch that it has in PCA too",
@@ -47,14 +47,14 @@ def probe_auc(embedding: np.ndarray, groups: np.ndarray, labels: np.ndarray, see
         Mean over the types that have at least two groups of ten cells of the one-against-rest AUC of cross-validated
         calls; NaN where there is no such type.
     """
-    found = []
+    values = []
     for label in np.unique(labels):
         own = np.flatnonzero((labels == label) & (groups != ""))
         names, counts = np.unique(groups[own], return_counts=True)
         own = own[np.isin(groups[own], names[counts >= FEWEST])]
         if (counts >= FEWEST).sum() > 1:
-            found.append(_auc(embedding[own], to_codes(groups[own]), seed))
-    return float(np.mean(found)) if found else float("nan")
+            values.append(_auc(embedding[own], to_codes(groups[own]), seed))
+    return float(np.mean(values)) if values else float("nan")
 
 
 def _auc(values: np.ndarray, codes: np.ndarray, seed: int) -> float:
@@ -65,13 +65,13 @@ def _auc(values: np.ndarray, codes: np.ndarray, seed: int) -> float:
 
 
 def lone_purity(embedding: np.ndarray, labels: np.ndarray, batch: np.ndarray, k: int = 15) -> float:
-    """Purity of the neighbourhoods of types that a single batch has: forced mixing drowns them in other types.
+    """Purity of the neighborhoods of types that a single batch has: forced mixing drowns them in other types.
 
     Args:
         embedding: (B, D).
         labels: (B,) types, any values.
         batch: (B,) any values.
-        k: neighbours, the cell itself not counted.
+        k: neighbors, the cell itself not counted.
 
     Returns:
         Mean over these types of the share of own type; NaN where every type is in two batches.
@@ -114,16 +114,16 @@ def correction_scores(
     """
     rows = {}
     for name, values in embeddings.items():
-        found = {
+        scores = {
             "batch_auc": probe_auc(values, batch, labels, seed),
             "lone_purity": lone_purity(values, labels, batch),
             "kept_neighbors": neighbor_overlap(embeddings["PCA"], values, batch),
         }
         if condition is not None:
-            found["condition_auc"] = probe_auc(values, condition, labels, seed)
+            scores["condition_auc"] = probe_auc(values, condition, labels, seed)
         if finer is not None:
-            found["finer_ari"] = finer_ari(values, finer, seed)
+            scores["finer_ari"] = finer_ari(values, finer, seed)
         if unfitted is not None:
-            found["kept_unfitted"] = neighbor_overlap(unfitted, values, batch)
-        rows[name] = found
+            scores["kept_unfitted"] = neighbor_overlap(unfitted, values, batch)
+        rows[name] = scores
     return pd.DataFrame.from_dict(rows, orient="index").dropna(axis=1, how="all")

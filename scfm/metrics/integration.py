@@ -4,7 +4,6 @@ Definitions of scib-metrics 0.5.10 (Luecken et al., 2022; BRAS: Rautenstrauch & 
 versions, of scIB itself and of Open Problems are not comparable with these.
 """
 
-import logging
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,8 +20,6 @@ from scfm.metrics.lisi import cilisi, clisi, ilisi
 from scfm.metrics.neighbors import Neighbors, find_neighbors
 from scfm.metrics.silhouette import bras, isolated_labels, silhouette_label, silhouette_samples, to_codes
 from scfm.optional import need
-
-logger = logging.getLogger(__name__)
 
 VERSION = "definitions of scib-metrics 0.5.10, unscaled"
 BIO = ("isolated_labels", "nmi", "ari", "silhouette_label", "clisi")
@@ -45,12 +42,12 @@ def leiden_nmi(neighbors: Neighbors, labels: np.ndarray, seed: int = 0) -> float
     igraph = need("igraph", '"scfm-framework[evaluate]"')
     graph = triu(neighbors.nearest(15).connectivities(), k=1).tocoo()
     network = igraph.Graph(n=len(labels), edges=np.column_stack([graph.row, graph.col]).tolist())
-    found = []
+    values = []
     for resolution in np.arange(0.2, 2.01, 0.2):
         with _seeded(igraph, seed):
             parts = network.community_leiden("modularity", weights=graph.data, resolution=resolution, n_iterations=2)
-        found.append(normalized_mutual_info_score(labels, parts.membership))
-    return float(max(found))
+        values.append(normalized_mutual_info_score(labels, parts.membership))
+    return float(max(values))
 
 
 @contextmanager
@@ -116,7 +113,7 @@ def integration_scores(
         batch: (B,) batches, any values; None leaves the batch metrics and the total out.
         unintegrated: (B, D') what PCR compares with, PCA by custom.
         seed: of k-means.
-        n_jobs: threads for neighbours.
+        n_jobs: threads for neighbors.
         leiden: also ``nmi_leiden``, in no mean.
 
     Returns:
@@ -124,35 +121,35 @@ def integration_scores(
         ``total`` = 0.4 batch + 0.6 bio. A metric that cannot be computed is NaN and left out of its mean.
     """
     near = find_neighbors(embedding, 90, n_jobs=n_jobs)
-    found: dict[str, float] = {}
+    scores: dict[str, float] = {}
     if batch is not None:
         batch = to_codes(batch)
-        found |= {"ilisi": ilisi(near, batch), "pcr": pcr_comparison(unintegrated, embedding, batch)}
+        scores |= {"ilisi": ilisi(near, batch), "pcr": pcr_comparison(unintegrated, embedding, batch)}
     if labels is None:
-        return found
+        return scores
     labels = to_codes(labels)
     samples = silhouette_samples(embedding, labels)
-    found |= {"silhouette_label": silhouette_label(samples), "clisi": clisi(near, labels)}
-    found["nmi"], found["ari"] = nmi_ari(embedding, labels, seed)
+    scores |= {"silhouette_label": silhouette_label(samples), "clisi": clisi(near, labels)}
+    scores["nmi"], scores["ari"] = nmi_ari(embedding, labels, seed)
     if leiden:
-        found["nmi_leiden"] = leiden_nmi(near, labels, seed)
+        scores["nmi_leiden"] = leiden_nmi(near, labels, seed)
     if batch is not None:
-        found |= {
+        scores |= {
             "isolated_labels": isolated_labels(samples, labels, batch),
             "bras": bras(embedding, labels, batch),
             "kbet": kbet_per_label(near.nearest(50), labels, batch),
             "graph_connectivity": graph_connectivity(near.nearest(15), labels),
             "cilisi": cilisi(embedding, labels, batch, n_jobs),
         }
-    return _with_totals(found)
+    return _with_totals(scores)
 
 
-def _with_totals(found: dict[str, float]) -> dict[str, float]:
+def _with_totals(scores: dict[str, float]) -> dict[str, float]:
     def mean(names: tuple[str, ...]) -> float:
-        values = [found[name] for name in names if np.isfinite(found.get(name, np.nan))]
+        values = [scores[name] for name in names if np.isfinite(scores.get(name, np.nan))]
         return float(np.mean(values)) if values else float("nan")
 
     bio, batch = mean(BIO), mean(BATCH)
-    if "bras" not in found:
-        return {"bio": bio, **found}
-    return {"total": 0.4 * batch + 0.6 * bio, "bio": bio, "batch": batch, **found}
+    if "bras" not in scores:
+        return {"bio": bio, **scores}
+    return {"total": 0.4 * batch + 0.6 * bio, "bio": bio, "batch": batch, **scores}

@@ -1,4 +1,4 @@
-"""kBET inside each label: do neighbourhoods hold the batches in the label's own proportions (Büttner et al., 2019)?"""
+"""kBET inside each label: do neighborhoods hold the batches in the label's own proportions (Büttner et al., 2019)?"""
 
 import numpy as np
 from scipy.linalg import eigh
@@ -15,7 +15,7 @@ DENSE = 1000
 
 
 def kbet_per_label(neighbors: Neighbors, labels: np.ndarray, batch: np.ndarray, alpha: float = 0.05) -> float:
-    """Share of cells whose neighbourhood passes the χ² test, mean over labels.
+    """Share of cells whose neighborhood passes the χ² test, mean over labels.
 
     scib-metrics 0.5.10 lets a small label lower the number of diffusion components of all labels after it; here every
     label has min(100, cells − 1).
@@ -47,15 +47,15 @@ def _label_score(graph: csr_matrix, batch: np.ndarray, alpha: float) -> float:
         if keep.mean() < 0.75:
             return 0.0
         graph, batch = graph[keep][:, keep], to_codes(batch[keep])
-    found = find_neighbors(diffusion_map(graph, 100), k + 1)
-    return acceptance(batch[found.indices], batch, alpha)
+    near = find_neighbors(diffusion_map(graph, 100), k + 1)
+    return acceptance(batch[near.indices], batch, alpha)
 
 
 def acceptance(neighbor_batches: np.ndarray, batch: np.ndarray, alpha: float) -> float:
-    """Share of neighbourhoods whose batch counts fit the overall proportions, p ≥ alpha.
+    """Share of neighborhoods whose batch counts fit the overall proportions, p ≥ alpha.
 
     Args:
-        neighbor_batches: (B, k) batch codes of each cell's neighbours.
+        neighbor_batches: (B, k) batch codes of each cell's neighbors.
         batch: (B,) batch codes, which give the expected proportions.
         alpha: level of the χ² test with one degree of freedom less than there are batches.
 

@@ -1,4 +1,4 @@
-"""Local inverse Simpson's index: how many labels or batches a neighbourhood effectively holds (Korsunsky 2019)."""
+"""Local inverse Simpson's index: how many labels or batches a neighborhood effectively holds (Korsunsky 2019)."""
 
 import numpy as np
 
@@ -12,10 +12,10 @@ def lisi(neighbors: Neighbors, groups: np.ndarray, perplexity: float | None = No
     Args:
         neighbors: with the cell itself, which has no weight.
         groups: (B,) codes.
-        perplexity: effective neighbours; None for a third of the neighbours, rounded down.
+        perplexity: effective neighbors; None for a third of the neighbors, rounded down.
 
     Returns:
-        (B,) between 1 and the number of groups; -1 where a cell has no neighbour.
+        (B,) between 1 and the number of groups; -1 where a cell has no neighbor.
     """
     if perplexity is None:
         perplexity = neighbors.indices.shape[1] // 3
@@ -62,13 +62,13 @@ def _entropy(distances: np.ndarray, others: np.ndarray, beta: np.ndarray) -> tup
 
 
 def clisi(neighbors: Neighbors, labels: np.ndarray) -> float:
-    """(L − median LISI) / (L − 1) over labels: 1 when neighbourhoods hold one label."""
+    """(L − median LISI) / (L − 1) over labels: 1 when neighborhoods hold one label."""
     n_labels = int(labels.max()) + 1
     return float((n_labels - np.median(lisi(neighbors, labels))) / (n_labels - 1))
 
 
 def ilisi(neighbors: Neighbors, batch: np.ndarray) -> float:
-    """(median LISI − 1) / (B − 1) over batches: 1 when neighbourhoods hold all batches evenly."""
+    """(median LISI − 1) / (B − 1) over batches: 1 when neighborhoods hold all batches evenly."""
     n_batches = int(batch.max()) + 1
     return float((np.median(lisi(neighbors, batch)) - 1) / (n_batches - 1))
 
@@ -76,7 +76,7 @@ def ilisi(neighbors: Neighbors, batch: np.ndarray) -> float:
 def cilisi(embedding: np.ndarray, labels: np.ndarray, batch: np.ndarray, n_jobs: int = 1) -> float:
     """Mean over types of (LISI of batches − 1)/(B_c − 1), inside each type (Andreatta et al., 2024).
 
-    Types with at least 10 cells and 2 batches; 90 neighbours at perplexity 30, fewer in small types.
+    Types with at least 10 cells and 2 batches; 90 neighbors at perplexity 30, fewer in small types.
 
     Args:
         embedding: (B, D).

@@ -1,4 +1,4 @@
-"""Nearest neighbours of cells, and the two graphs that metrics read from them."""
+"""Nearest neighbors of cells, and the two graphs that metrics read from them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Neighbors:
         return Neighbors(self.indices[:, :k], self.distances[:, :k])
 
     def directed(self) -> csr_matrix:
-        """(B, B) adjacency: row ``i`` has ones at its neighbours."""
+        """(B, B) adjacency: row ``i`` has ones at its neighbors."""
         n_cells, k = self.indices.shape
         starts = np.arange(0, n_cells * k + 1, k)
         return csr_matrix((np.ones(n_cells * k), self.indices.ravel(), starts), shape=(n_cells, n_cells))
@@ -48,12 +48,12 @@ def find_neighbors(embedding: np.ndarray, k: int, *, metric: str = "euclidean", 
 
     Args:
         embedding: (B, D).
-        k: neighbours, the cell itself counted; at most B are returned.
+        k: neighbors, the cell itself counted; at most B are returned.
         metric: any of scikit-learn's.
         n_jobs: threads; -1 for all cores.
 
     Returns:
-        The neighbours; a cell comes first among its own even where others lie on the same spot.
+        The neighbors; a cell comes first among its own even where others lie on the same spot.
     """
     k = min(k, len(embedding))
     search = NearestNeighbors(n_neighbors=k, algorithm="brute", metric=metric, n_jobs=n_jobs).fit(embedding)
@@ -79,8 +79,8 @@ def _self_first(indices: np.ndarray, distances: np.ndarray) -> tuple[np.ndarray,
     """Move the cell to the front; where twins crowded it out, it takes the place of the last of them."""
     own = np.arange(len(indices))
     indices, distances = indices.astype(np.int64), distances.astype(np.float64)
-    found = indices == own[:, None]
-    place = np.where(found.any(axis=1), found.argmax(axis=1), indices.shape[1] - 1)
+    is_own = indices == own[:, None]
+    place = np.where(is_own.any(axis=1), is_own.argmax(axis=1), indices.shape[1] - 1)
     for row in np.flatnonzero(place):
         stop = place[row]
         indices[row, 1 : stop + 1] = indices[row, :stop]

@@ -21,7 +21,7 @@ def neighbor_overlap(before: np.ndarray, after: np.ndarray, groups: np.ndarray |
         before: (B, D).
         after: (B, D').
         groups: (B,); None searches among all cells.
-        k: neighbours, the cell itself not counted; fewer in groups of at most k cells.
+        k: neighbors, the cell itself not counted; fewer in groups of at most k cells.
 
     Returns:
         Mean over cells; NaN when every group has one cell.
@@ -38,7 +38,7 @@ def neighbor_overlap(before: np.ndarray, after: np.ndarray, groups: np.ndarray |
 
 
 def ksim(embedding: np.ndarray, labels: np.ndarray, k: int = 25) -> float:
-    """KSIM (pegasus): share of cells of whose ``min(k, √n)`` neighbours, itself included, 90 % are of its own type."""
+    """KSIM (pegasus): share of cells of whose ``min(k, √n)`` neighbors, itself included, 90 % are of its own type."""
     labels = to_codes(labels)
     near = find_neighbors(embedding, max(2, min(k, int(np.sqrt(len(labels))))))
     same = (labels[near.indices] == labels[:, None]).mean(axis=1)
@@ -95,13 +95,13 @@ def _relative(distances: np.ndarray) -> np.ndarray:
     return distances / np.where(largest > 0, largest, np.nan)
 
 
-def _agreement(consensus: np.ndarray, found: np.ndarray) -> dict[str, float]:
+def _agreement(consensus: np.ndarray, distances: np.ndarray) -> dict[str, float]:
     rows: list[tuple[float, float, float]] = []
     for i in range(len(consensus)):
-        use = np.isfinite(consensus[:, i]) & np.isfinite(found[:, i])
+        use = np.isfinite(consensus[:, i]) & np.isfinite(distances[:, i])
         use[i] = False
         if use.sum() >= 2:
-            true, ours = consensus[use, i], found[use, i]
+            true, ours = consensus[use, i], distances[use, i]
             rows.append((spearmanr(true, ours).statistic, pearsonr(true, ours).statistic, _weighted(true, ours)))
     means = np.nanmean(rows, axis=0) if rows else np.full(3, np.nan)
     return dict(zip(("scgraph_spearman", "scgraph_pearson", "scgraph"), map(float, means), strict=True))

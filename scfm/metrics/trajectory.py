@@ -5,7 +5,7 @@ import logging
 import numpy as np
 from scipy.stats import kendalltau, spearmanr
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def trajectory_scores(pseudotime: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -61,7 +61,7 @@ def conservation(before: np.ndarray, after: np.ndarray, batch: np.ndarray) -> di
                 trajectory_scores(after[own], np.where(np.isfinite(before[own]), before[own], np.nan))["spearman"]
             )
         except ValueError as error:
-            logger.info("batch %s has no order to conserve: %s", name, error)
+            log.info("batch %s has no order to conserve: %s", name, error)
     reached = np.isfinite(before) & np.isfinite(after)
     return {
         "conservation": (whole + 1) / 2,

@@ -1,4 +1,4 @@
-"""UMAP maps of cells (McInnes et al., 2018), deterministic, from exact neighbours.
+"""UMAP maps of cells (McInnes et al., 2018), deterministic, from exact neighbors.
 
 The same graph, loss and schedule as umap-learn, started from the first two principal components, which keeps the large
 distances meaningful (Kobak & Linderman, 2021). Own code because importing umap-learn compiles for longer than a map of
@@ -15,14 +15,14 @@ from scfm.metrics.neighbors import find_neighbors
 def umap(
     embedding: np.ndarray, *, n_neighbors: int = 15, min_dist: float = 0.5, seed: int = 0, n_jobs: int = 1
 ) -> np.ndarray:
-    """Coordinates whose neighbourhoods resemble those of the embedding.
+    """Coordinates whose neighborhoods resemble those of the embedding.
 
     Args:
         embedding: (B, D) finite numbers.
         n_neighbors: the cell itself counted.
         min_dist: how closely cells may be drawn.
         seed: same seed, same map.
-        n_jobs: threads for the neighbours.
+        n_jobs: threads for the neighbors.
 
     Returns:
         (B, 2) float32.

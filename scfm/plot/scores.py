@@ -94,10 +94,10 @@ def shot_curves(shots: pd.DataFrame) -> Figure:
     figure = make_figure(6.4, 4.0)
     axes = figure.subplots()
     for place, (name, own) in enumerate(shots.groupby("method", sort=False)):
-        found = own.groupby("share")["macro_f1"].agg(["mean", "min", "max"])
+        summary = own.groupby("share")["macro_f1"].agg(["mean", "min", "max"])
         color = COLORS[place % len(COLORS)]
-        axes.plot(found.index, found["mean"], color=color, marker="o", ms=4, lw=1.6, label=str(name))
-        axes.fill_between(found.index, found["min"], found["max"], color=color, alpha=0.12, lw=0)
+        axes.plot(summary.index, summary["mean"], color=color, marker="o", ms=4, lw=1.6, label=str(name))
+        axes.fill_between(summary.index, summary["min"], summary["max"], color=color, alpha=0.12, lw=0)
     axes.set(xlabel="share of the training labels", ylabel="macro-F1 on the test cells", ylim=(None, 1.0))
     axes.legend(fontsize=8.5, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes.grid(color="#EEEEEE")

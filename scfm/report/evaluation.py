@@ -24,7 +24,7 @@ from scfm.report.trajectory import trajectory_figures, trajectory_parts
 EXPLAINED = (
     f"Metrics: {VERSION}. Bio: {', '.join(BIO)}. Batch: {', '.join(BATCH)}. Total: 0.4 batch + 0.6 bio. 1 is best. "
     "In no mean: CiLISI (batch mixing inside types), scGraph (do types lie as they do inside batches?), kSIM (purity "
-    "of neighbourhoods), kept neighbors (of PCA, inside batches). Controls show what a score is worth: one knows "
+    "of neighborhoods), kept neighbors (of PCA, inside batches). Controls show what a score is worth: one knows "
     "nothing, one has its cells shuffled, one knows only the labels. Totals of other versions or tools do not compare."
 )
 #: Single metrics that are also shown on the controls' scale.

@@ -106,32 +106,32 @@ def _drawn(done: Finished) -> str:
 def _summary(done: Finished, config: Mapping[str, Any]) -> list[str]:
     head = str(config["head"]["_target_"]).removeprefix("scfm.head.")
     text = f"{head}, judged on {len(done.judged):,} {done.part} cells that training did not see."
-    found, part = done.metrics, "test" if done.part == "test" else "val"
-    if f"{part}/coverage" in found and "calibration/temperature" in found:
+    metrics, part = done.metrics, "test" if done.part == "test" else "val"
+    if f"{part}/coverage" in metrics and "calibration/temperature" in metrics:
         text += (
-            f" Calibration: {found[f'{part}/coverage']:.1%} of the cells keep a name, of which "
-            f"{found[f'{part}/accuracy_of_named']:.1%} are right; the calibration error went from "
-            f"{found[f'{part}/ece_uncalibrated']:.3f} to {found[f'{part}/ece']:.3f}."
+            f" Calibration: {metrics[f'{part}/coverage']:.1%} of the cells keep a name, of which "
+            f"{metrics[f'{part}/accuracy_of_named']:.1%} are right; the calibration error went from "
+            f"{metrics[f'{part}/ece_uncalibrated']:.3f} to {metrics[f'{part}/ece']:.3f}."
         )
-        for name in (key for key in found if key.startswith(f"{part}/coverage/")):
+        for name in (key for key in metrics if key.startswith(f"{part}/coverage/")):
             column = name.removeprefix(f"{part}/coverage/")
-            right = found[f"{part}/accuracy_of_named/{column}"]
-            text += f" Of {column}, {found[name]:.1%} keep a name, of which {right:.1%} are right."
+            right = metrics[f"{part}/accuracy_of_named/{column}"]
+            text += f" Of {column}, {metrics[name]:.1%} keep a name, of which {right:.1%} are right."
     return [text]
 
 
 def _warnings(done: Finished, data: CellData, before: Checkpoint) -> list[str]:
-    found = []
+    warnings = []
     if "at random" in data.split.by:
-        found.append(f"Split by {data.split.by}.")
+        warnings.append(f"Split by {data.split.by}.")
     for path in (path for path in before.stores if path.is_dir()):
         share = float(TokenStore.open(path).overlap(data.store.hashes[done.judged]).mean())
         if share > 0:
-            found.append(
+            warnings.append(
                 f"{share:.1%} of the {done.part} cells are in {path}, which the backbone was pretrained on (without "
                 "labels); scores on cells that it never saw may be lower."
             )
-    return found
+    return warnings
 
 
 def _annotation(

@@ -77,6 +77,9 @@ def test_each_embedding_of_a_file_has_its_own_checkpoint(run, tmp_path):
     assert embedding_records(two)["X_scfm"]["checkpoint"] == str(run / "fine/checkpoints/best.ckpt")
     assert embedding_records(two)["X_base"]["checkpoint"] == str(run / "pre/checkpoints/last.ckpt")
     assert "X_pca" not in embedding_records(two)
+    given = (f"input={tmp_path}/two.h5ad", f"output={tmp_path}/out", "checkpoint=null", "controls=false")
+    found = command("evaluate", *given, "others=[X_scfm_state]", "beside=[X_base]", *QUICK)
+    assert {"X_scfm", "X_scfm_state", "X_base", "PCA"} == set(found["integration"]), "beside is the old name of others"
     two.uns["scfm"] = "a note of someone else"
     assert embedding_records(two) == {}
 

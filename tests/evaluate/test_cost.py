@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scfm.evaluate.annotation import few
+from scfm.evaluate.annotation import draw_labels
 from scfm.evaluate.cost import Cost, measure
 from scfm.evaluate.scores import control_scaled
 from scfm.metrics.integration import leiden_nmi
@@ -42,11 +42,11 @@ def test_scores_lie_between_the_controls():
 def test_few_labels_are_the_share_and_leave_no_class_out():
     codes = np.r_[np.zeros(95, int), np.ones(4, int), 2]
     rows = np.arange(100)
-    drawn = few(rows, codes, 0.1, seed=1)
+    drawn = draw_labels(rows, codes, 0.1, seed=1)
     assert 10 <= len(drawn) <= 12
     assert set(codes[drawn]) == {0, 1, 2}
-    np.testing.assert_array_equal(few(rows, codes, 1.0, seed=1), rows)
-    np.testing.assert_array_equal(drawn, few(rows, codes, 0.1, seed=1))
+    np.testing.assert_array_equal(draw_labels(rows, codes, 1.0, seed=1), rows)
+    np.testing.assert_array_equal(drawn, draw_labels(rows, codes, 0.1, seed=1))
 
 
 def test_leiden_finds_separate_groups_and_repeats_itself(blobs):
