@@ -8,8 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from scfm import checkpoint
 from scfm.config import build
-from scfm.prepare.api import append, prepare
-from scfm.prepare.dry_run import rehearse
+from scfm.prepare.api import append, check_sample, prepare
 from scfm.store.token_store import TokenStore
 from scfm.store.verify import verify as check
 from scfm.tokenizer import Tokenizer, from_dict
@@ -21,7 +20,7 @@ _BUILT = ("tokenizer", "init_from", "input", "extensions", "quality", "genes", "
 
 
 def run(cfg: DictConfig) -> None:
-    """Prepare ``cfg.input`` into the store ``cfg.output``; add to it, or rehearse, where the config says so."""
+    """Prepare ``cfg.input`` into the store ``cfg.output``; add to it, or check a sample, where the config says so."""
     built = {name: build(cfg[name]) for name in ("quality", "genes", "executor")}
     if cfg.append:
         if cfg.share is not None:
@@ -35,7 +34,7 @@ def run(cfg: DictConfig) -> None:
         if key not in _BUILT
     }
     if cfg.dry_run:
-        rehearse(_plain(cfg.input), tokenizer=tokenizer_of(cfg), **options, **built)
+        check_sample(_plain(cfg.input), tokenizer=tokenizer_of(cfg), **options, **built)
         return
     _closing(prepare(_plain(cfg.input), tokenizer=tokenizer_of(cfg), **options, **built))
 

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from scfm.cells.quality import Quality
 from scfm.genes import read_alias
+from scfm.io import atomic_write
 from scfm.prepare.executors import Dask, Local
 from scfm.prepare.job import Job, execute
 from scfm.prepare.options import Genes, Options, resolve_inputs
 from scfm.prepare.share import Share
-from scfm.prepare.workdir import Work
-from scfm.store.layout import MANIFEST
+from scfm.prepare.workdir import WorkDir
+from scfm.store.layout import MANIFEST, REPORT
 from scfm.store.manifest import read_manifest
 from scfm.store.token_store import TokenStore
 from scfm.tokenizer import Tokenizer, from_dict
+
+log = logging.getLogger(__name__)
+
+#: Cells of each file that a dry run reads.
+SAMPLE_CELLS = 1000
 
 
 def prepare(
@@ -94,8 +103,7 @@ def prepare(
         FileNotFoundError, FileExistsError, ValueError, RuntimeError, OSError: in one sentence, what is wrong with
             inputs, options or disk. Nothing half-written is left at ``output``.
     """
-    found, output = resolve_inputs(inputs), Path(output)
-    matching = genes or Genes()
+    genes = genes or Genes()
     if counts == "lognorm_ok" and tokenizer.needs_counts:
         raise ValueError(f"the tokenizer {tokenizer.name} needs counts: counts=lognorm_ok is for pure rank tokenizers")
     options = Options(
@@ -111,10 +119,10 @@ def prepare(
         n_counts=n_counts,
         empty=empty,
         quality=quality or Quality(),
-        max_dropped=matching.max_dropped,
-        policy=matching.policy,
-        species=matching.species,
-        alias=read_alias(matching.alias) if matching.alias else {},
+        max_dropped=genes.max_dropped,
+        policy=genes.policy,
+        species=genes.species,
+        alias=read_alias(genes.alias) if genes.alias else {},
         duplicates=duplicates,
         keep_counts=keep_counts,
         cells_per_part=cells_per_part,
@@ -123,8 +131,8 @@ def prepare(
         limit=limit,
     )
     job = Job(
-        found,
-        output,
+        resolve_inputs(inputs),
+        Path(output),
         tokenizer,
         options,
         block_size=block_size,
@@ -164,8 +172,8 @@ def append(
         FileNotFoundError: there is no such store, or no such input.
         ValueError: the store is shuffled over its whole corpus, an input is in it already, or as for :func:`prepare`.
     """
-    work = Work(Path(output))
-    work.put_back()
+    work = WorkDir(Path(output))
+    work.restore_output()
     store = TokenStore.open(output)
     options = _options(read_manifest(store.path), store.path)
     if options.shuffle:
@@ -175,11 +183,40 @@ def append(
     job = Job(found, Path(output), tokenizer, options, block_size=block_size, on_error=on_error, after=store)
     names = {file["name"] for file in store.files}
     twice = next((entry["path"] for entry in found if entry["name"] in names), None)
-    if twice is not None and not work.published(job.plan(tokenizer.to_dict())):
+    if twice is not None and not work.is_published(job.plan()):
         raise ValueError(f"{twice}: the store {output} has a file of this name already")
     larger = execute(job, workers, executor)
     assert larger is not None  # only a share makes no store
     return larger
+
+
+def check_sample(
+    inputs: str | Path | Sequence[str | Path], output: str | Path, tokenizer: Tokenizer, **options: Any
+) -> Path:
+    """Run all checks on the first 1,000 cells of each file, and write the report only.
+
+    Args:
+        inputs: as for :func:`prepare`, like all that follows.
+        output: the store that would be made.
+        tokenizer: the tokenizer.
+        **options: keyword arguments of ``prepare``.
+
+    Returns:
+        The report, ``OUTPUT.dry_run.html``.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``prepare`` does.
+    """
+    output = Path(output)
+    report = output.with_name(f"{output.name}.dry_run.html")
+    fixed = {"limit": SAMPLE_CELLS, "overwrite": False, "share": None}
+    with tempfile.TemporaryDirectory() as folder:
+        store = prepare(inputs, Path(folder) / output.name, tokenizer, **{**options, **fixed})
+        assert store is not None
+        with atomic_write(report) as part:
+            shutil.copyfile(store.path / REPORT, part)
+        log.info("Wrote the report of %d cells, %s, and nothing else.", len(store), report)
+    return report
 
 
 def _options(manifest: Mapping[str, Any], folder: Path) -> Options:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from scfm.cells.file import Block
-from scfm.prepare.worker import Context, FileGenes, context
+from scfm.prepare.steps import Steps
+from scfm.prepare.worker import FileGenes, WorkerState, worker_state
 from scfm.store.layout import write_arrays, write_json
 from scfm.store.writer import Cells, PartWriter
 from scfm.tokenizer import Tokenizer
@@ -21,30 +23,58 @@ from scfm.types import Ragged
 GENES_PER_BIN, GENE_BINS = 100, 120
 
 
-def encode_part(folder: str, mark: str, key: str, block_size: int) -> dict[str, Any]:
+def encode_parts(
+    steps: Steps, run: WorkerState, parts: Mapping[str, int], block_size: int
+) -> dict[str, dict[str, Any]]:
+    """Encode some parts; those that lie in the working folder are not done again.
+
+    Args:
+        steps: of the run.
+        run: its state.
+        parts: cells by key.
+        block_size: cells held at a time.
+
+    Returns:
+        The record of each part, see :func:`encode_part`.
+
+    Raises:
+        ValueError: a bad file, or no file is left.
+    """
+
+    def is_whole(record: Mapping[str, Any]) -> bool:
+        path = run.parts_folder / record["part"]["name"]
+        return path.is_file() and path.stat().st_size == record["part"]["bytes"]
+
+    sizes = list(parts.values())
+    records = steps.run_tasks("parts", encode_part, list(parts), block_size, cells=sizes, valid=is_whole)
+    steps.require_files()
+    return records
+
+
+def encode_part(folder: str, plan_hash: str, key: str, block_size: int) -> dict[str, Any]:
     """Encode a part, write it, and record it.
 
     Args:
         folder: the working folder.
-        mark: name of the plan in it.
+        plan_hash: of the plan in it.
         key: ``FILE-PART``.
         block_size: cells held at a time; the bytes do not depend on it.
 
     Returns:
         The record: ``part`` (a PartRecord), ``cells``, ``dropped`` by reason, ``truncated``, ``genes_per_cell``.
     """
-    run = context(folder, mark)
+    run = worker_state(folder, plan_hash)
     file, part = map(int, key.split("-"))
     encoder = Encoder(run, file)
-    start, stop = run.range(file, part)
-    cells = run.open(file)
-    run.parts.mkdir(exist_ok=True)
-    with PartWriter(run.parts / f"data-{key}.arrow", run.work.scratch) as writer:
+    start, stop = run.part_range(file, part)
+    cells = run.open_file(file)
+    run.parts_folder.mkdir(exist_ok=True)
+    with PartWriter(run.parts_folder / f"data-{key}.arrow", run.work.scratch) as writer:
         for block in cells.blocks(start, stop, block_size, run.obs_columns(cells)):
             writer.write(encoder(block))
         record = {"part": asdict(writer.close()), "cells": stop - start, **encoder.report()}
     write_arrays(run.work.folder / "sums" / f"{key}.npz", genes=encoder.sums, lengths=encoder.lengths)
-    write_json(run.work.record("parts", key), record)
+    write_json(run.work.record_path("parts", key), record)
     return record
 
 
@@ -56,9 +86,9 @@ class Encoder:
         lengths: (max_length+1,) int64, how many cells have so many tokens.
     """
 
-    def __init__(self, run: Context, file: int) -> None:
+    def __init__(self, run: WorkerState, file: int) -> None:
         self._run, self._file = run, file
-        self._genes = run.genes(file)
+        self._genes = run.file_genes(file)
         self.sums = np.zeros(len(self._genes.names))
         self._dropped: Counter[str] = Counter()
         self._truncated = 0
@@ -73,7 +103,7 @@ class Encoder:
         """
         run, genes = self._run, self._genes
         sums = tally(block.counts, genes.weights, self.sums, whole=block.whole)
-        kept = keep(run, block, sums, genes, self._file, self._dropped)
+        kept = select_cells(run, block, sums, genes, self._file, self._dropped)
         rows = np.flatnonzero(kept)
         tokens = self._encode(block, rows, sums)
         known = tokens.lengths > 0
@@ -89,7 +119,7 @@ class Encoder:
         try:
             codes = run.coder(obs)
         except ValueError as error:
-            raise ValueError(f"{run.where(self._file)}: {error}") from error
+            raise ValueError(f"{run.file_path(self._file)}: {error}") from error
         return Cells(tokens, names, file, sums.hashes[rows], codes, counts)
 
     def report(self) -> dict[str, Any]:
@@ -113,7 +143,7 @@ class Encoder:
         except ValueError as error:
             row = getattr(error, "row", None)
             cell = "" if row is None else f", cell {block.obs.index[rows[row]]!r}"
-            raise ValueError(f"{self._run.where(self._file)}{cell}: {getattr(error, 'reason', error)}") from error
+            raise ValueError(f"{self._run.file_path(self._file)}{cell}: {getattr(error, 'reason', error)}") from error
 
     def _count(self, block: Block, tokens: Ragged, rows: np.ndarray, sums: Tally) -> None:
         lengths, longest = tokens.lengths, self._run.tokenizer.max_length
@@ -127,7 +157,9 @@ class Encoder:
         self.lengths += np.bincount(lengths, minlength=longest + 1)
 
 
-def keep(run: Context, block: Block, sums: Tally, genes: FileGenes, file: int, dropped: Counter[str]) -> np.ndarray:
+def select_cells(
+    run: WorkerState, block: Block, sums: Tally, genes: FileGenes, file: int, dropped: Counter[str]
+) -> np.ndarray:
     """(B,) bool, the cells that pass; the others are counted in ``dropped`` under the first rule they fail.
 
     Raises:
@@ -137,14 +169,14 @@ def keep(run: Context, block: Block, sums: Tally, genes: FileGenes, file: int, d
     mito = None
     if run.quality.max_mito is not None:
         mito = np.asarray(block.counts @ genes.mito.astype(np.float64)).ravel()
-    for rule, failed in run.quality.failed(block.obs, sums, mito, run.where(file)).items():
+    for rule, failed in run.quality.failed(block.obs, sums, mito, run.file_path(file)).items():
         dropped[rule] += int((kept & failed).sum())
         kept &= ~failed
     empty = kept & (sums.totals <= 0)
     if empty.any() and run.options["empty"] == "refuse":
         row = int(np.flatnonzero(empty)[0])
         raise ValueError(
-            f"{run.where(file)}: cell {block.obs.index[row]!r} (row {block.start + row}) has no counts; drop such "
+            f"{run.file_path(file)}: cell {block.obs.index[row]!r} (row {block.start + row}) has no counts; drop such "
             "cells with empty=drop, or set quality.min_counts"
         )
     dropped["no counts"] += int(empty.sum())

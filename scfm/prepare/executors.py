@@ -47,7 +47,7 @@ class Local:
             executor = ThreadPoolExecutor(workers)
         else:
             context = multiprocessing.get_context("spawn")
-            executor = ProcessPoolExecutor(workers, context, initializer=_die_with, initargs=(os.getpid(),))
+            executor = ProcessPoolExecutor(workers, context, initializer=_end_with_parent, initargs=(os.getpid(),))
         try:
             yield executor
         finally:
@@ -100,7 +100,7 @@ def run_all(
         yield waiting.pop(done), done
 
 
-def _die_with(parent: int) -> None:
+def _end_with_parent(parent: int) -> None:
     """End this worker soon after its parent was killed: nobody would read what it does."""
 
     def watch() -> None:

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from scfm.io import atomic_write
 from scfm.prepare.steps import Steps
-from scfm.prepare.worker import Context, context
+from scfm.prepare.worker import WorkerState, worker_state
 from scfm.store.arrow import read_table
 from scfm.store.layout import write_json
 from scfm.store.token_store import TokenStore
@@ -31,7 +31,7 @@ STRETCH = 16_384
 HASHES = 1 << 22
 
 
-def mix(x: np.ndarray) -> np.ndarray:
+def splitmix64(x: np.ndarray) -> np.ndarray:
     """splitmix64: a bijection of uint64 whose values look drawn at random (Steele et al., OOPSLA 2014)."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -39,7 +39,7 @@ def mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def repeated(hashes: Sequence[np.ndarray], at_once: int = HASHES) -> list[np.ndarray]:
+def flag_repeats(hashes: Sequence[np.ndarray], at_once: int = HASHES) -> list[np.ndarray]:
     """Which cells occurred before, in this part or an earlier one.
 
     Args:
@@ -67,18 +67,18 @@ def _bucket(values: np.ndarray, n: int) -> np.ndarray:
     return ((values >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32)
 
 
-def order_part(folder: str, mark: str, key: str) -> dict[str, Any]:
+def order_part(folder: str, plan_hash: str, key: str) -> dict[str, Any]:
     """Sort the cells of a part that stay by their place in the shuffled corpus, and record how many stay."""
-    run = context(folder, mark)
-    n_cells = read_table([run.parts / f"data-{key}.arrow"]).num_rows
+    run = worker_state(folder, plan_hash)
+    n_cells = read_table([run.parts_folder / f"data-{key}.arrow"]).num_rows
     kept = np.arange(n_cells)
     if run.options["duplicates"] == "drop":
         kept = np.flatnonzero(~np.load(run.work.folder / "repeated" / f"{key}.npy"))
     if run.options["shuffle"]:
         file, part = map(int, key.split("-"))
-        first = np.uint64(file << 40) + np.uint64(run.range(file, part)[0])
-        seed = mix(np.array([run.options["seed"]], dtype=np.uint64))
-        numbers = mix(mix(kept.astype(np.uint64) + first) ^ seed)
+        first = np.uint64(file << 40) + np.uint64(run.part_range(file, part)[0])
+        seed = splitmix64(np.array([run.options["seed"]], dtype=np.uint64))
+        numbers = splitmix64(splitmix64(kept.astype(np.uint64) + first) ^ seed)
         order = np.argsort(numbers, kind="stable")
         kept, numbers = kept[order], numbers[order]
     else:
@@ -87,17 +87,17 @@ def order_part(folder: str, mark: str, key: str) -> dict[str, Any]:
     _save_array(place / f"{key}.rows.npy", kept)
     _save_array(place / f"{key}.numbers.npy", numbers)
     record = {"cells": len(kept)}
-    write_json(run.work.record("order", key), record)
+    write_json(run.work.record_path("order", key), record)
     return record
 
 
-def arrange_part(folder: str, mark: str, key: str) -> dict[str, Any]:
+def write_part(folder: str, plan_hash: str, key: str) -> dict[str, Any]:
     """Write one part of the final store."""
-    run = context(folder, mark)
-    inputs, columns = _inputs(folder, mark), list(run.corpus["columns"])
+    run = worker_state(folder, plan_hash)
+    inputs, columns = _inputs(folder, plan_hash), list(run.corpus["columns"])
     with PartWriter(run.work.store / f"data-{key}.arrow", run.work.scratch) as writer:
         if run.options["shuffle"]:
-            for low, high in _stretches(int(key), run.work.load("arranged")):
+            for low, high in _stretches(int(key), run.work.load_state("arranged")):
                 writer.write(Cells.of(_stretch(inputs, low, high), columns))
         else:
             source = inputs[key]
@@ -105,24 +105,24 @@ def arrange_part(folder: str, mark: str, key: str) -> dict[str, Any]:
                 rows = pa.array(source.rows[start : start + STRETCH])
                 writer.write(Cells.of(source.table.take(rows), columns))
         record = {"part": asdict(writer.close())}
-    write_json(run.work.record("arranged", key), record)
+    write_json(run.work.record_path("arranged", key), record)
     return record
 
 
 class _Input:
     """A part of the first pass with the order of its cells."""
 
-    def __init__(self, run: Context, key: str) -> None:
+    def __init__(self, run: WorkerState, key: str) -> None:
         place = run.work.folder / "order"
-        self.table = read_table([run.parts / f"data-{key}.arrow"])
+        self.table = read_table([run.parts_folder / f"data-{key}.arrow"])
         self.rows = np.load(place / f"{key}.rows.npy", mmap_mode="r")
         self.numbers = np.load(place / f"{key}.numbers.npy", mmap_mode="r")
 
 
 @lru_cache(maxsize=1)
-def _inputs(folder: str, mark: str) -> dict[str, _Input]:
-    run = context(folder, mark)
-    return {key: _Input(run, key) for key in run.work.load("arranged")["keys"]}
+def _inputs(folder: str, plan_hash: str) -> dict[str, _Input]:
+    run = worker_state(folder, plan_hash)
+    return {key: _Input(run, key) for key in run.work.load_state("arranged")["keys"]}
 
 
 def _stretches(part: int, plan: dict[str, Any]) -> list[tuple[int, int]]:
@@ -151,29 +151,29 @@ def _save_array(path: Path, array: np.ndarray) -> None:
         np.save(file, array)
 
 
-def release_inputs() -> None:
+def close_inputs() -> None:
     """Let the parts of the first pass go."""
     _inputs.cache_clear()
 
 
-def find_repeated(run: Context, keys: Sequence[str], after: TokenStore | None) -> dict[str, int]:
+def mark_repeats(run: WorkerState, keys: Sequence[str], after: TokenStore | None) -> dict[str, int]:
     """Mark the cells of every part that occurred before, also in the store ``after``; how many there are in each."""
-    columns = [read_table([run.parts / f"data-{key}.arrow"]) for key in keys]
+    columns = [read_table([run.parts_folder / f"data-{key}.arrow"]) for key in keys]
     hashes = [table["hash"].to_numpy() if len(table) else np.zeros(0, np.uint64) for table in columns]
     before = np.zeros(0, np.uint64) if after is None else after.hashes
-    flags = dict(zip(keys, repeated([before, *hashes])[1:], strict=True))
+    flags = dict(zip(keys, flag_repeats([before, *hashes])[1:], strict=True))
     for key, flag in flags.items():
         _save_array(run.work.folder / "repeated" / f"{key}.npy", flag)
     return {key: int(flag.sum()) for key, flag in flags.items()}
 
 
-def arranged(steps: Steps, run: Context, keys: Sequence[str]) -> list[dict[str, Any]]:
+def rearrange_parts(steps: Steps, run: WorkerState, keys: Sequence[str]) -> list[dict[str, Any]]:
     """Run the second pass; the records of the final parts, in order."""
-    steps = steps.strict()
-    keys = [key for key in keys if read_table([run.parts / f"data-{key}.arrow"]).num_rows]
-    kept = sum(record["cells"] for record in steps.run("order", order_part, keys).values())
+    steps = steps.stop_on_error()
+    keys = [key for key in keys if read_table([run.parts_folder / f"data-{key}.arrow"]).num_rows]
+    kept = sum(record["cells"] for record in steps.run_tasks("order", order_part, keys).values())
     size = run.corpus["cells_per_part"]
     outputs = [f"{number:05d}" for number in range(-(-kept // size))] if run.options["shuffle"] else keys
-    run.work.save("arranged", {"keys": keys, "cells": kept, "parts": len(outputs)})
-    records = steps.run("arranged", arrange_part, outputs, cells=[kept // len(outputs)] * len(outputs))
+    run.work.save_state("arranged", {"keys": keys, "cells": kept, "parts": len(outputs)})
+    records = steps.run_tasks("arranged", write_part, outputs, cells=[kept // len(outputs)] * len(outputs))
     return [records[key] for key in outputs]

@@ -1,17 +1,9 @@
-"""One of several jobs that divide a run among them: ``share=3/16``, for queues without a scheduler of our own."""
+"""One of several jobs that divide a run: ``share=3/16``, for the job arrays of a queue."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
-
-from scfm.prepare.steps import Steps
-
-log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -19,7 +11,7 @@ class Share:
     """A share of a run, from 1 to ``of``.
 
     Raises:
-        ValueError: a number outside.
+        ValueError: a number outside that range.
     """
 
     number: int
@@ -27,36 +19,29 @@ class Share:
 
     def __post_init__(self) -> None:
         if not 1 <= self.number <= self.of:
-            raise ValueError(f"share={self}; expected a number from 1 to {self.of} before the stroke")
+            raise ValueError(f"share={self}; expected share=K/{self.of} with K from 1 to {self.of}")
 
     @classmethod
     def parse(cls, text: str) -> Share:
         """The share that ``3/16`` names.
 
         Raises:
-            ValueError: something else.
+            ValueError: another text.
         """
-        number, stroke, of = text.partition("/")
-        if not (stroke and number.isdecimal() and of.isdecimal()):
+        number, slash, of = text.partition("/")
+        if not (slash and number.isdecimal() and of.isdecimal()):
             raise ValueError(f"share={text!r}; expected two whole numbers such as 3/16, the third of sixteen jobs")
         return cls(int(number), int(of))
 
     def __str__(self) -> str:
         return f"{self.number}/{self.of}"
 
-    def own(self, items: Sequence[T]) -> Sequence[T]:
-        """The consecutive items that fall to this share; every item falls to one."""
-        edges = [len(items) * edge // self.of for edge in (self.number - 1, self.number)]
-        return items[edges[0] : edges[1]]
+    def select_parts(self, parts: Mapping[str, int]) -> dict[str, int]:
+        """The consecutive parts that fall to this share; every part falls to one.
 
-
-def all_done(steps: Steps, step: str, keys: Sequence[str], share: Share) -> bool:
-    """Whether a step is done for every key, and a line in the log that says how far it is."""
-    done = len(steps.work.done(step, keys))
-    log.info("Share %s of %s is done; %d of %d parts are, in all.", share, step, done, len(keys))
-    return done == len(keys)
-
-
-def own_parts(share: Share, keys: Sequence[str], cells: Sequence[int]) -> Mapping[str, int]:
-    """The parts of a share and their cells."""
-    return dict(share.own(list(zip(keys, cells, strict=True))))
+        Args:
+            parts: cells by key, of all parts.
+        """
+        items = list(parts.items())
+        first, end = (len(items) * edge // self.of for edge in (self.number - 1, self.number))
+        return dict(items[first:end])

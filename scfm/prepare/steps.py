@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, Literal
 
 from scfm.prepare.executors import run_all
-from scfm.prepare.workdir import Work
+from scfm.prepare.share import Share
+from scfm.prepare.workdir import WorkDir
 from scfm.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ class Steps:
 
     Args:
         work: the working folder.
-        mark: name of the plan in it.
+        plan_hash: of the plan in it.
         inputs: the files by number.
         executor: where the tasks run.
         workers: tasks under way at a time.
@@ -32,36 +33,40 @@ class Steps:
 
     def __init__(
         self,
-        work: Work,
-        mark: str,
+        work: WorkDir,
+        plan_hash: str,
         inputs: Mapping[int, dict[str, Any]],
         executor: Executor,
         workers: int,
         on_error: Literal["stop", "skip"],
     ) -> None:
-        self.work, self.mark, self.inputs = work, mark, inputs
+        self.work, self.plan_hash, self.inputs = work, plan_hash, inputs
         self._executor, self._ahead, self._on_error = executor, workers + 1 if workers > 1 else 1, on_error
         self.skipped: dict[int, str] = {}
 
-    def strict(self) -> Steps:
+    def stop_on_error(self) -> Steps:
         """The same, for steps whose keys are not files: any error ends the run."""
-        return Steps(self.work, self.mark, self.inputs, self._executor, self._ahead, "stop")
+        return Steps(self.work, self.plan_hash, self.inputs, self._executor, self._ahead, "stop")
 
     @property
     def files(self) -> list[int]:
         """Numbers of the files that are still in."""
         return [number for number in self.inputs if number not in self.skipped]
 
-    def each_file(self, step: str, function: Callable[..., Any]) -> dict[int, dict[str, Any]]:
-        """One task per file, ``function(folder, mark, key)``.
+    def run_files(self, step: str, function: Callable[..., Any]) -> dict[int, dict[str, Any]]:
+        """One task per file, ``function(folder, plan_hash, key)``.
 
         Returns:
             The record of each file that is still in.
+
+        Raises:
+            ValueError: a bad file, or no file is left.
         """
-        records = self.run(step, function, [f"{number:05d}" for number in self.files])
+        records = self.run_tasks(step, function, [f"{number:05d}" for number in self.files])
+        self.require_files()
         return {number: records[f"{number:05d}"] for number in self.files}
 
-    def run(
+    def run_tasks(
         self,
         step: str,
         function: Callable[..., Any],
@@ -70,7 +75,7 @@ class Steps:
         cells: Sequence[int] | None = None,
         valid: Callable[[dict[str, Any]], bool] = lambda record: True,
     ) -> dict[str, dict[str, Any]]:
-        """One task per key, ``function(folder, mark, key, *args)``; what is recorded and valid is not done again.
+        """One task per key, ``function(folder, plan_hash, key, *args)``; what is recorded and valid is not done again.
 
         Args:
             step: name of the step and of the folder of its records.
@@ -86,12 +91,12 @@ class Steps:
         Raises:
             ValueError, OSError: a bad file under ``on_error=stop``; a full disk always.
         """
-        found = {key: record for key, record in self.work.done(step, keys).items() if valid(record)}
+        found = {key: record for key, record in self.work.read_records(step, keys).items() if valid(record)}
         sizes = dict(zip(keys, cells or [0] * len(keys), strict=True))
         todo = [key for key in keys if key not in found]
         total, done = sum(sizes.values()), sum(sizes[key] for key in found)
         with Progress(step, total, done if cells else 0) as progress:
-            tasks = [(str(self.work.folder), self.mark, key, *args) for key in todo]
+            tasks = [(str(self.work.folder), self.plan_hash, key, *args) for key in todo]
             for number, future in run_all(self._executor, function, tasks, self._ahead):
                 try:
                     found[todo[number]] = future.result()
@@ -100,6 +105,21 @@ class Steps:
                 if cells:
                     progress.advance(sizes[todo[number]])
         return {key: found[key] for key in keys if key in found and int(key.split("-")[0]) not in self.skipped}
+
+    def is_complete(self, step: str, keys: Collection[str], share: Share) -> bool:
+        """Whether a step is done for every key, by any share; says how far it is."""
+        done = len(self.work.read_records(step, keys))
+        log.info("Share %s of %s is done; %d of %d parts are, in all.", share, step, done, len(keys))
+        return done == len(keys)
+
+    def require_files(self) -> None:
+        """Refuse to go on without a file.
+
+        Raises:
+            ValueError: every file was skipped; with the reasons.
+        """
+        if not self.files:
+            raise ValueError(f"every input was skipped, no store is written: {'; '.join(self.skipped.values())}")
 
     def _failed(self, file: int, error: ValueError | OSError) -> None:
         """Raise, or note that a file is skipped."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from scfm.genes import GeneMap, GeneReport
-from scfm.prepare.worker import Context
+from scfm.prepare.worker import WorkerState
 
 
 class FileSummary:
@@ -25,13 +25,13 @@ class FileSummary:
 
     def __init__(
         self,
-        run: Context,
+        run: WorkerState,
         file: int,
         survey: Mapping[str, Any],
         parts: Mapping[str, Mapping[str, Any]],
         repeated: int | None,
     ) -> None:
-        genes = run.genes(file)
+        genes = run.file_genes(file)
         sums, self.lengths = np.zeros(len(genes.names)), np.zeros(run.tokenizer.max_length + 1, np.int64)
         for key in parts:
             with np.load(run.work.folder / "sums" / f"{key}.npz") as state:
@@ -65,12 +65,12 @@ class FileSummary:
             "counts_from": self._survey["counts_from"],
             "genes_from": self._survey["genes_from"],
             "genes": self.genes.to_dict(),
-            "median_tokens": median(self.lengths),
+            "median_tokens": histogram_median(self.lengths),
             "truncated": self.truncated,
         }
 
 
-def median(histogram: np.ndarray) -> int:
+def histogram_median(histogram: np.ndarray) -> int:
     """The lower median of a histogram of integers; 0 of nothing."""
     below = np.cumsum(histogram)
     return int(np.searchsorted(below, (below[-1] + 1) // 2)) if len(below) and below[-1] else 0
@@ -88,14 +88,14 @@ def corpus_summary(files: Sequence[FileSummary]) -> dict[str, Any]:
         "kept": sum(file.kept for file in files),
         "dropped": dict(sorted(dropped.items())),
         "genes": genes.to_dict(),
-        "median_tokens": median(lengths),
+        "median_tokens": histogram_median(lengths),
         "truncated": sum(file.truncated for file in files),
         "genes_per_cell": np.sum([file.genes_per_cell for file in files], axis=0).tolist(),
         "tokens_per_cell": lengths.tolist(),
     }
 
 
-def joined(before: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+def merge_summaries(before: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     """The corpus summary of a store and of what was added to it."""
     genes = _gene_report(before["genes"]) + _gene_report(more["genes"])
     lengths = np.array(before["tokens_per_cell"]) + np.array(more["tokens_per_cell"])
@@ -105,7 +105,7 @@ def joined(before: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]
         "kept": before["kept"] + more["kept"],
         "dropped": dict(sorted(dropped.items())),
         "genes": genes.to_dict(),
-        "median_tokens": median(lengths),
+        "median_tokens": histogram_median(lengths),
         "truncated": before["truncated"] + more["truncated"],
         "genes_per_cell": (np.array(before["genes_per_cell"]) + np.array(more["genes_per_cell"])).tolist(),
         "tokens_per_cell": lengths.tolist(),
@@ -117,7 +117,7 @@ def _gene_report(state: Mapping[str, Any]) -> GeneReport:
     return GeneReport(**{**values, "dropped_most": tuple((str(name), float(n)) for name, n in state["dropped_most"])})
 
 
-def table(files: Sequence[Mapping[str, Any]], corpus: Mapping[str, Any]) -> str:
+def format_table(files: Sequence[Mapping[str, Any]], corpus: Mapping[str, Any]) -> str:
     """The closing table, a line per file and one for the corpus."""
     head = ("file", "cells", "kept", "dropped", "genes", "mapped", "merged", "dropped", "counts lost", "tokens", "cut")
     rows = [head, *(_row(file["name"], file) for file in files if "cells" in file)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,15 +11,66 @@ import pandas as pd
 
 from scfm.cells.file import CellFile
 from scfm.cells.names import WINDOW
-from scfm.prepare.worker import Context, context
+from scfm.prepare.options import Options
+from scfm.prepare.share import Share
+from scfm.prepare.steps import Steps
+from scfm.prepare.worker import WorkerState, worker_state
 from scfm.store.layout import write_arrays, write_json
-from scfm.store.obs_columns import require_columns, survey_columns
+from scfm.store.obs_columns import merge_columns, require_columns, survey_columns
+from scfm.store.token_store import TokenStore
 
 #: The gene check looks at so many cells in so many places of a file.
 SAMPLE_CELLS, SAMPLE_PLACES = 128, 4
 
 
-def survey_file(folder: str, mark: str, key: str) -> dict[str, Any]:
+def survey_files(steps: Steps) -> dict[int, dict[str, Any]]:
+    """The record of each file, see :func:`survey_file`.
+
+    Raises:
+        ValueError: a bad file, or no file is left.
+    """
+    return steps.run_files("survey", survey_file)
+
+
+def fix_corpus(
+    steps: Steps,
+    surveys: Mapping[int, Mapping[str, Any]],
+    options: Options,
+    after: TokenStore | None,
+    share: Share | None = None,
+) -> WorkerState:
+    """Save the corpus-wide tables; where they are not those of an earlier start, its work is done again.
+
+    Args:
+        steps: of the run.
+        surveys: record of each file.
+        options: of the run.
+        after: the store to which the files are added.
+        share: of a run that is divided.
+
+    Returns:
+        The run as workers know it.
+
+    Raises:
+        ValueError: a share finds other tables than the first one.
+    """
+    before = {} if after is None else {name: after.categories(name) for name in after.columns}
+    columns = merge_columns(((steps.inputs[n]["path"], surveys[n]["columns"]) for n in steps.files), before)
+    cells = {str(n): min(surveys[n]["cells"], options.limit or surveys[n]["cells"]) for n in steps.files}
+    corpus = {
+        "columns": {name: columns.get(name) for name in options.obs},
+        "cells": cells,
+        "cells_per_part": options.part_size(sum(cells.values())),
+    }
+    if steps.work.has_state("corpus") and steps.work.load_state("corpus") != corpus:
+        if share is not None:
+            raise ValueError(f"share={share} finds other cells or labels than the share that was started first")
+        steps.work.reset_after_survey()
+    steps.work.save_state("corpus", corpus)
+    return worker_state(str(steps.work.folder), steps.plan_hash)
+
+
+def survey_file(folder: str, plan_hash: str, key: str) -> dict[str, Any]:
     """Open a file, check its options and collect its categories.
 
     Returns:
@@ -28,8 +79,8 @@ def survey_file(folder: str, mark: str, key: str) -> dict[str, Any]:
     Raises:
         ValueError: whatever is wrong with the file, in one sentence.
     """
-    run = context(folder, mark)
-    cells, where = run.open(int(key)), run.where(int(key))
+    run = worker_state(folder, plan_hash)
+    cells, where = run.open_file(int(key)), run.file_path(int(key))
     options = run.options
     have = require_columns(options["obs"], cells.obs_columns, where, options["missing"])
     run.quality.columns(cells.obs_columns, where)
@@ -47,7 +98,7 @@ def survey_file(folder: str, mark: str, key: str) -> dict[str, Any]:
             partial(_windows, cells, have), have, {options["group"], *options["categories"]}, where
         ),
     }
-    write_json(run.work.record("survey", key), record)
+    write_json(run.work.record_path("survey", key), record)
     return record
 
 
@@ -57,7 +108,7 @@ def _windows(cells: CellFile, names: Sequence[str]) -> Iterator[pd.DataFrame]:
         yield cells.obs_rows(start, min(start + WINDOW, cells.n_cells), names)
 
 
-def check_genes(folder: str, mark: str, key: str) -> dict[str, Any]:
+def check_genes(folder: str, plan_hash: str, key: str) -> dict[str, Any]:
     """Find the token of every gene of a file, and refuse the file if too many counts of a sample have none.
 
     Returns:
@@ -66,14 +117,14 @@ def check_genes(folder: str, mark: str, key: str) -> dict[str, Any]:
     Raises:
         ValueError: too much would be dropped, or the gene policy refuses the file.
     """
-    run, file = context(folder, mark), int(key)
-    cells = run.open(file)
+    run, file = worker_state(folder, plan_hash), int(key)
+    cells = run.open_file(file)
     try:
-        found, weights = run.harmonised(tuple(cells.genes))
+        found, weights = run.map_genes(tuple(cells.genes))
     except ValueError as error:
-        raise ValueError(f"{run.where(file)}: {error}") from error
+        raise ValueError(f"{run.file_path(file)}: {error}") from error
     report = found.report(_sample_sums(run, cells))
-    report.require(run.options["max_dropped"], run.where(file))
+    report.require(run.options["max_dropped"], run.file_path(file))
     path = run.work.folder / "genes" / f"{file:05d}.npz"
     path.parent.mkdir(exist_ok=True)
     write_arrays(
@@ -82,15 +133,15 @@ def check_genes(folder: str, mark: str, key: str) -> dict[str, Any]:
         columns=found.columns,
         excluded=found.excluded,
         weights=weights,
-        mito=run.mitochondrial(cells),
+        mito=run.mito_genes(cells),
         n_merged=found.n_merged,
     )
     record = {"sample": report.to_dict()}
-    write_json(run.work.record("genes", key), record)
+    write_json(run.work.record_path("genes", key), record)
     return record
 
 
-def _sample_sums(run: Context, cells: CellFile) -> np.ndarray:
+def _sample_sums(run: WorkerState, cells: CellFile) -> np.ndarray:
     """(G,) float64: the counts of each gene over a sample of the cells."""
     starts = np.unique(np.linspace(0, max(0, cells.n_cells - SAMPLE_CELLS), SAMPLE_PLACES).astype(int))
     total = np.zeros(len(cells.genes))

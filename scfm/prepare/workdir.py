@@ -1,7 +1,7 @@
-"""The working folder of a run of ``prepare``: what is planned, what is done, and that only one run writes it.
+"""The working folder of a run of ``prepare``: its plan, the records of finished tasks, and its lock.
 
-Everything that is finished has a record, one small JSON file that appears whole, after what it tells of lies on the
-disk. A run that was killed is started again, finds the records, and does the rest.
+Every finished task has a record, a small JSON file that is written after its results are on the disk. A run that was
+killed is started again, reads the records, and does the remaining tasks.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from scfm.store.layout import write_json
 log = logging.getLogger(__name__)
 
 
-class Work:
+class WorkDir:
     """A hidden folder beside the output, ``.NAME.partial``.
 
     Args:
@@ -32,26 +32,26 @@ class Work:
         self.folder = output.with_name(f".{output.name}.partial")
 
     @classmethod
-    def at(cls, folder: Path) -> "Work":
-        """The work in a working folder."""
+    def from_folder(cls, folder: Path) -> "WorkDir":
+        """The object of a working folder."""
         return cls(folder.with_name(folder.name.removeprefix(".").removesuffix(".partial")))
 
     @property
     def store(self) -> Path:
-        """Where the store grows; renamed to the output at the end."""
+        """The unfinished store; renamed to the output at the end."""
         return self.folder / "store"
 
     @property
     def scratch(self) -> Path:
-        """Unfinished files; nothing in here is ever read."""
+        """Unfinished files, which are never read."""
         return self.folder / "scratch"
 
     @contextlib.contextmanager
-    def locked(self, share: object = None) -> Iterator[None]:
-        """Hold the folder against other runs; a killed run lets go by itself.
+    def lock(self, share: object = None) -> Iterator[None]:
+        """Keep other runs out of the folder; the lock of a killed run ends with it.
 
         Args:
-            share: what tells shares of one run apart, which may work at the same time; None is alone.
+            share: which share of a run this is: other shares may work at the same time. None works alone.
 
         Raises:
             BlockingIOError: another run, or the same share of it, writes the same output.
@@ -68,29 +68,29 @@ class Work:
 
         Args:
             plan: inputs and options, everything that the bytes depend on, as plain values.
-            overwrite: start over where the folder was begun with another plan.
-            together: others may be working in the folder: nothing is removed.
+            overwrite: start over if the folder has results of another plan.
+            together: other shares may be working in the folder: nothing is removed.
 
         Returns:
-            The plan's name: a hash of it.
+            A hash of the plan.
 
         Raises:
-            ValueError: the folder was begun with other inputs or options.
+            ValueError: the folder has results of other inputs or options.
         """
         plan = json.loads(json.dumps(plan))
         path = self.folder / "plan.json"
         if path.exists():
-            before = read_json(path, "what was begun here")
+            before = read_json(path, "the plan of the unfinished run")
             changed = [key for key in {**before, **plan} if before.get(key) != plan.get(key)]
             if changed and together:
                 raise ValueError(
                     f"{self.folder} holds unfinished work of {_difference(before, plan, changed[0])}. All shares need "
-                    "the same; to start over, remove that folder first"
+                    "the same inputs and options; to start over, remove that folder first"
                 )
-            if changed and self.worth and not overwrite:
+            if changed and self.has_results and not overwrite:
                 raise ValueError(
-                    f"{self.folder} holds an unfinished store of {_difference(before, plan, changed[0])}. Start it "
-                    "again as it was to finish it, or start over with overwrite=true"
+                    f"{self.folder} holds an unfinished store of {_difference(before, plan, changed[0])}. "
+                    "Finish it with the inputs and options it was started with, or start over with overwrite=true"
                 )
             if changed:
                 self.clear()
@@ -103,8 +103,8 @@ class Work:
         return hashlib.sha256(json.dumps(plan).encode()).hexdigest()
 
     @property
-    def worth(self) -> bool:
-        """Whether something is finished that took time."""
+    def has_results(self) -> bool:
+        """Whether a task that takes time is finished."""
         return any(any((self.folder / step).glob("*.json")) for step in ("parts", "statistics"))
 
     def clear(self) -> None:
@@ -115,25 +115,25 @@ class Work:
             elif not entry.name.startswith("lock"):
                 entry.unlink()
 
-    def record(self, step: str, key: str) -> Path:
-        """The file that says that ``step`` is done for ``key``."""
+    def record_path(self, step: str, key: str) -> Path:
+        """The record of ``step`` for ``key``."""
         return self.folder / step / f"{key}.json"
 
-    def done(self, step: str, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """The records that are there."""
+    def read_records(self, step: str, keys: Collection[str]) -> dict[str, dict[str, Any]]:
+        """The records of those keys for which the step is done."""
         have = {path.stem for path in (self.folder / step).glob("*.json")}
-        return {key: read_json(self.record(step, key), f"what {step} found") for key in keys if key in have}
+        return {key: read_json(self.record_path(step, key), f"the record of {step}") for key in keys if key in have}
 
-    def save(self, name: str, state: Mapping[str, Any]) -> None:
-        """Keep a JSON object for the workers and for the next start."""
+    def save_state(self, name: str, state: Mapping[str, Any]) -> None:
+        """Save a JSON object for the workers and for the next start."""
         write_json(self.folder / f"{name}.json", dict(state))
 
-    def load(self, name: str) -> dict[str, Any]:
-        """What :meth:`save` kept."""
+    def load_state(self, name: str) -> dict[str, Any]:
+        """The object that :meth:`save_state` saved."""
         return read_json(self.folder / f"{name}.json", f"the {name} of this run")
 
-    def has(self, name: str) -> bool:
-        """Whether :meth:`save` kept ``name``."""
+    def has_state(self, name: str) -> bool:
+        """Whether there is an object of that name."""
         return (self.folder / f"{name}.json").exists()
 
     def publish(self) -> None:
@@ -141,53 +141,53 @@ class Work:
         if self.output.exists():
             self.output.rename(self.folder / "replaced")
         self.store.rename(self.output)
-        self.tidy()
+        self.cleanup()
 
-    def put_back(self) -> None:
+    def restore_output(self) -> None:
         """After a kill in the middle of :meth:`publish`: give the old store its name again."""
         old = self.folder / "replaced"
         if old.is_dir() and not self.output.exists():
-            with self.locked():
+            with self.lock():
                 old.rename(self.output)
 
-    def published(self, plan: Mapping[str, Any]) -> bool:
-        """Whether an earlier run of this plan was killed after it published and before it had tidied up.
+    def is_published(self, plan: Mapping[str, Any]) -> bool:
+        """Whether an earlier run of this plan was killed between :meth:`publish` and the end of :meth:`cleanup`.
 
-        What the plan was added to (``after``) is the output itself by then, and may differ.
+        The store to which files were added (``after``) is then the output itself, so that this entry may differ.
         """
         for folder in (self.folder, self._removed):
             path = folder / "plan.json"
             if self.output.exists() and path.exists() and not (folder / "store").exists():
-                before, now = read_json(path, "what was begun here"), json.loads(json.dumps(plan))
+                before, now = read_json(path, "the plan of the unfinished run"), json.loads(json.dumps(plan))
                 if {**before, "after": None} == {**now, "after": None}:
                     return True
         return False
 
-    def forget(self) -> None:
-        """Drop what depends on the corpus-wide tables."""
+    def reset_after_survey(self) -> None:
+        """Remove all results that depend on the corpus-wide tables."""
         for step in ("genes", "statistics", "parts", "order", "arranged", "store"):
             shutil.rmtree(self.folder / step, ignore_errors=True)
         (self.folder / "tokenizer.json").unlink(missing_ok=True)
         self.store.mkdir()
 
-    def abandon(self) -> None:
-        """After an error: remove the folder unless something in it is worth going on with, or another run holds it."""
+    def release(self) -> None:
+        """After an error: remove the folder unless it has results, or another run holds it."""
         with contextlib.suppress(BlockingIOError, FileNotFoundError):
-            with self.locked():
-                worth = self.worth
-                if not worth:
-                    self.tidy()
-            if worth:
-                log.info("What is finished is kept in %s: the same command goes on from there.", self.folder)
+            with self.lock():
+                has_results = self.has_results
+                if not has_results:
+                    self.cleanup()
+            if has_results:
+                log.info("Finished parts are kept in %s: the same command continues from there.", self.folder)
 
     @property
     def _removed(self) -> Path:
         return self.output.with_name(f".{self.output.name}.removed")
 
-    def tidy(self) -> None:
-        """Remove the folder; a kill in between leaves nothing that looks like unfinished work.
+    def cleanup(self) -> None:
+        """Remove the folder in such an order that a killed removal does not look like unfinished work.
 
-        The plan goes last: by it the next start knows that all was done.
+        The plan is removed last: the next start reads from it that all was done.
         """
         shutil.rmtree(self._removed, ignore_errors=True)
         self.folder.rename(self._removed)
@@ -198,7 +198,7 @@ class Work:
 
 
 def _difference(before: Mapping[str, Any], plan: Mapping[str, Any], key: str) -> str:
-    """``other options: obs was ['a'], is ['b']``, or which input changed."""
+    """The first difference: ``other options: obs was ["a"], is now ["b"]``, or the input that changed."""
     if key == "options":
         old, new = before["options"], plan["options"]
         return _difference(old, new, next(name for name in {**old, **new} if old.get(name) != new.get(name)))

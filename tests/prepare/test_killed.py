@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from scfm.datasets.synthetic import synthetic_cells
-from scfm.prepare.workdir import Work
+from scfm.prepare.workdir import WorkDir
 
 KILLS = 22
 
@@ -35,8 +35,8 @@ def test_killed_at_random_moments(tmp_path):
 
 
 def test_what_a_kill_left_half_written_does_not_stay(tmp_path):
-    work = Work(tmp_path / "store")
-    with work.locked():
+    work = WorkDir(tmp_path / "store")
+    with work.lock():
         work.begin({"inputs": []}, overwrite=False)
         (work.store / ".scfm.json.123.part").write_text("{")
         work.begin({"inputs": []}, overwrite=False)

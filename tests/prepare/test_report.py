@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from scfm.prepare import dry_run as rehearse_module
+from scfm.prepare import api
 from scfm.prepare.api import prepare
 
 
@@ -31,10 +31,10 @@ def test_the_report_is_one_page_with_pictures(store):
 
 
 def test_a_dry_run_writes_only_its_report(files, fitted, tmp_path, monkeypatch):
-    monkeypatch.setattr(rehearse_module, "CELLS", 30)
-    report = rehearse_module.rehearse(files, tmp_path / "s", fitted, obs=["cell_type"])
+    monkeypatch.setattr(api, "SAMPLE_CELLS", 30)
+    report = api.check_sample(files, tmp_path / "s", fitted, obs=["cell_type"])
     assert report.name == "s.dry_run.html"
     assert "60 of 60 cells" in report.read_text()
     assert [path.name for path in tmp_path.iterdir()] == [report.name]
     with pytest.raises(ValueError, match="no column"):
-        rehearse_module.rehearse(files, tmp_path / "s", fitted, obs=["nosuch"])
+        api.check_sample(files, tmp_path / "s", fitted, obs=["nosuch"])

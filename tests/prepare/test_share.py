@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from scfm.datasets.synthetic import synthetic_cells
-from scfm.prepare import job as module
+from scfm.prepare import encode as module
 from scfm.prepare.api import append, prepare
 from scfm.prepare.share import Share
-from scfm.prepare.workdir import Work
+from scfm.prepare.workdir import WorkDir
 from scfm.store.verify import verify
 from scfm.tokenizer import MedianTokenizer, RankTokenizer
 from support import checksums, command
@@ -38,8 +38,9 @@ def files(tmp_path_factory):
 def test_every_item_falls_to_one_share():
     for n in range(12):
         for of in range(1, 15):
-            got = [item for number in range(1, of + 1) for item in Share(number, of).own(range(n))]
-            assert got == list(range(n))
+            parts = {f"{i:05d}": i for i in range(n)}
+            shares = [Share(number, of).select_parts(parts) for number in range(1, of + 1)]
+            assert [item for share in shares for item in share.items()] == list(parts.items())
 
 
 @pytest.mark.parametrize(("extra", "of"), [({}, 3), ({}, 20), ({"shuffle": True, "duplicates": "drop"}, 2)])
@@ -112,13 +113,13 @@ def test_the_batch_script_names_the_share(tmp_path):
 
 
 def test_shares_may_run_together_but_not_twice_nor_beside_a_whole_run(files, tmp_path):
-    work = Work(tmp_path / "s")
-    with work.locked("1/2"):
+    work = WorkDir(tmp_path / "s")
+    with work.lock("1/2"):
         prepare(files, tmp_path / "s", tokenizer(True), share="2/2", **OPTIONS)
         for share in ("1/2", None):
             with pytest.raises(BlockingIOError, match="another run is writing"):
                 prepare(files, tmp_path / "s", tokenizer(True), share=share, **OPTIONS)
-    with work.locked(), pytest.raises(BlockingIOError, match="another run is writing"):
+    with work.lock(), pytest.raises(BlockingIOError, match="another run is writing"):
         prepare(files, tmp_path / "s", tokenizer(True), share="1/2", **OPTIONS)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from scfm.prepare import job as module
+from scfm.prepare import encode as module
 from scfm.prepare.api import prepare
 from support import checksums
 
@@ -55,9 +55,9 @@ def test_unfinished_work_with_other_options_or_inputs(files, fitted, tmp_path, m
 
 
 def test_two_runs_at_once(files, fitted, tmp_path):
-    from scfm.prepare.workdir import Work
+    from scfm.prepare.workdir import WorkDir
 
-    with Work(tmp_path / "s").locked(), pytest.raises(BlockingIOError, match="another run is writing"):
+    with WorkDir(tmp_path / "s").lock(), pytest.raises(BlockingIOError, match="another run is writing"):
         prepare(files, tmp_path / "s", fitted)
 
 

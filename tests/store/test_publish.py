@@ -7,7 +7,7 @@ import pytest
 from scfm.cli import _report_errors
 from scfm.datasets.synthetic import synthetic_cells
 from scfm.prepare.api import append, prepare
-from scfm.prepare.workdir import Work
+from scfm.prepare.workdir import WorkDir
 from scfm.tokenizer import RankTokenizer
 from support import checksums
 
@@ -30,7 +30,7 @@ def killed_at(step, work):
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-    done, publish = 0, Work.publish
+    done, publish = 0, WorkDir.publish
 
     def counting(original):
         def counted(*args, **kwargs):
@@ -46,7 +46,7 @@ def killed_at(step, work):
         os.rename, os.unlink, os.rmdir = map(counting, (os.rename, os.unlink, os.rmdir))
         publish(self)
 
-    Work.publish = publishing
+    WorkDir.publish = publishing
     work()
     os._exit(0)
 
@@ -87,7 +87,7 @@ def test_killed_between_any_two_of_the_last_steps(files, tmp_path, how):
 
 
 def test_a_held_output_is_one_sentence_on_the_command_line(files, tmp_path, caplog):
-    with Work(tmp_path / "s").locked(), pytest.raises(SystemExit) as ended:
+    with WorkDir(tmp_path / "s").lock(), pytest.raises(SystemExit) as ended:
         _report_errors(lambda: whole(files, tmp_path / "s"))
     assert ended.value.code == 1
     (said,) = [record for record in caplog.records if record.levelname == "ERROR"]

@@ -1,18 +1,19 @@
-"""The last step: repeated cells, the second pass where one is asked for, and what stands beside the parts."""
+"""The last step: repeated cells, the second pass where one is asked for, and the files beside the parts."""
 
 from __future__ import annotations
 
 import logging
 import os
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from scfm.prepare import rearrange as arrange
+from scfm.prepare.rearrange import mark_repeats, rearrange_parts
 from scfm.prepare.report import write_report
 from scfm.prepare.steps import Steps
-from scfm.prepare.summary import FileSummary, corpus_summary, joined, table
-from scfm.prepare.worker import Context
+from scfm.prepare.summary import FileSummary, corpus_summary, format_table, merge_summaries
+from scfm.prepare.worker import WorkerState
 from scfm.store.layout import MANIFEST, REPORT, PartRecord, StoreMeta, write_layout
 from scfm.store.manifest import read_manifest, read_parts, write_manifest
 from scfm.store.token_store import TokenStore
@@ -20,9 +21,9 @@ from scfm.store.token_store import TokenStore
 log = logging.getLogger(__name__)
 
 
-def finish(
+def assemble_store(
     steps: Steps,
-    run: Context,
+    run: WorkerState,
     surveys: Mapping[int, Mapping[str, Any]],
     parts: Mapping[str, Mapping[str, Any]],
     after: TokenStore | None,
@@ -35,12 +36,16 @@ def finish(
         surveys: record of each file.
         parts: record of each part.
         after: the store to which they are added.
+
+    Raises:
+        ValueError: no cell is left; with the reasons.
     """
+    _require_cells(parts)
     repeated = None
     if run.options["duplicates"] != "keep":
-        repeated = arrange.find_repeated(run, list(parts), after)
-    written = arrange.arranged(steps, run, list(parts)) if run.arranged else list(parts.values())
-    records = [*_linked(run, after), *(PartRecord(**record["part"]) for record in written)]
+        repeated = mark_repeats(run, list(parts), after)
+    written = rearrange_parts(steps, run, list(parts)) if run.has_second_pass else list(parts.values())
+    records = [*_link_parts(run, after), *(PartRecord(**record["part"]) for record in written)]
     summaries = {}
     for file in steps.files:
         own = {key: record for key, record in parts.items() if key.startswith(f"{file:05d}-")}
@@ -52,21 +57,31 @@ def finish(
     ]
     corpus = corpus_summary(list(summaries.values()))
     meta = StoreMeta(
-        tokenizer=run.state,
+        tokenizer=run.tokenizer_state,
         columns=run.corpus["columns"],
         group=run.options["group"],
         files=[*(after.files if after is not None else []), *files],
         counts=run.options["keep_counts"],
         shuffled=run.options["seed"] if run.options["shuffle"] else None,
-        report=corpus if after is None else joined(after.report, corpus),
+        report=corpus if after is None else merge_summaries(after.report, corpus),
     )
     write_layout(run.work.store, meta, records)
     write_report(TokenStore.open(run.work.store), run.work.store / REPORT)
     write_manifest(run.work.store, records, {"options": run.options})
-    log.info("\n%s", table(files, corpus))
+    log.info("\n%s", format_table(files, corpus))
 
 
-def _linked(run: Context, after: TokenStore | None) -> list[PartRecord]:
+def _require_cells(parts: Mapping[str, Mapping[str, Any]]) -> None:
+    if any(record["part"]["cells"] for record in parts.values()):
+        return
+    dropped: Counter[str] = Counter()
+    for record in parts.values():
+        dropped.update(record["dropped"])
+    reasons = ", ".join(f"{n} {reason}" for reason, n in dropped.items())
+    raise ValueError(f"no cell is left of {sum(record['cells'] for record in parts.values())}: {reasons}")
+
+
+def _link_parts(run: WorkerState, after: TokenStore | None) -> list[PartRecord]:
     """The parts of the store that is added to, linked into the new one (copied where the disk cannot link)."""
     if after is None:
         return []
