@@ -7,7 +7,7 @@ from typing import Any
 MAX_DEPTH, MAX_VALUES = 64, 5_000_000
 
 
-def plain_fault(value: Any) -> str | None:
+def plain_fault(value: Any, keys: tuple[type, ...] = (str,)) -> str | None:
     """What is not plain about a value from a file, or None.
 
     Values that stand in several places count in each: a few bytes of a pickle can stand for more lists than there are
@@ -15,6 +15,7 @@ def plain_fault(value: Any) -> str | None:
 
     Args:
         value: of any kind.
+        keys: kinds that the keys of a dictionary may be of.
     """
     waiting, count = [(value, 0)], 0
     while waiting:
@@ -25,7 +26,7 @@ def plain_fault(value: Any) -> str | None:
         if count + len(waiting) > MAX_VALUES:
             return f"has more than {MAX_VALUES:,} values"
         if isinstance(item, Mapping):
-            if not all(isinstance(key, str) for key in item):
+            if not all(isinstance(key, keys) for key in item):
                 return "has a key that is no text"
             waiting.extend((inner, depth + 1) for inner in item.values())
         elif isinstance(item, list):

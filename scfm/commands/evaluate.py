@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import anndata
+import h5py
 from anndata import AnnData
 from omegaconf import DictConfig
 
 from scfm.cells.file import open_cells
+from scfm.cells.formats.hdf5_limits import require_own_data
 from scfm.checkpoint import Checkpoint, read
 from scfm.config import plain
 from scfm.evaluate.backbones import FileGenes, read_origin
@@ -53,9 +55,13 @@ def read_file(path: Path) -> AnnData:
     if not path.is_file():
         raise FileNotFoundError(f"input={path} does not exist; scfm-embed writes such a file")
     try:
+        with h5py.File(path) as file:
+            require_own_data(file)
         return anndata.read_h5ad(path)
     except OSError as error:
         raise ValueError(f"{path} is not a readable .h5ad file ({error}); write it again with scfm-embed") from error
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from error
 
 
 def find_checkpoint(record: Mapping[str, Any], wanted: str | None) -> Checkpoint | None:

@@ -16,7 +16,7 @@ from scfm.genes import GeneMap, biotype_of, harmonise, limit_alias
 from scfm.genes.harmonise import Policy, is_excluded
 from scfm.genes.resolve import Species
 from scfm.tokenizer.dictionary import read_mapping, read_tokens
-from scfm.tokenizer.kernel import rank
+from scfm.tokenizer.kernel import rank, require_sound
 from scfm.tokenizer.statistics import GeneStatistics
 from scfm.types import Ragged
 from scfm.vocab import Vocab
@@ -165,7 +165,10 @@ class Tokenizer:
 
         Raises:
             CellError: a cell with NaN, infinite or negative counts, or none at all.
+            ValueError: a matrix whose indices lie outside it.
         """
+        if not checked:
+            require_sound(counts, len(columns))
         prefix, suffix = self._frame()
         ids, below = rank(
             counts,
@@ -247,3 +250,47 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str) or not isinstance(value, Sequence):
         return value
     return [_plain(item) for item in value]
+
+
+def require_state(kind: type[Tokenizer], state: Mapping[str, Any]) -> None:
+    """Refuse a stored tokenizer that is not whole, or that would read files when it is built.
+
+    Args:
+        kind: its class.
+        state: of :meth:`Tokenizer.to_dict`, plain values.
+
+    Raises:
+        ValueError: naming the part.
+    """
+    options, alias = state.get("options"), state.get("alias")
+    if not isinstance(options, Mapping) or not isinstance(alias, Mapping):
+        raise ValueError("the tokenizer is damaged: it has no options or no alias")
+    unknown = sorted(options.keys() - {f.name for f in fields(kind)}) + sorted(options.keys() & set(_SOURCES))
+    if unknown:
+        raise ValueError(f"the tokenizer has the option {unknown[0]!r}, which a stored tokenizer must not have")
+    specials, biotypes = options.get("specials"), options.get("keep_biotypes")
+    right = {
+        "name": isinstance(options.get("name"), str),
+        "max_length": type(options.get("max_length")) is int,
+        "min_cells": type(options.get("min_cells", 1)) is int,
+        "specials": isinstance(specials, Mapping) and all(isinstance(token, str) for token in specials.values()),
+        "drop_genes": _is_pattern(options.get("drop_genes")),
+        "words": _is_pattern(options.get("words")),
+        "keep_biotypes": biotypes is None or _are_texts(biotypes),
+        "alias": all(_are_texts(names) for names in alias.values()),
+    }
+    wrong = [name for name, fits in right.items() if not fits]
+    if wrong:
+        raise ValueError(f"the tokenizer is damaged: {', '.join(wrong)} is missing or of a wrong kind")
+
+
+def _are_texts(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
+
+
+def _is_pattern(text: Any) -> bool:
+    """Whether this is None or a regular expression."""
+    try:
+        return text is None or (isinstance(text, str) and bool(re.compile(text)))
+    except re.error:
+        return False

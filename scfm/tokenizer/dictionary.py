@@ -5,35 +5,89 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from scfm.genes import read_alias
+from scfm.plain import plain_fault
 from scfm.vocab import Vocab
 
 _GIT_LFS = b"version https://git-lfs.github.com/spec/"
+#: A dictionary of 60,000 genes has 2 MB, the largest alias maps 20 MB.
+MAX_BYTES = 1 << 28
+
+
+class _Kind:
+    """Stands for ``numpy.dtype`` in a pickle: the kind of one number or text, checked before NumPy sees it.
+
+    NumPy would take sizes and flags from the pickle as they are, and read memory by them.
+    """
+
+    def __init__(self, code: Any, *_: Any) -> None:
+        if not isinstance(code, str) or not re.fullmatch(r"[<>=|]?(?:[biuf][1248]|U[0-9]{1,4})", code):
+            raise pickle.UnpicklingError(f"it has a number of the kind {code!r}")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: Any) -> None:
+        whole = isinstance(state, tuple) and len(state) == 8 and state[2:5] == (None, None, None)
+        order = state[1] if whole else None
+        if order not in ("<", ">", "=", "|"):
+            raise pickle.UnpicklingError("it describes a number in an unknown way")
+        self.dtype = self.dtype.newbyteorder(order)
+
+
+def _scalar(kind: Any, raw: Any) -> Any:
+    """One NumPy scalar of a pickle as a Python value."""
+    if not isinstance(kind, _Kind) or not isinstance(raw, bytes) or len(raw) != kind.dtype.itemsize:
+        raise pickle.UnpicklingError("it has a number whose bytes do not fit its kind")
+    return np.frombuffer(raw, dtype=kind.dtype)[0].item() if raw else ""
+
+
+def _encoded(text: Any, encoding: Any) -> bytes:
+    """How protocol 2 stores bytes."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise pickle.UnpicklingError("it has bytes in an unknown encoding")
+    return text.encode("latin1")
+
+
 _ALLOWED = {
-    ("numpy", "dtype"): np.dtype,
-    ("numpy.core.multiarray", "scalar"): np._core.multiarray.scalar,  # type: ignore[attr-defined]
-    ("numpy._core.multiarray", "scalar"): np._core.multiarray.scalar,  # type: ignore[attr-defined]
+    ("numpy", "dtype"): _Kind,
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy._core.multiarray", "scalar"): _scalar,
+    ("_codecs", "encode"): _encoded,
 }
 
 
-class _OnlyNumbers(pickle.Unpickler):
-    """Builds plain values and NumPy scalars, and nothing else that a pickle may ask for."""
+class _OnlyValues(pickle._Unpickler):
+    """Builds plain values and NumPy scalars, and nothing else that a pickle may ask for.
+
+    Python's own unpickler, not the compiled one: that one makes room for as many memos as a pickle says there are.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
         return _ALLOWED[module, name]
 
+    def _refuse(self, *_: Any) -> None:
+        raise pickle.UnpicklingError("it has something other than text and numbers")
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        **pickle._Unpickler.dispatch,
+        pickle.BYTEARRAY8[0]: _refuse,
+        pickle.NEXT_BUFFER[0]: _refuse,
+    }
+
 
 def _bytes(path: Path) -> bytes:
     if not path.is_file():
         raise FileNotFoundError(f"there is no dictionary {path}; expected a .pkl or .json as it was published")
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{path} has {path.stat().st_size:,} bytes; a dictionary of genes has at most {MAX_BYTES:,}")
     raw = path.read_bytes()
     if raw.startswith(_GIT_LFS):
         raise ValueError(
@@ -53,16 +107,20 @@ def read_dictionary(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     raw = _bytes(path)
     try:
-        values = json.loads(raw) if raw.lstrip()[:1] == b"{" else _OnlyNumbers(io.BytesIO(raw)).load()
-    except (pickle.UnpicklingError, ValueError, EOFError, IndexError, KeyError, TypeError, AttributeError) as error:
+        values = json.loads(raw) if raw.lstrip()[:1] == b"{" else _OnlyValues(io.BytesIO(raw)).load()
+        odd = plain_fault(values, keys=(str, int))
+        fault = None if odd is None else f"it {odd}"
+    except Exception as error:  # a file that was made to be wrong can be wrong in any way
+        fault = str(error) or type(error).__name__
+    if fault is not None:
         raise ValueError(
-            f"{path} is not a dictionary that can be read safely ({error}); expected a pickled dict of strings and "
+            f"{path} is not a dictionary that can be read safely ({fault}); expected a pickled dict of strings and "
             "numbers, or JSON"
-        ) from error
+        )
     if not isinstance(values, dict) or not values:
-        raise ValueError(f"{path} holds {type(values).__name__} of {len(values) if hasattr(values, '__len__') else 0}; "
-                         "expected a dictionary with entries")  # fmt: skip
-    return {key: value.item() if isinstance(value, np.generic) else value for key, value in values.items()}
+        size = len(values) if isinstance(values, list | str | dict) else 0
+        raise ValueError(f"{path} holds {type(values).__name__} of {size}; expected a dictionary with entries")
+    return values
 
 
 def _token_ids(values: Mapping[str, Any], path: Path) -> dict[str, int]:
@@ -73,7 +131,12 @@ def _token_ids(values: Mapping[str, Any], path: Path) -> dict[str, int]:
             raise ValueError(
                 f"{path} has no word-level vocabulary (model.vocab); expected a tokenizer.json of iSEEEK or tGPT"
             )
-        return {**ids, **{added["content"]: added["id"] for added in values.get("added_tokens") or ()}}
+        added = values.get("added_tokens") or []
+        if not isinstance(added, list) or not all(
+            isinstance(one, dict) and {"content", "id"} <= one.keys() for one in added
+        ):
+            raise ValueError(f"{path} has added_tokens of another kind; expected a list of content and id")
+        return {**ids, **{one["content"]: one["id"] for one in added}}
     return dict(values)
 
 
@@ -87,7 +150,7 @@ def read_tokens(path: str | Path) -> tuple[str, ...]:
     path = Path(path)
     ids = _token_ids(read_dictionary(path), path)
     for token, token_id in ids.items():
-        if not isinstance(token, str) or not isinstance(token_id, int):
+        if not isinstance(token, str) or type(token_id) is not int:
             raise ValueError(
                 f"{path} maps {token!r} to {token_id!r}; expected tokens to ids (is it another dictionary?)"
             )
@@ -110,8 +173,8 @@ def read_medians(path: str | Path, vocab: Vocab) -> np.ndarray:
     values = read_dictionary(path)
     medians = np.ones(len(vocab))
     for i in vocab.gene_ids:
-        median = values.get(vocab.tokens[i])
-        if not isinstance(median, int | float) or not 0 < median < np.inf:
+        median: Any = values.get(vocab.tokens[i])
+        if type(median) not in (int, float) or not 0 < median < np.inf:
             raise ValueError(
                 f"{path} has {median!r} as the median of {vocab.tokens[i]}; expected a finite number above 0 for every "
                 "gene of the token dictionary (are the two of the same release?)"

@@ -207,6 +207,31 @@ def rank(
     return Ragged(ids[: offsets[-1]], offsets), int(row)
 
 
+def require_sound(counts: csr_matrix, n_genes: int) -> None:
+    """Refuse a matrix that compiled code would read outside of.
+
+    Args:
+        counts: (B, G), of any origin.
+        n_genes: G.
+
+    Raises:
+        ValueError: naming the part that does not fit.
+    """
+    pointers, indices = counts.indptr, counts.indices
+    whole = (
+        pointers.dtype.kind in "iu"
+        and indices.dtype.kind in "iu"
+        and len(pointers) == counts.shape[0] + 1
+        and pointers[0] == 0
+        and pointers[-1] <= min(len(indices), len(counts.data))
+        and not (pointers[1:] < pointers[:-1]).any()
+    )
+    if not whole:
+        raise ValueError(f"the matrix of {counts.shape[0]} cells is damaged: its indptr does not fit its values")
+    if counts.shape[1] != n_genes or (len(indices) and not 0 <= indices.min() <= indices.max() < n_genes):
+        raise ValueError(f"the matrix is damaged or of other genes: a column lies outside the {n_genes} genes")
+
+
 def _plain(counts: csr_matrix, sort: bool) -> csr_matrix:
     """The same counts in a type that the kernel is compiled for; sorted rows where columns are summed as fractions."""
     if counts.data.dtype not in (np.float32, np.float64, np.int32, np.int64, np.uint16):

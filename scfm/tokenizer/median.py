@@ -28,7 +28,7 @@ class MedianTokenizer(Tokenizer):
         gene_median: path of the published medians that belong to ``token_dictionary``.
 
     Raises:
-        ValueError: only one of ``token_dictionary`` and ``gene_median`` is given.
+        ValueError: only one of ``token_dictionary`` and ``gene_median`` is given, or the medians do not fit.
     """
 
     medians: np.ndarray | None = None
@@ -47,6 +47,18 @@ class MedianTokenizer(Tokenizer):
             )
         if self.medians is None and self.gene_median is not None:
             self._set("medians", read_medians(self.gene_median, self.require_vocab()))
+        if self.medians is not None:
+            self._require_medians()
+
+    def _require_medians(self) -> None:
+        medians, n_tokens = np.asarray(self.medians), len(self.require_vocab())
+        if medians.shape != (n_tokens,) or medians.dtype != np.float64:
+            raise ValueError(
+                f"the tokenizer {self.name} has {medians.shape} medians of {medians.dtype} for {n_tokens} tokens; "
+                "expected one float64 for each"
+            )
+        if not (np.isfinite(medians) & (medians > 0)).all():
+            raise ValueError(f"the tokenizer {self.name} has a median that is not a finite number above 0")
 
     def _medians(self) -> np.ndarray:
         assert self.medians is not None

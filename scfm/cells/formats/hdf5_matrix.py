@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
+from scfm.cells.formats.hdf5_limits import require_size, require_small_chunks
 from scfm.cells.formats.inflate import Slices
 from scfm.cells.formats.row_sorter import Entries, Scattered
 from scfm.cells.source import Matrix
@@ -17,6 +18,9 @@ STRETCHES = 64
 
 #: Stored values read at once while a matrix is turned from columns into rows (16 to 24 bytes each).
 PIECE = 2_000_000
+
+#: A row of more values than this many times its places is no row of counts.
+MAX_REPEATS = 4
 
 #: Bytes of a dense matrix held at once before it is made sparse.
 SLAB = 1 << 25
@@ -34,34 +38,52 @@ def open_matrix(element: Any) -> Matrix:
     if hasattr(element, "ndim"):
         return Dense(element)
     encoding = element.attrs.get("encoding-type") or element.attrs.get("h5sparse_format", "")
-    shape = element.attrs.get("shape", element.attrs.get("h5sparse_shape"))
     if encoding in ("csr", "csr_matrix"):
-        return Compressed(element, (int(shape[0]), int(shape[1])))
+        return Compressed(element, _shape(element))
     if encoding in ("csc", "csc_matrix"):
-        return Columns(element, (int(shape[0]), int(shape[1])))
+        return Columns(element, _shape(element))
     raise ValueError(
         f"its {element.name} is encoded as {encoding or 'nothing known'!r}, expected a CSR, CSC or dense matrix"
     )
 
 
-def read_pointers(group: Any, n: int) -> np.ndarray:
+def _shape(element: Any) -> tuple[int, int]:
+    shape = np.asarray(element.attrs.get("shape", element.attrs.get("h5sparse_shape", ())))
+    if shape.shape != (2,) or shape.dtype.kind not in "iu":
+        raise ValueError(f"its {element.name} is damaged: its shape is {shape.tolist()}, expected cells x genes")
+    return int(shape[0]), int(shape[1])
+
+
+def read_pointers(group: Any, n: int, n_columns: int) -> np.ndarray:
     """``indptr`` of ``n`` compressed rows or columns, (n + 1,) int64.
 
     Raises:
-        ValueError: ``data``, ``indices``, ``indptr`` and ``n`` do not fit together.
+        ValueError: ``data``, ``indices``, ``indptr``, ``n`` and ``n_columns`` do not fit together, or are of a kind
+            that compiled code must not be given.
     """
-    for part in ("data", "indices", "indptr"):
+    for part, kinds in (("data", "iufb"), ("indices", "iu"), ("indptr", "iu")):
         if part not in group:
             raise ValueError(f"its {group.name} is damaged: it has no {part}")
+        array = group[part]
+        if getattr(array, "ndim", 0) != 1 or array.dtype.kind not in kinds:
+            kind = getattr(array, "dtype", type(array).__name__)
+            expected = "integers" if kinds == "iu" else "numbers"
+            raise ValueError(f"its {group.name} is damaged: {part} holds {kind}, expected a list of {expected}")
+        require_small_chunks(array)
     require_chunks(group["data"])
-    pointers = np.asarray(group["indptr"][:], dtype=np.int64)
-    stored = group["data"].shape[0]
+    stored, n_pointers = group["data"].shape[0], group["indptr"].shape[0]
+    pointers = np.asarray(group["indptr"][:] if n_pointers == n + 1 else (), dtype=np.int64)
     whole = len(pointers) == n + 1 and pointers[0] == 0 and pointers[-1] == stored == group["indices"].shape[0]
     if not whole or (np.diff(pointers) < 0).any():
         raise ValueError(
-            f"its {group.name} is damaged: indptr has {len(pointers)} entries, expected {n + 1}, ending at "
+            f"its {group.name} is damaged: indptr has {n_pointers} entries, expected {n + 1}, ending at "
             f"{pointers[-1] if len(pointers) else 'nothing'}, with {stored} values and "
             f"{group['indices'].shape[0]} indices"
+        )
+    longest = int(np.diff(pointers).max(initial=0))
+    if longest > max(MAX_REPEATS * n_columns, PIECE):
+        raise ValueError(
+            f"its {group.name} is damaged: {longest:,} values lie in one row or column of {n_columns:,} places"
         )
     return pointers
 
@@ -88,7 +110,8 @@ class Compressed:
     def __init__(self, group: Any, shape: tuple[int, int]) -> None:
         self.group = group
         self.shape = shape
-        self.pointers = read_pointers(group, shape[0])
+        require_size(*shape, group.name)
+        self.pointers = read_pointers(group, *shape)
 
     def blocks(self, start: int, stop: int, size: int) -> Iterator[csr_matrix]:
         """Blocks of rows, see :class:`~scfm.cells.source.Matrix`.
@@ -106,6 +129,10 @@ class Compressed:
     def _block(self, values: np.ndarray, columns: np.ndarray, pointers: np.ndarray) -> csr_matrix:
         if len(columns) and columns.view(columns.dtype.str.replace("i", "u")).max() >= self.shape[1]:  # -1 is large
             raise ValueError(f"its {self.group.name} is damaged: a column number is outside {self.shape[1]} columns")
+        if len(columns) > np.iinfo(np.int32).max:
+            raise ValueError(
+                f"its {self.group.name} has {len(columns):,} values in one block: take a smaller block_size"
+            )
         block = csr_matrix((len(pointers) - 1, self.shape[1]), dtype=values.dtype)
         columns = columns.astype(np.int32, copy=False)
         block.data, block.indices, block.indptr = values, columns, (pointers - pointers[0]).astype(np.int32)
@@ -130,7 +157,8 @@ class Columns:
     def __init__(self, group: Any, shape: tuple[int, int]) -> None:
         self.group = group
         self.shape = shape
-        self.pointers = read_pointers(group, shape[1])
+        require_size(*shape, group.name)
+        self.pointers = read_pointers(group, shape[1], shape[0])
         self._rows: Scattered | None = None
 
     def _entries(self) -> Iterator[Entries]:
@@ -177,9 +205,13 @@ class Dense:
     def __init__(self, array: Any, transposed: bool = False) -> None:
         if array.ndim != 2:
             raise ValueError(f"its {array.name} has {array.ndim} dimensions, expected cells x genes")
+        if array.dtype.kind not in "iufb":
+            raise ValueError(f"its {array.name} holds {array.dtype}, expected numbers")
+        require_small_chunks(array)
         self.array = array
         self.transposed = transposed
         self.shape = (int(array.shape[transposed]), int(array.shape[not transposed]))
+        require_size(*self.shape, array.name)
 
         chunk = array.chunks[int(transposed)] if array.chunks else 1
         fitting = SLAB // max(1, self.shape[1] * array.dtype.itemsize)

@@ -76,10 +76,9 @@ class Slices:
         first = number * size
         mask, raw = self.dataset.id.read_direct_chunk((first,))
         dtype = self.dataset.dtype
-        if mask:  # this chunk was stored without the filter
-            return np.frombuffer(raw, dtype=dtype)
         try:
-            chunk = np.frombuffer(self.inflate(raw, size * dtype.itemsize), dtype=dtype)
+            # a mask says that this chunk was stored without the filter
+            chunk = np.frombuffer(raw if mask else self.inflate(raw, size * dtype.itemsize), dtype=dtype)
         except Exception as error:  # each library raises its own class
             raise OSError(f"chunk {number} of {self.dataset.name} cannot be inflated: {error}") from error
         if len(chunk) != size:

@@ -122,7 +122,7 @@ def _entries(path: Path, header: Header, transposed: bool) -> Iterator[Entries]:
                     met += len(piece)
                     cells, genes = (columns, rows) if transposed else (rows, columns)
                     yield cells, genes, piece[2].to_numpy()
-    except (EOFError, OSError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+    except (EOFError, OSError, OverflowError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
         raise ValueError(f"its {path.name} is damaged or truncated after {met} entries: {error}") from error
     if met != header.n_entries:
         raise ValueError(f"its {path.name} has {met} entries, its header promises {header.n_entries}: it is truncated")

@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from scfm.cells.formats.hdf5_limits import require_size
 from scfm.cells.formats.hdf5_matrix import Compressed
 from scfm.cells.formats.names_only import Plain
 
@@ -31,6 +32,8 @@ def open_tenx(file: h5py.File, name: str) -> Plain:
         ValueError: the number of genes, cells and the shape contradict each other.
     """
     group = file[name]
+    genes = group["features/id"] if "features" in group else group["genes"]
+    require_size(group["barcodes"].shape[0], genes.shape[0], name)
     names = _texts(group["barcodes"])
     var = _features(group)
     shape = tuple(int(n) for n in group["shape"][:])
