@@ -17,7 +17,7 @@ from scfm.types import Ragged
 
 #: Genes that have to be the same, in the same order, and tokens of a stored cell among which they are sought.
 N_LEADING, N_TOKENS = 16, 64
-#: Stores of more cells are not searched by leading genes, which takes a second per 100,000 cells.
+#: Stores of more cells are not searched by leading genes, which takes about half a second per 100,000 cells.
 MAX_CELLS = 2_000_000
 CHUNK = 65_536
 

@@ -39,12 +39,24 @@ def corpus_notes(cells: Cells, scored: np.ndarray, corpora: Mapping[str, Lookup]
     for name, lookup in corpora.items():
         share, certain = _shares(lookup(cells.names, cells.expression.counts), scored)
         if share:
-            what = f"are in {name}" if certain else f"have the cell names of cells in {name}, with other counts"
-            notes.append(
-                f"{share:.1%} of the scored cells {what}; the backbone was pretrained on these (without labels), and "
-                "scores on cells that it never saw may be lower."
-            )
+            notes.append(corpus_note(share, "scored", name, certain=certain))
     return notes
+
+
+def corpus_note(share: float, part: str, store: str, *, certain: bool = True) -> str:
+    """The sentence about cells that a backbone was pretrained on.
+
+    Args:
+        share: of the cells.
+        part: which cells these are, such as ``test``.
+        store: where they were found.
+        certain: False where only their names were found.
+    """
+    place = f"are in {store}" if certain else f"have the cell names of cells in {store}, with other counts"
+    return (
+        f"{share:.1%} of the {part} cells {place}; the backbone was pretrained on these (without labels), and scores "
+        "on cells that it never saw may be lower."
+    )
 
 
 def _shares(matches: Matches, rows: np.ndarray) -> tuple[float, bool]:

@@ -16,6 +16,7 @@ from scfm.checkpoint import Checkpoint
 from scfm.data.module import CellData
 from scfm.evaluate.annotation import HEAD, head_calls
 from scfm.evaluate.method import FROZEN
+from scfm.evaluate.origin import corpus_note
 from scfm.evaluate.store_probes import (
     StoreFeatures,
     component_sentence,
@@ -127,10 +128,7 @@ def _warnings(done: Finished, data: CellData, before: Checkpoint) -> list[str]:
     for path in (path for path in before.stores if path.is_dir()):
         share = float(TokenStore.open(path).overlap(data.store.hashes[done.judged]).mean())
         if share > 0:
-            warnings.append(
-                f"{share:.1%} of the {done.part} cells are in {path}, which the backbone was pretrained on (without "
-                "labels); scores on cells that it never saw may be lower."
-            )
+            warnings.append(corpus_note(share, done.part, str(path)))
     return warnings
 
 
