@@ -1,3 +1,25 @@
-"""scfm: rank-token transformers for single cells."""
+"""scfm: rank-token transformers for single cells.
+
+``load``, ``prepare``, ``open_store``, ``train``, ``finetune`` and ``evaluate`` are the Python API
+(:mod:`scfm.api`); they are imported when they are first used, so that ``import scfm`` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from scfm.api import Model, TokenStore, evaluate, finetune, load, open_store, prepare, train
+
+__all__ = ["Model", "TokenStore", "__version__", "evaluate", "finetune", "load", "open_store", "prepare", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module("scfm.api"), name)
+    raise AttributeError(f"module 'scfm' has no attribute {name!r}; it has {', '.join(sorted(__all__))}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -20,8 +20,12 @@ from scipy.sparse import csr_matrix
 from scfm.cells.counts import Demand, describe, find_counts, first_bad
 from scfm.cells.feature_types import gene_mask
 from scfm.cells.formats.detect import open_source
+from scfm.cells.formats.in_memory import InMemory
 from scfm.cells.names import WINDOW, gene_names, repeated_cells, var_columns
 from scfm.cells.source import Matrix, Source, did_you_mean
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 #: What h5py, zarr and anndata raise when bytes are not what they should be.
 DAMAGE = (OSError, EOFError, KeyError, IndexError, TypeError, RuntimeError, MemoryError)
@@ -58,7 +62,7 @@ class CellFile:
     """An open file of cells; made by :func:`open_cells`, closed by ``with`` or :meth:`close`.
 
     Attributes:
-        path: the file.
+        path: the file, or "the AnnData" where it is one in memory.
         n_cells: number of cells.
         genes: G names as found, which may repeat.
         genes_from: where they were found: ``var.index`` or ``var['gene_id']``.
@@ -70,7 +74,7 @@ class CellFile:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | str,
         source: Source,
         *,
         layer: str | None,
@@ -201,7 +205,7 @@ class CellFile:
 
 
 def open_cells(
-    path: str | Path,
+    path: str | Path | AnnData,
     *,
     layer: str | None = None,
     gene_column: str | None = None,
@@ -218,7 +222,7 @@ def open_cells(
 
     Args:
         path: ``.h5ad``, ``.zarr``, ``.h5mu``, 10x ``.h5``, a folder with 10x ``matrix.mtx``, ``.loom`` or a TileDB-SOMA
-            experiment; recognised by content.
+            experiment; recognised by content. An AnnData in memory is read as its file would be.
         layer: the layer with the counts.
         gene_column: column of var with the genes' names, or "index".
         counts: "required" refuses log-normalised data; "lognorm_ok" accepts non-negative fractions where there are no
@@ -231,12 +235,12 @@ def open_cells(
         FileNotFoundError, PermissionError: no such file, or no right to read it.
         ValueError: anything else that is wrong with it, in one sentence that names it.
     """
-    path = Path(path)
+    named: Path | str = Path(path) if isinstance(path, (str, Path)) else "the AnnData"
     source: Source | None = None
     try:
-        source = open_source(path, mod)
+        source = open_source(named, mod) if isinstance(named, Path) else InMemory(path)
         return CellFile(
-            path,
+            named,
             source,
             layer=layer,
             gene_column=gene_column,
@@ -247,10 +251,10 @@ def open_cells(
     except (FileNotFoundError, PermissionError):
         raise
     except (ValueError, *DAMAGE) as error:
-        _refuse(path, source, error)
+        _refuse(named, source, error)
 
 
-def _refuse(path: Path, source: Source | None, error: Exception) -> NoReturn:
+def _refuse(path: Path | str, source: Source | None, error: Exception) -> NoReturn:
     if source is not None:
         source.close()
     if isinstance(error, ValueError):

@@ -17,15 +17,14 @@ from torch import nn
 
 from scfm.checkpoint import Checkpoint, read
 from scfm.config import build
-from scfm.data.batch import pack
-from scfm.data.order import Order
 from scfm.evaluate.embeddings import Encoder
 from scfm.evaluate.lookup import Lookup, Matches, find_cells
 from scfm.evaluate.method import FROZEN, UNTRAINED
 from scfm.evaluate.origin import Origin
 from scfm.genes.resolve import Species
+from scfm.inference.batches import packed
 from scfm.inference.load import checkpoint_vocab, restore_backbone
-from scfm.model.pooling import embed
+from scfm.inference.predict import embed_step, predict
 from scfm.store.token_store import TokenStore
 from scfm.tokenizer import Tokenizer, from_dict
 from scfm.types import Ragged
@@ -104,7 +103,6 @@ def untrained(checkpoint: Checkpoint, seed: int) -> nn.Module:
         return build(checkpoint.config["model"], checkpoint_vocab(checkpoint), causal=checkpoint.causal)
 
 
-@torch.inference_mode()
 def encode(make: Callable[[], Any], checkpoint: Checkpoint, genes: FileGenes, counts: csr_matrix) -> np.ndarray:
     """Embeddings of counts by a backbone.
 
@@ -118,22 +116,12 @@ def encode(make: Callable[[], Any], checkpoint: Checkpoint, genes: FileGenes, co
         (B, D) float32; zeros for cells without a gene of the vocabulary.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    backbone = make().to(device).eval()
+    backbone, n_cells = make().to(device), counts.shape[0]
     tokens = _tokens(from_dict(checkpoint.tokenizer), checkpoint.config["data"]["max_length"], genes, counts)
-    vocab = checkpoint_vocab(checkpoint)
-    embeddings = np.zeros((counts.shape[0], backbone.width), dtype=np.float32)
-    rows = np.flatnonzero(tokens.lengths)
-    if not len(rows):
-        return embeddings
-    lengths = tokens.lengths[rows]
-    plan = Order(rows, lengths, tokens=max(TOKENS, int(lengths.max())), shuffle=False).epoch(0)
-    for step in range(len(plan)):
-        chosen = plan[step]
-        values = np.concatenate([tokens[row] for row in chosen])
-        offsets = np.concatenate([[0], np.cumsum(tokens.lengths[chosen])])
-        batch = pack(Ragged(values, offsets), chosen).to(device)
-        embeddings[chosen] = embed(backbone, batch, vocab).float().cpu().numpy()
-    return embeddings
+    step = embed_step(backbone, checkpoint_vocab(checkpoint))
+    batches = packed(tokens, np.arange(n_cells), budget=TOKENS)
+    values = predict(step, batches, np.arange(n_cells), device)
+    return np.nan_to_num(values["embedding"]) if values else np.zeros((n_cells, backbone.width), dtype=np.float32)
 
 
 def _tokens(tokenizer: Tokenizer, max_length: int | None, genes: FileGenes, counts: csr_matrix) -> Ragged:

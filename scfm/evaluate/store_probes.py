@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,10 +21,9 @@ from scfm.evaluate.probes import Calls, cross_predict, fixed, linear, majority
 from scfm.evaluate.trajectory import ridge_predictions
 from scfm.evaluate.verdict import added_value
 from scfm.inference.load import restore_backbone
-from scfm.inference.predict import predictions
+from scfm.inference.predict import embeddings, predictions
 from scfm.metrics.annotation import annotation_scores, bootstrap
 from scfm.metrics.trajectory import trajectory_scores
-from scfm.model.pooling import embed
 from scfm.module import CellModule
 
 #: Training cells that probes learn from, at most.
@@ -116,17 +114,6 @@ def with_state(
     assert components is not None
     added = {EMBEDDING: embedding, COMPONENTS: components, STATE: state}
     return replace(features, features=features.features | added)
-
-
-@torch.inference_mode()
-def embeddings(backbone: Any, data: CellData, rows: np.ndarray, device: torch.device) -> np.ndarray:
-    """(n, D) float32 of cells of the store, in the order of ``rows`` (ascending)."""
-    backbone = backbone.to(device).eval()
-    result = np.zeros((len(rows), backbone.width), dtype=np.float32)
-    for batch in data.loader(rows, alone=True):
-        values = embed(backbone, batch.to(device), data.store.vocab)
-        result[np.searchsorted(rows, batch.index.numpy())] = values.float().cpu().numpy()
-    return result
 
 
 def ranked_genes(data: CellData, rows: np.ndarray, train: np.ndarray) -> np.ndarray:

@@ -1,40 +1,96 @@
-"""Adds results to a copy of an .h5ad without loading its matrix."""
+"""What a model says of cells, as entries of an AnnData: in memory, or in a copy of an .h5ad."""
 
+from __future__ import annotations
+
+import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anndata
 import h5py
 import numpy as np
+import pandas as pd
+
+from scfm.head.annotation.label_layer import UNKNOWN
+from scfm.head.base import Arrays, Head, Written
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+log = logging.getLogger(__name__)
+#: Share of cells without a name from which on a warning is due; calibration leaves about 5 % of known cells unnamed.
+MANY = 0.3
 
 
-def write_annotated(
-    path: Path, *, obsm: Mapping[str, np.ndarray], obs: Mapping[str, np.ndarray], uns: Mapping[str, Any]
-) -> None:
-    """Write entries into ``obsm``, ``obs`` and ``uns`` of an .h5ad in place; all else stays as it is.
+def make_entries(head: Head, arrays: Arrays, key: str, about: Mapping[str, Any], source: str) -> Written:
+    """Everything that embedding adds to a file of cells.
+
+    Args:
+        head: of the checkpoint; the base class itself where there is none.
+        arrays: ``embedding`` (n, D) and what the head predicted, NaN for cells without a known gene.
+        key: of the embedding in ``obsm``; what the head reads has ``KEY_state``.
+        about: plain values on where the embedding comes from; they stand in ``uns["scfm"][key]``.
+        source: what the cells are called in a warning.
+    """
+    empty = int(np.isnan(arrays["embedding"][:, 0]).sum())
+    if empty:
+        log.warning("%d cell(s) of %s have no gene that the model knows: their embedding is NaN.", empty, source)
+    written = head.write(arrays)
+    warn_of_unknown(written.obs)
+    state = {f"{key}_state": arrays["state"]} if "state" in arrays else {}
+    record = {**about, "projections": list(written.obsm), **({"head": written.uns} if written.uns else {})}
+    return Written(written.obs, {key: arrays["embedding"], **state, **written.obsm}, {"scfm": {key: record}})
+
+
+def warn_of_unknown(names: Mapping[str, np.ndarray]) -> None:
+    """Say so where a head leaves many cells without a name; columns with a ``_guess`` beside them are names."""
+    for name, values in names.items():
+        share = float((values == UNKNOWN).mean()) if f"{name}_guess" in names else 0.0
+        if share > MANY:
+            log.warning(
+                "%.0f%% of the cells are %r in obs[%r]: they look unlike the cells the head was calibrated on (other "
+                "types, another technology); the likeliest class of each is in obs[%r].",
+                100 * share, UNKNOWN, name, f"{name}_guess",
+            )  # fmt: skip
+
+
+def add_to_adata(adata: AnnData, entries: Written) -> None:
+    """Put entries into an AnnData in memory; what else stands in ``uns["scfm"]`` stays."""
+    for key, array in entries.obsm.items():
+        adata.obsm[key] = np.asarray(array)
+    for column, values in entries.obs.items():
+        adata.obs[column] = _column(values, adata.obs.index)
+    for name, records in entries.uns.items():
+        adata.uns[name] = {**adata.uns.get(name, {}), **records}
+
+
+def add_to_file(path: Path, entries: Written) -> None:
+    """Put entries into an .h5ad in place, without loading its matrix; all else stays as it is.
 
     Args:
         path: the file; ours, never the user's own.
-        obsm: arrays (cells, ...), in the order of the file's rows.
-        obs: columns (cells,); text becomes categorical.
-        uns: dictionaries of plain nested dictionaries; what else stands in the outer ones stays.
+        entries: in the order of the file's rows.
     """
     with h5py.File(path, "r+") as file:
         for group in ("obsm", "uns"):
             if group not in file:
                 anndata.io.write_elem(file, group, {})
-        for key, array in obsm.items():
+        for key, array in entries.obsm.items():
             anndata.io.write_elem(file["obsm"], key, np.asarray(array))
-        for name, entries in uns.items():
+        for name, records in entries.uns.items():
             if name not in file["uns"]:
                 anndata.io.write_elem(file["uns"], name, {})
-            for key, value in entries.items():
+            for key, value in records.items():
                 anndata.io.write_elem(file["uns"][name], key, value)
-        if obs:
+        if entries.obs:
             table = anndata.io.read_elem(file["obs"])
-            for column, values in obs.items():
-                table[column] = values
-                if np.asarray(values).dtype.kind in "OUT":
-                    table[column] = table[column].astype("category")
+            for column, values in entries.obs.items():
+                table[column] = _column(values, table.index)
             anndata.io.write_elem(file, "obs", table)
+
+
+def _column(values: np.ndarray, index: pd.Index) -> pd.Series:
+    """A column of obs; text becomes categorical."""
+    column = pd.Series(np.asarray(values), index=index)
+    return column.astype("category") if column.dtype.kind in "OUT" else column

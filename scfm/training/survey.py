@@ -10,8 +10,8 @@ from scfm.batch import Batch
 from scfm.data.module import CellData
 from scfm.head.base import Head
 from scfm.head.survey import Survey
+from scfm.inference.predict import embed_step, predict
 from scfm.model.backbone import Backbone
-from scfm.model.pooling import embed
 
 log = logging.getLogger(__name__)
 
@@ -38,14 +38,9 @@ def survey(backbone: Backbone, data: CellData, view: Callable[[Batch], Batch]) -
     rows = np.sort(np.concatenate(parts))
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     log.info("Embedding %d cells with the pretrained backbone for the head to look at.", len(rows))
-    embedding = np.full((len(rows), backbone.width), np.nan, dtype=np.float32)
     training = backbone.training
-    backbone.to(device).eval()
-    with torch.inference_mode():
-        for batch in data.loader(rows, alone=True):
-            seen = view(batch.to(device))
-            found = embed(backbone, seen, data.store.vocab).float().cpu().numpy()
-            embedding[np.searchsorted(rows, batch.index.numpy())] = found
+    step = embed_step(backbone.to(device), data.store.vocab, view)
+    embedding = predict(step, data.loader(rows, alone=True), rows, device)["embedding"]
     backbone.train(training)
     return Survey(
         rows=rows,

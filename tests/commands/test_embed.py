@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from scfm.checkpoint import read
-from scfm.commands.embed import warn_of_unknown
 from scfm.data.batch import pack
 from scfm.datasets.synthetic import synthetic_cells
 from scfm.genes import resolve
 from scfm.genes.table import orthologs
 from scfm.inference.load import restore_predictor
+from scfm.inference.write import warn_of_unknown
 from scfm.model.pooling import embed as pooled_embedding
 from scfm.store.token_store import TokenStore
 from support import SMALL, command

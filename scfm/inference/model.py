@@ -1,0 +1,271 @@
+"""A trained model for Python: it embeds, names and projects cells, and gives gene embeddings."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from scfm.batch import Batch
+from scfm.checkpoint import Checkpoint, read, read_state
+from scfm.head.base import Head, Written
+from scfm.inference.load import checkpoint_vocab, restore_predictor
+from scfm.inference.options import EmbedOptions, embed_options
+from scfm.inference.predict import predict, predict_step
+from scfm.inference.source import CellInput, open_input
+from scfm.inference.write import add_to_adata, add_to_file, make_entries
+from scfm.io import atomic_write
+from scfm.model.backbone import Backbone
+from scfm.module import CellModule
+from scfm.strategy.checkpoint_io import write
+from scfm.vocab import Vocab
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+KEY = "X_scfm"
+
+
+class Model:
+    """A checkpoint, loaded; made by :func:`load`. Numbers are those of ``scfm-embed``.
+
+    Attributes:
+        checkpoint: what was read: config, tokenizer, classes, path.
+        module: backbone and head, in evaluation mode.
+
+    Example:
+        >>> import scfm
+        >>> model = scfm.load(checkpoint_path)                      # doctest: +SKIP
+        >>> model.embed(adata)                                      # doctest: +SKIP
+        >>> adata.obsm["X_scfm"].shape                              # doctest: +SKIP
+        (2700, 128)
+    """
+
+    def __init__(self, checkpoint: Checkpoint, module: CellModule) -> None:
+        self.checkpoint, self.module = checkpoint, module
+
+    def __repr__(self) -> str:
+        n = sum(parameter.numel() for parameter in self.backbone.parameters())
+        head = "no head" if not self.head.hooks else f"head {type(self.head).__name__}"
+        return f"Model({self.checkpoint.path}: {n:,} parameters, {len(self.vocab.gene_ids):,} genes, {head})"
+
+    @property
+    def backbone(self) -> Backbone:
+        """The transformer."""
+        return cast("Backbone", self.module.backbone)
+
+    @property
+    def head(self) -> Head:
+        """The head; the base class itself, which predicts nothing, after pretraining alone."""
+        return cast("Head", self.module.task)
+
+    @property
+    def vocab(self) -> Vocab:
+        """The tokens."""
+        return checkpoint_vocab(self.checkpoint)
+
+    def to(self, device: str | torch.device) -> Model:
+        """Move the model to a device, ``cuda`` say; returns itself."""
+        self.module.to(device)
+        return self
+
+    def embed(
+        self,
+        cells: AnnData | str | Path,
+        *,
+        output: str | Path | None = None,
+        copy: bool = False,
+        key: str = KEY,
+        overwrite: bool = False,
+        progress: bool = False,
+        **options: Unpack[EmbedOptions],
+    ) -> AnnData | Path | None:
+        """Embed cells, and write all that ``scfm-embed`` writes: the embedding and what the head says.
+
+        Args:
+            cells: an AnnData in memory (counts in X, in a layer or in raw; genes by symbol or Ensembl id), or a file.
+            output: of a file: the .h5ad to write; the input is never modified.
+            copy: of an AnnData: leave it as it is and return a copy.
+            key: of the embedding in ``obsm``; what a head reads has ``KEY_state``.
+            overwrite: replace an output that exists.
+            progress: show a progress bar.
+            **options: see :class:`~scfm.inference.options.EmbedOptions`.
+
+        Returns:
+            The copy where ``copy``, the path of the output of a file, else None: the AnnData has new entries.
+
+        Raises:
+            FileNotFoundError, FileExistsError: no such input; an output that is there.
+            ValueError: cells that cannot be read or have too few known genes, or arguments that do not go together.
+        """
+        if isinstance(cells, (str, Path)):
+            return self._embed_file(Path(cells), output, key, overwrite, progress, options)
+        if output is not None:
+            raise ValueError("output=... is for a file; an AnnData in memory is written into, or copied by copy=True")
+        entries = self._entries(cells, key, progress, options)
+        return _added(cells, entries, copy)
+
+    def annotate(
+        self, adata: AnnData, *, copy: bool = False, progress: bool = False, **options: Unpack[EmbedOptions]
+    ) -> AnnData | None:
+        """Write the obs columns of the head: names, confidences, pseudotime; arguments as for :meth:`embed`.
+
+        Raises:
+            ValueError: the checkpoint has no head that writes any.
+        """
+        entries = self._entries(adata, KEY, progress, options)
+        if not entries.obs:
+            raise ValueError(f"{self._about_head()} writes no obs columns; fine-tune head=annotation/... for names")
+        return _added(adata, Written(obs=entries.obs, uns=entries.uns), copy)
+
+    def project(
+        self, adata: AnnData, *, copy: bool = False, progress: bool = False, **options: Unpack[EmbedOptions]
+    ) -> AnnData | None:
+        """Write the obsm arrays of the head: an integrated space, a map; arguments as for :meth:`embed`.
+
+        Raises:
+            ValueError: the checkpoint has no head that writes any.
+        """
+        entries = self._entries(adata, KEY, progress, options)
+        obsm = {name: values for name, values in entries.obsm.items() if name not in (KEY, f"{KEY}_state")}
+        if not obsm:
+            raise ValueError(f"{self._about_head()} projects nothing; fine-tune head=integration/... for a space")
+        return _added(adata, Written(obsm=obsm, uns=entries.uns), copy)
+
+    def gene_embeddings(
+        self, contextual: AnnData | str | Path | None = None, *, progress: bool = False, **options: Unpack[EmbedOptions]
+    ) -> pd.DataFrame:
+        """A vector for each gene of the vocabulary.
+
+        Args:
+            contextual: cells; the vector of a gene is then the mean over them of its hidden state, in the layer that
+                cell embeddings are read from. None: the table of input embeddings.
+            progress: show a progress bar.
+            **options: see :class:`~scfm.inference.options.EmbedOptions`.
+
+        Returns:
+            (G, D) float32, genes by token; a gene that no cell has is NaN in a contextual table.
+        """
+        ids = self.vocab.gene_ids
+        if contextual is None:
+            weight = self.module.backbone.model.get_input_embeddings().weight.detach().float().cpu().numpy()
+            table = weight[ids]
+        else:
+            table = self._mean_states(contextual, progress, options)[ids]
+        return pd.DataFrame(table, index=pd.Index([self.vocab.tokens[i] for i in ids], name="gene"))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the model, as it is now, as a checkpoint that every command reads; without optimizer state.
+
+        Raises:
+            FileExistsError: something lies there.
+        """
+        path = Path(path)
+        if path.exists():
+            raise FileExistsError(f"{path} exists; choose another path")
+        state = read_state(self.checkpoint.path)
+        weights = {f"backbone.{name}": value.cpu() for name, value in self.backbone.state_dict().items()}
+        weights |= {f"task.{name}": value.cpu() for name, value in self.head.state_dict().items()}
+        about = dict(state["scfm"])
+        about["classes"] = {**about["classes"], **self.head.class_names()}
+        steps: dict[str, Any] = {name: state[name] for name in ("global_step", "epoch") if name in state}
+        write({**steps, "scfm": about, "state_dict": weights}, path)
+        return path
+
+    def _about_head(self) -> str:
+        if not self.head.hooks:
+            return f"{self.checkpoint.path} was pretrained only: it has no head, which"
+        return f"the head {type(self.head).__name__} of {self.checkpoint.path}"
+
+    def _entries(self, cells: AnnData | Path, key: str, progress: bool, options: EmbedOptions) -> Written:
+        settings = embed_options(key, options)
+        keep_counts = self.head.requirements().counts
+        with open_input(cells, self.checkpoint, settings.reading, keep_counts=keep_counts) as given:
+            arrays = self._predict(given, settings.tokens_per_batch, settings.block_size, progress)
+            about = given.provenance(self.checkpoint)
+            return make_entries(self.head, arrays, key, about, str(given.cells.path))
+
+    def _predict(self, given: CellInput, tokens: int, block_size: int, progress: bool) -> dict[str, np.ndarray]:
+        n = given.cells.n_cells
+        batches = given.batches(tokens=tokens, block_size=block_size, part_size=max(n, 1))
+        with tqdm(total=n, unit="cell", desc="Embedding") if progress else nullcontext() as bar:
+            advance = None if bar is None else bar.update
+            arrays = predict(predict_step(self.module), batches, np.arange(n), self.module.device, advance)
+        if not arrays:
+            raise ValueError(f"{given.cells.path}: no cell has a gene that the model knows")
+        return arrays
+
+    def _embed_file(
+        self, source: Path, output: str | Path | None, key: str, overwrite: bool, progress: bool, options: EmbedOptions
+    ) -> Path:
+        if output is None:
+            raise ValueError(f"{source} is a file: give output=..., the .h5ad to write; the input is never modified")
+        target = Path(output)
+        require_output(source, target, overwrite=overwrite)
+        entries = self._entries(source, key, progress, options)
+        with atomic_write(target) as part:
+            shutil.copyfile(source, part)
+            add_to_file(part, entries)
+        return target
+
+    @torch.inference_mode()
+    def _mean_states(self, cells: AnnData | str | Path, progress: bool, options: EmbedOptions) -> np.ndarray:
+        """(V, D) float32: the mean hidden state of each token over cells, NaN where there is none."""
+        settings = embed_options(KEY, options)
+        total = torch.zeros(len(self.vocab), self.backbone.width, dtype=torch.float64)
+        count = torch.zeros(len(self.vocab), dtype=torch.float64)
+
+        def add(batch: Batch) -> dict[str, np.ndarray]:
+            hidden = self.backbone.hidden(batch, self.backbone.embedding_layer).double().cpu()
+            ids = batch.ids.cpu()
+            total.index_add_(0, ids, hidden)
+            count.index_add_(0, ids, torch.ones(len(ids), dtype=torch.float64))
+            return {}
+
+        with open_input(cells, self.checkpoint, settings.reading, keep_counts=False) as given:
+            n = given.cells.n_cells
+            tokens, block_size = settings.tokens_per_batch, settings.block_size
+            batches = given.batches(tokens=tokens, block_size=block_size, part_size=max(n, 1))
+            with tqdm(total=n, unit="cell", desc="Reading genes") if progress else nullcontext() as bar:
+                predict(add, batches, np.arange(n), self.module.device, None if bar is None else bar.update)
+        return (total / count[:, None]).float().numpy()
+
+
+def load(path: str | Path, *, device: str | torch.device = "cpu") -> Model:
+    """Load a checkpoint of ``scfm-train`` or ``scfm-finetune``; nothing in it is executed.
+
+    Args:
+        path: a .ckpt file, or a folder of shards that ``scfm-consolidate`` has made readable.
+        device: where the model computes.
+
+    Raises:
+        FileNotFoundError: nothing lies there.
+        ValueError: it is damaged, or no checkpoint of scfm.
+    """
+    checkpoint = read(path)
+    return Model(checkpoint, restore_predictor(checkpoint)).to(device)
+
+
+def require_output(source: Path, output: Path, *, overwrite: bool) -> None:
+    """Refuse an output that is there, or is the input.
+
+    Raises:
+        FileExistsError: the output is there.
+        ValueError: the output is the input.
+    """
+    if output.exists() and not overwrite:
+        raise FileExistsError(f"{output} exists; choose another output=... or set overwrite=true")
+    if output.resolve() == source.resolve():
+        raise ValueError(f"output={output} is the input; the input is never modified, choose another output=...")
+
+
+def _added(adata: AnnData, entries: Written, copy: bool) -> AnnData | None:
+    changed = adata.copy() if copy else adata
+    add_to_adata(changed, entries)
+    return changed if copy else None

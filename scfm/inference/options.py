@@ -1,0 +1,65 @@
+"""How cells are read and batched when they are embedded; the keys and defaults of ``configs/embed.yaml``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+from scfm.genes.resolve import Species
+from scfm.inference.source import Reading
+
+
+class EmbedOptions(TypedDict, total=False):
+    """Options of :meth:`scfm.inference.model.Model.embed`.
+
+    Attributes:
+        layer, gene_column, species, alias, max_dropped: see :class:`~scfm.inference.source.Reading`.
+        tokens_per_batch: lower it when memory runs out.
+        block_size: cells read at once.
+    """
+
+    layer: str | None
+    gene_column: str | None
+    species: Species
+    alias: str | None
+    max_dropped: float
+    tokens_per_batch: int
+    block_size: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options, checked, with defaults."""
+
+    reading: Reading
+    tokens_per_batch: int = 16_384
+    block_size: int = 1024
+
+
+def embed_options(key: str, options: EmbedOptions) -> Settings:
+    """Check options before any work.
+
+    Raises:
+        ValueError: an unknown option, a key that names no single entry, or a number out of its range.
+    """
+    unknown = sorted(set(options) - set(EmbedOptions.__annotations__))
+    if unknown:
+        known = ", ".join(sorted(EmbedOptions.__annotations__))
+        raise ValueError(f"unknown option(s) {', '.join(unknown)}; known are: {known}")
+    require_key(key)
+    rest = dict(options)
+    sizes = {name: rest.pop(name) for name in ("tokens_per_batch", "block_size") if name in rest}
+    for name, value in sizes.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}={value!r}; expected a whole number, 1 or more")
+    return Settings(Reading(**rest), **sizes)  # type: ignore[arg-type]
+
+
+def require_key(key: str) -> None:
+    """Refuse a name of ``obsm`` that a file cannot hold as one entry.
+
+    Raises:
+        ValueError: it is empty or has a slash.
+    """
+    if not key or "/" in key:
+        raise ValueError(f"key={key!r}; expected a name without a slash, such as X_scfm")

@@ -1,0 +1,121 @@
+"""Cells as a checkpoint reads them: opened, their genes matched, ready to be asked for batches."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from scfm import __version__
+from scfm.cells.file import CellFile, open_cells
+from scfm.checkpoint import Checkpoint
+from scfm.genes import GeneMap, GeneReport, read_alias
+from scfm.genes.resolve import Species
+from scfm.inference.batches import CellBatches, report_genes, trained_tokenizer
+from scfm.inference.load import checkpoint_vocab
+from scfm.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the genes and counts of a file are found.
+
+    Attributes:
+        layer: where the counts are; None: ``layers["counts"]``, ``raw.X``, ``X``.
+        gene_column: column of var with the gene names; None: found.
+        species: what the gene names are of: human, mouse (onto human orthologs), other (names as they are).
+        alias: TSV of the user's own gene names.
+        max_dropped: refuse when more than this share of the counts is of unknown genes.
+    """
+
+    layer: str | None = None
+    gene_column: str | None = None
+    species: Species = "human"
+    alias: str | None = None
+    max_dropped: float = 0.5
+
+
+@dataclass(frozen=True)
+class CellInput:
+    """Open cells with their genes as columns of a checkpoint's vocabulary.
+
+    Attributes:
+        cells: the open file.
+        genes: its columns as columns of the vocabulary.
+        tokenizer: of the checkpoint, cutting cells as its training did.
+        keep_counts: whether the head reads the counts behind the tokens.
+        report: what became of the genes.
+        reading: how they were found.
+    """
+
+    cells: CellFile
+    genes: GeneMap
+    tokenizer: Tokenizer
+    keep_counts: bool
+    report: GeneReport
+    reading: Reading
+
+    def batches(
+        self,
+        *,
+        tokens: int,
+        block_size: int,
+        part_size: int,
+        done: Collection[int] = (),
+        rank: int = 0,
+        world: int = 1,
+    ) -> CellBatches:
+        """See :class:`~scfm.inference.batches.CellBatches`."""
+        return CellBatches(
+            self.cells, self.genes, self.tokenizer, tokens=tokens, block_size=block_size, part_size=part_size,
+            keep_counts=self.keep_counts, done=done, rank=rank, world=world,
+        )  # fmt: skip
+
+    def provenance(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """Plain values on where an embedding of these cells comes from."""
+        alias = self.reading.alias
+        return {
+            "version": __version__,
+            "checkpoint": str(checkpoint.path.resolve()),
+            "vocab_hash": checkpoint_vocab(checkpoint).hash,
+            "tokenizer": self.tokenizer.name,
+            "counts_from": self.cells.counts_from,
+            "gene_column": self.reading.gene_column or "",
+            "species": self.reading.species,
+            "alias": str(Path(alias).resolve()) if alias else "",
+            "share_of_counts_dropped": float(self.report.share_dropped),
+        }
+
+
+@contextmanager
+def open_input(
+    cells: str | Path | AnnData, checkpoint: Checkpoint, reading: Reading, *, keep_counts: bool
+) -> Iterator[CellInput]:
+    """Open cells for a checkpoint.
+
+    Args:
+        cells: a file of any supported kind, or an AnnData in memory, which is only read.
+        checkpoint: brings the tokenizer.
+        reading: how genes and counts are found.
+        keep_counts: whether the head reads the counts behind the tokens.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it cannot be read, has no counts where these are needed, or too few genes that the model knows.
+    """
+    tokenizer = trained_tokenizer(checkpoint)
+    demand: Literal["required", "lognorm_ok"] = "required" if tokenizer.needs_counts or keep_counts else "lognorm_ok"
+    with open_cells(cells, layer=reading.layer, gene_column=reading.gene_column, counts=demand) as opened:
+        alias = read_alias(reading.alias) if reading.alias else None
+        genes = tokenizer.harmonise(opened.genes, species=reading.species, alias=alias)
+        report = report_genes(opened, genes, reading.max_dropped)
+        log.info("%s", report)
+        yield CellInput(opened, genes, tokenizer, keep_counts, report, reading)
