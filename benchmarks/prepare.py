@@ -25,7 +25,7 @@ import numpy as np
 import scipy.sparse as sp
 from made_up import GENES, gene_ids, write_h5ad
 
-from scfm.prepare.api import prepare
+from scfm.preparation.api import prepare
 from scfm.tokenizer import MedianTokenizer
 from scfm.vocab import Vocab
 

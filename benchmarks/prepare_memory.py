@@ -66,7 +66,7 @@ def measure(path: str, output: str, workers: int, queue: "multiprocessing.Queue"
     """Prepare in a process of its own, so that sizes do not meet."""
     from prepare import made_up_tokenizer
 
-    from scfm.prepare.api import prepare
+    from scfm.preparation.api import prepare
 
     tokenizer = made_up_tokenizer()
     watch = Watch()

@@ -23,7 +23,7 @@ from scfm.store.token_store import TokenStore
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from scfm.evaluate.result import Result
+    from scfm.evaluation.result import Result
 
 __all__ = ["Model", "TokenStore", "evaluate", "finetune", "load", "open_store", "prepare", "train"]
 
@@ -117,7 +117,7 @@ def evaluate(adata: AnnData, **options: Any) -> Result:
 
     Args:
         adata: cells with the embedding in ``obsm`` and counts; not changed.
-        **options: see :class:`scfm.evaluate.options.Options`: ``label="cell_type", batch="donor"``.
+        **options: see :class:`scfm.evaluation.options.Options`: ``label="cell_type", batch="donor"``.
 
     Example:
         >>> result = scfm.evaluate(adata, label="cell_type", batch="donor")         # doctest: +SKIP
@@ -126,8 +126,8 @@ def evaluate(adata: AnnData, **options: Any) -> Result:
     Raises:
         ValueError: a column, an embedding or counts that are not there.
     """
-    from scfm.evaluate.evaluate import evaluate as score
-    from scfm.evaluate.options import Options
+    from scfm.evaluation.evaluate import evaluate as score
+    from scfm.evaluation.options import Options
 
     return score(adata, Options(**options))
 

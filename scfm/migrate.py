@@ -9,9 +9,9 @@ from typing import Any
 #: Old ``_target_`` -> its place today.
 MOVED_TARGETS = {
     "scfm.data.quality.Quality": "scfm.cells.quality.Quality",
-    "scfm.data.options.Genes": "scfm.prepare.options.Genes",
-    "scfm.data.pool.Local": "scfm.prepare.executors.Local",
-    "scfm.data.pool.Dask": "scfm.prepare.executors.Dask",
+    "scfm.data.options.Genes": "scfm.preparation.options.Genes",
+    "scfm.data.pool.Local": "scfm.preparation.executors.Local",
+    "scfm.data.pool.Dask": "scfm.preparation.executors.Dask",
     "scfm.run.source.Source": "scfm.training.demo_store.Source",
     "scfm.data.demo.demo_file": "scfm.datasets.demo.demo_file",
     "scfm.data.mix.open_mix": "scfm.store.mix.open_mix",

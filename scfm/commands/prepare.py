@@ -8,14 +8,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from scfm import checkpoint
 from scfm.config import build
-from scfm.prepare.api import append, check_sample, prepare
+from scfm.preparation.api import append, check_sample, prepare
 from scfm.store.token_store import TokenStore
 from scfm.store.verify import verify as check
 from scfm.tokenizer import Tokenizer, from_dict
 
 log = logging.getLogger(__name__)
 
-#: Keys that become objects; the rest are passed to :func:`scfm.prepare.api.prepare` as they are.
+#: Keys that become objects; the rest are passed to :func:`scfm.preparation.api.prepare` as they are.
 _BUILT = ("tokenizer", "init_from", "input", "extensions", "quality", "genes", "executor", "append", "dry_run")
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from scfm import plot
-from scfm.evaluate.annotation import Annotation
-from scfm.evaluate.cells import Cells
+from scfm.evaluation.annotation import Annotation
+from scfm.evaluation.cells import Cells
 from scfm.metrics.annotation import Calls, rejection_curve
 from scfm.metrics.classification import reliability
 from scfm.page import paragraph, side_by_side, table

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from scfm import plot
-from scfm.evaluate.method import names
-from scfm.evaluate.result import Result
+from scfm.evaluation.method import names
+from scfm.evaluation.result import Result
 from scfm.io import write_text
 from scfm.metrics.correction import EXPLAINED as CORRECTION_METRICS
 from scfm.metrics.integration import BATCH, BIO, VERSION
@@ -36,7 +36,7 @@ def write(result: Result, folder: str | Path) -> list[Path]:
     """Write PNG pictures, ``report.html``, ``scores.csv`` and ``scores.json``.
 
     Args:
-        result: of :func:`scfm.evaluate.evaluate.evaluate`.
+        result: of :func:`scfm.evaluation.evaluate.evaluate`.
         folder: where they go; made where it is not there.
 
     Returns:

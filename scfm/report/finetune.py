@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from scfm import plot
 from scfm.checkpoint import Checkpoint
 from scfm.data.module import CellData
-from scfm.evaluate.annotation import HEAD, head_calls
-from scfm.evaluate.method import FROZEN
-from scfm.evaluate.origin import corpus_note
-from scfm.evaluate.store_probes import (
+from scfm.evaluation.annotation import HEAD, head_calls
+from scfm.evaluation.method import FROZEN
+from scfm.evaluation.origin import corpus_note
+from scfm.evaluation.store_probes import (
     StoreFeatures,
     component_sentence,
     read_features,

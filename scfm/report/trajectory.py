@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
 from scfm import plot
-from scfm.evaluate.expression import Expression
-from scfm.evaluate.trajectory import Trajectory
+from scfm.evaluation.expression import Expression
+from scfm.evaluation.trajectory import Trajectory
 from scfm.page import paragraph, side_by_side, table
 
 #: Genes drawn along pseudotime.

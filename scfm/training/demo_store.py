@@ -12,7 +12,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from scfm.config import build
-from scfm.prepare.api import prepare
+from scfm.preparation.api import prepare
 
 log = logging.getLogger(__name__)
 

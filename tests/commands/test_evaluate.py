@@ -4,7 +4,7 @@ import anndata as ad
 import pytest
 
 from scfm.datasets.synthetic import synthetic_cells
-from scfm.evaluate.cells import embedding_records
+from scfm.evaluation.cells import embedding_records
 from support import SMALL, command
 
 FAST = tuple(part for part in SMALL if not part.startswith("model."))

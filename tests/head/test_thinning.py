@@ -11,7 +11,7 @@ from scfm.config import build
 from scfm.data.loader import PackedCells
 from scfm.datasets.synthetic import synthetic_cells
 from scfm.head.views import Views, generator_of
-from scfm.prepare.api import prepare
+from scfm.preparation.api import prepare
 from scfm.store.token_store import TokenStore
 from scfm.tokenizer import from_dict
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from scfm.evaluate import baselines as baseline
-from scfm.evaluate.correction import pseudo_kept
-from scfm.evaluate.simulate import grid, simulate
+from scfm.evaluation import baselines as baseline
+from scfm.evaluation.correction import pseudo_kept
+from scfm.evaluation.simulate import grid, simulate
 from scfm.metrics.correction import lone_purity, probe_auc
 
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from scfm.evaluate.correction import batch_components
-from scfm.evaluate.expression import read_expression
+from scfm.evaluation.correction import batch_components
+from scfm.evaluation.expression import read_expression
 from scfm.metrics.structure import consensus_distances, ksim, neighbor_overlap, scgraph
 
 

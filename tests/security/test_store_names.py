@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scfm.prepare.api import append
+from scfm.preparation.api import append
 from scfm.store.layout import write_json
 from scfm.store.manifest import is_harmless, read_manifest, sealed
 from scfm.store.token_store import TokenStore
@@ -25,7 +25,7 @@ def store(tmp_path: Path) -> Path:
 @pytest.fixture
 def prepared(tmp_path: Path, make_adata) -> Path:
     """A store of scfm-prepare, which can be added to."""
-    from scfm.prepare.api import prepare
+    from scfm.preparation.api import prepare
     from scfm.tokenizer import RankTokenizer
 
     adata = make_adata(n_cells=40, n_genes=60)
@@ -33,7 +33,7 @@ def prepared(tmp_path: Path, make_adata) -> Path:
     for name in ("one", "two"):
         adata.obs_names = [f"{name}{i}" for i in range(adata.n_obs)]
         adata.write_h5ad(tmp_path / f"{name}.h5ad")
-    from scfm.prepare.options import Genes
+    from scfm.preparation.options import Genes
 
     prepare(
         tmp_path / "one.h5ad",

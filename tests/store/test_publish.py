@@ -6,8 +6,8 @@ import pytest
 
 from scfm.cli import _report_errors
 from scfm.datasets.synthetic import synthetic_cells
-from scfm.prepare.api import append, prepare
-from scfm.prepare.workdir import WorkDir
+from scfm.preparation.api import append, prepare
+from scfm.preparation.workdir import WorkDir
 from scfm.tokenizer import RankTokenizer
 from support import checksums
 

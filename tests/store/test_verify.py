@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from scfm.datasets.synthetic import synthetic_cells
-from scfm.prepare.api import prepare
+from scfm.preparation.api import prepare
 from scfm.store.layout import file_sha256, write_json
 from scfm.store.manifest import manifest_fault, sealed
 from scfm.store.verify import verify

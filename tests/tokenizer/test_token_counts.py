@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.sparse import random as random_matrix
 
 from scfm.datasets.synthetic import synthetic_cells
-from scfm.prepare.api import prepare
+from scfm.preparation.api import prepare
 from scfm.store.mix import open_mix
 from scfm.store.token_store import TokenStore
 from scfm.tokenizer import RankTokenizer, from_dict

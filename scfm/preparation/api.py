@@ -1,0 +1,233 @@
+"""From single-cell files to a token store: streamed, resumable, the same bytes however the work is cut."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from scfm.cells.quality import Quality
+from scfm.genes import read_alias
+from scfm.io import atomic_write
+from scfm.preparation.executors import Dask, Local
+from scfm.preparation.job import Job, execute
+from scfm.preparation.options import Genes, Options, resolve_inputs
+from scfm.preparation.share import Share
+from scfm.preparation.workdir import WorkDir
+from scfm.store.layout import MANIFEST, REPORT
+from scfm.store.manifest import read_manifest
+from scfm.store.token_store import TokenStore
+from scfm.tokenizer import Tokenizer, from_dict
+
+log = logging.getLogger(__name__)
+
+#: Cells of each file that a dry run reads.
+SAMPLE_CELLS = 1000
+
+
+def prepare(
+    inputs: str | Path | Sequence[str | Path],
+    output: str | Path,
+    tokenizer: Tokenizer,
+    *,
+    obs: Sequence[str] = (),
+    categories: Sequence[str] = (),
+    group: str | None = None,
+    missing: Literal["refuse", "allow"] = "refuse",
+    layer: str | None = None,
+    gene_column: str | None = None,
+    counts: Literal["required", "lognorm_ok"] = "required",
+    mod: str = "rna",
+    on_duplicate_cells: Literal["refuse", "number", "ignore"] = "refuse",
+    n_counts: str | None = None,
+    empty: Literal["refuse", "drop"] = "refuse",
+    quality: Quality | None = None,
+    genes: Genes | None = None,
+    duplicates: Literal["keep", "report", "drop"] = "keep",
+    keep_counts: bool = False,
+    shuffle: bool = False,
+    seed: int = 0,
+    workers: int | None = None,
+    block_size: int = 1024,
+    cells_per_part: int | None = None,
+    executor: Local | Dask | None = None,
+    on_error: Literal["stop", "skip"] = "stop",
+    overwrite: bool = False,
+    limit: int | None = None,
+    share: str | None = None,
+) -> TokenStore | None:
+    """Tokenise files into a store.
+
+    A run that was killed is started again with the same arguments and finishes what is missing. The bytes of the
+    store depend on the cells, the tokenizer and the options, not on workers, block size, compression or kills.
+
+    Args:
+        inputs: files, or patterns; see :func:`scfm.cells.file.open_cells` for the formats.
+        output: the store; its unfinished parts lie in ``.NAME.partial`` beside it.
+        tokenizer: one that is not fitted gets its vocabulary and medians from these files, in a pass before.
+        obs: obs columns to carry.
+        categories: obs columns to carry whose numbers are names of classes (clusters), not quantities.
+        group: the obs column whose cells stay together in a split (a donor).
+        missing: a file without one of the columns is refused, or its cells get -1 or NaN (``allow``).
+        layer: the layer of the counts; this and the next four: see :func:`scfm.cells.file.open_cells`.
+        gene_column: var column of the gene names.
+        counts: whether log-normalised values will do.
+        mod: modality of a file with several.
+        on_duplicate_cells: cells of one name in a file.
+        n_counts: obs column with each cell's total of counts; None adds up all its genes.
+        empty: a cell without counts ends the run (``refuse``) or is dropped and counted.
+        quality: rules that cells must pass, see :class:`scfm.cells.quality.Quality`.
+        genes: how genes are matched, see :class:`scfm.preparation.options.Genes`.
+        duplicates: cells with equal counts are kept unseen, reported, or all but the first dropped.
+        keep_counts: keep a column ``counts`` beside the tokens: the cell's counts, 0 at special tokens.
+        shuffle: write the cells in an order shuffled over the whole corpus, drawn from ``seed``.
+        seed: of the shuffling.
+        workers: processes; None takes one for small inputs and else one per core.
+        block_size: cells held at a time by each.
+        cells_per_part: cells of a part, the unit that is done again after a kill; None makes at most 512 parts.
+        executor: where parts run; None is :class:`scfm.preparation.executors.Local`.
+        on_error: a bad file ends the run (``stop``) or is left out and listed (``skip``).
+        overwrite: replace an existing output, and start over where an unfinished one has other inputs or options.
+        limit: only the first cells of each file (a rehearsal).
+        share: ``3/16``: do the third sixteenth of the parts and stop. The shares may run at the same time on machines
+            that see the same files; see docs/scale.md.
+
+    Returns:
+        The store, opened; None after a share. Its ``files`` say what became of each input; left-out ones have the key
+        ``skipped``.
+
+    Raises:
+        FileNotFoundError, FileExistsError, ValueError, RuntimeError, OSError: in one sentence, what is wrong with
+            inputs, options or disk. Nothing half-written is left at ``output``.
+    """
+    genes = genes or Genes()
+    if counts == "lognorm_ok" and tokenizer.needs_counts:
+        raise ValueError(f"the tokenizer {tokenizer.name} needs counts: counts=lognorm_ok is for pure rank tokenizers")
+    options = Options(
+        obs=tuple(dict.fromkeys([*obs, *categories, *([group] if group else [])])),
+        categories=tuple(categories),
+        group=group,
+        missing=missing,
+        layer=layer,
+        gene_column=gene_column,
+        counts=counts,
+        mod=mod,
+        on_duplicate_cells=on_duplicate_cells,
+        n_counts=n_counts,
+        empty=empty,
+        quality=quality or Quality(),
+        max_dropped=genes.max_dropped,
+        policy=genes.policy,
+        species=genes.species,
+        alias=read_alias(genes.alias) if genes.alias else {},
+        duplicates=duplicates,
+        keep_counts=keep_counts,
+        cells_per_part=cells_per_part,
+        shuffle=shuffle,
+        seed=seed,
+        limit=limit,
+    )
+    job = Job(
+        resolve_inputs(inputs),
+        Path(output),
+        tokenizer,
+        options,
+        block_size=block_size,
+        on_error=on_error,
+        overwrite=overwrite,
+        share=None if share is None else Share.parse(share),
+    )
+    return execute(job, workers, executor)
+
+
+def append(
+    inputs: str | Path | Sequence[str | Path],
+    output: str | Path,
+    *,
+    workers: int | None = None,
+    block_size: int = 1024,
+    executor: Local | Dask | None = None,
+    on_error: Literal["stop", "skip"] = "stop",
+) -> TokenStore:
+    """Add files to a store, with its own tokenizer and options. Its parts stay as they are.
+
+    New categories of an obs column get the codes after the old ones. The store is replaced as a whole at the end: old
+    parts are linked, not copied, and until then nothing of it changes.
+
+    Args:
+        inputs: more files, as for :func:`prepare`.
+        output: the store to add to.
+        workers: as for :func:`prepare`, like all that follows.
+        block_size: cells held at a time.
+        executor: where parts run.
+        on_error: what a bad file does.
+
+    Returns:
+        The larger store.
+
+    Raises:
+        FileNotFoundError: there is no such store, or no such input.
+        ValueError: the store is shuffled over its whole corpus, an input is in it already, or as for :func:`prepare`.
+    """
+    work = WorkDir(Path(output))
+    work.restore_output()
+    store = TokenStore.open(output)
+    options = _options(read_manifest(store.path), store.path)
+    if options.shuffle:
+        raise ValueError(f"{output} is shuffled over its whole corpus, nothing can be added: prepare all files anew")
+    found = resolve_inputs(inputs)
+    tokenizer = from_dict(store.tokenizer)
+    job = Job(found, Path(output), tokenizer, options, block_size=block_size, on_error=on_error, after=store)
+    names = {file["name"] for file in store.files}
+    twice = next((entry["path"] for entry in found if entry["name"] in names), None)
+    if twice is not None and not work.is_published(job.plan()):
+        raise ValueError(f"{twice}: the store {output} has a file of this name already")
+    larger = execute(job, workers, executor)
+    assert larger is not None  # only a share makes no store
+    return larger
+
+
+def check_sample(
+    inputs: str | Path | Sequence[str | Path], output: str | Path, tokenizer: Tokenizer, **options: Any
+) -> Path:
+    """Run all checks on the first 1,000 cells of each file, and write the report only.
+
+    Args:
+        inputs: as for :func:`prepare`, like all that follows.
+        output: the store that would be made.
+        tokenizer: the tokenizer.
+        **options: keyword arguments of ``prepare``.
+
+    Returns:
+        The report, ``OUTPUT.dry_run.html``.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``prepare`` does.
+    """
+    output = Path(output)
+    report = output.with_name(f"{output.name}.dry_run.html")
+    fixed = {"limit": SAMPLE_CELLS, "overwrite": False, "share": None}
+    with tempfile.TemporaryDirectory() as folder:
+        store = prepare(inputs, Path(folder) / output.name, tokenizer, **{**options, **fixed})
+        assert store is not None
+        with atomic_write(report) as part:
+            shutil.copyfile(store.path / REPORT, part)
+        log.info("Wrote the report of %d cells, %s, and nothing else.", len(store), report)
+    return report
+
+
+def _options(manifest: Mapping[str, Any], folder: Path) -> Options:
+    """The options that a store was made with.
+
+    Raises:
+        ValueError: its manifest does not say them.
+    """
+    try:
+        return Options(**{**manifest["options"], "quality": Quality(**manifest["options"]["quality"])})
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder / MANIFEST} does not say how the store was made ({error}): prepare it again"
+        ) from None

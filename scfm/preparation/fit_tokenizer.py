@@ -1,0 +1,73 @@
+"""The vocabulary and medians of a corpus: one pass over all cells before they are encoded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from scfm.genes import resolve
+from scfm.preparation.encode import select_cells
+from scfm.preparation.steps import Steps
+from scfm.preparation.worker import FileGenes, worker_state
+from scfm.store.layout import write_json
+from scfm.tokenizer import GeneStatistics, Tokenizer
+from scfm.tokenizer.tally import tally
+
+
+def save_tokenizer(tokenizer: Tokenizer, steps: Steps, parts: Mapping[str, int], block_size: int) -> None:
+    """Save the tokenizer for the workers, fitted on the corpus if it is not fitted.
+
+    Args:
+        tokenizer: fitted or not.
+        steps: of the run.
+        parts: cells of all parts by key.
+        block_size: cells held at a time.
+
+    Raises:
+        ValueError: no file has a gene that is known.
+    """
+    if steps.work.has_state("tokenizer"):
+        return
+    if not tokenizer.fitted:
+        total = GeneStatistics()
+        for key in count_genes(steps, parts, block_size):
+            total.merge(GeneStatistics.load(steps.work.folder / "statistics" / f"{key}.npz"))
+        tokenizer = tokenizer.fit(total)
+    steps.work.save_state("tokenizer", tokenizer.to_dict())
+
+
+def count_genes(steps: Steps, parts: Mapping[str, int], block_size: int) -> dict[str, dict[str, Any]]:
+    """Gather the statistics of some parts; the records. Arguments as for :func:`save_tokenizer`."""
+    return steps.run_tasks("statistics", count_part, list(parts), block_size, cells=list(parts.values()))
+
+
+def count_part(folder: str, plan_hash: str, key: str, block_size: int) -> dict[str, Any]:
+    """Gather the statistics of one part: the kept cells' genes."""
+    run = worker_state(folder, plan_hash)
+    file, part = map(int, key.split("-"))
+    cells = run.open_file(file)
+    genes = resolve(cells.genes, alias=run.options["alias"], species=run.options["species"])
+    nowhere = FileGenes(
+        names=np.array(cells.genes),
+        columns=np.full(len(genes), -1, np.int32),
+        excluded=np.zeros(len(genes), dtype=bool),
+        weights=np.zeros(len(genes), np.uint64),
+        mito=run.mito_genes(cells),
+        n_merged=0,
+    )
+    statistics = GeneStatistics()
+    for block in cells.blocks(*run.part_range(file, part), block_size, run.obs_columns(cells)):
+        sums = tally(block.counts, nowhere.weights)
+        kept = select_cells(run, block, sums, nowhere, file, Counter())
+        column = run.options["n_counts"]
+        totals = sums.totals if column is None else block.obs[column].to_numpy(dtype=np.float64)
+        statistics.update(block.counts[kept], genes, totals[kept])
+    path = run.work.folder / "statistics" / f"{key}.npz"
+    path.parent.mkdir(exist_ok=True)
+    statistics.save(path)
+    record: dict[str, Any] = {"cells": run.part_range(file, part)[1] - run.part_range(file, part)[0]}
+    write_json(run.work.record_path("statistics", key), record)
+    return record

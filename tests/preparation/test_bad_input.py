@@ -1,0 +1,80 @@
+"""Bad files and options are refused, or skipped and listed."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scfm.cells.quality import Quality
+from scfm.preparation.api import prepare
+from scfm.preparation.options import Genes
+
+
+def test_bad_files_are_refused_or_skipped(files, fitted, tmp_path, caplog):
+    bad = tmp_path / "bad.h5ad"
+    bad.write_bytes(files[0].read_bytes()[:20_000])
+    with pytest.raises(ValueError, match=r"bad\.h5ad"):
+        prepare([files[0], bad, files[1]], tmp_path / "s", fitted)
+    store = prepare([files[0], bad, files[1]], tmp_path / "s", fitted, on_error="skip")
+    assert len(store) == 300
+    assert "bad.h5ad" in store.files[1]["skipped"]
+    assert str(tmp_path) not in store.files[1]["skipped"]
+    assert "Skipped" in caplog.text
+    with pytest.raises(ValueError, match="every input was skipped"):
+        prepare([bad], tmp_path / "t", fitted, on_error="skip")
+
+
+def test_a_nan_deep_in_a_file_names_it(files, fitted, tmp_path, cells):
+    adata = cells.copy()
+    adata.X = adata.X.astype(np.float32)
+    adata.X.data[adata.X.indptr[257] + 3] = np.nan
+    adata.write_h5ad(tmp_path / "x.h5ad")
+    with pytest.raises(ValueError, match=r"x\.h5ad.*(cell257.*NaN|NaN.*cell257)"):
+        prepare(tmp_path / "x.h5ad", tmp_path / "s", fitted, block_size=16)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_foreign_species_is_refused_before_anything_is_written(fitted, tmp_path, cells):
+    adata = cells[:20].copy()
+    adata.var = pd.DataFrame(index=[f"ENSMUSG{i:011d}" for i in range(adata.n_vars)])
+    adata.write_h5ad(tmp_path / "x.h5ad")
+    with pytest.raises(ValueError, match=r"x\.h5ad.*mouse"):
+        prepare(tmp_path / "x.h5ad", tmp_path / "s", fitted)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"obs": ["nosuch"]}, ValueError, "no column 'nosuch'; it has"),
+        ({"obs": ["length"]}, ValueError, "a store has a column of this name"),
+        ({"layer": "nosuch"}, ValueError, "nosuch"),
+        ({"empty": "maybe"}, ValueError, "empty='maybe'; expected refuse or drop"),
+        ({"duplicates": "x"}, ValueError, "keep or report or drop"),
+        ({"cells_per_part": 0}, ValueError, "at least one cell"),
+        ({"workers": 0}, ValueError, "at least 1"),
+        ({"counts": "lognorm_ok"}, ValueError, "needs counts"),
+        ({"quality": Quality(min_counts=1e9)}, ValueError, "no cell is left of 300: 300 min_counts"),
+        ({"genes": Genes(alias="nosuch.tsv")}, FileNotFoundError, "nosuch"),
+        ({"genes": Genes(policy="sum")}, ValueError, "collapse or first or refuse"),
+    ],
+)
+def test_refusals(files, fitted, tmp_path, options, error, message):
+    with pytest.raises(error, match=message):
+        prepare(files, tmp_path / "s", fitted, **options)
+    assert not (tmp_path / "s").exists()
+
+
+def test_inputs(files, fitted, tmp_path, monkeypatch):
+    monkeypatch.chdir(files[0].parent)
+    store = prepare("*.h5ad", tmp_path / "s", fitted)
+    assert store.categories("file") == ("one cell.h5ad", "zwei.h5ad")
+    with pytest.raises(FileNotFoundError, match="no file matches"):
+        prepare("*.loom", tmp_path / "t", fitted)
+    with pytest.raises(FileNotFoundError, match="there is no input"):
+        prepare("nosuch.h5ad", tmp_path / "t", fitted)
+    with pytest.raises(ValueError, match="twice"):
+        prepare([files[0], files[0]], tmp_path / "t", fitted)
+    with pytest.raises(ValueError, match="no input"):
+        prepare([], tmp_path / "t", fitted)
+    with pytest.raises(ValueError, match="share of counts"):
+        Genes(max_dropped=2)
