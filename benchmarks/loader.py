@@ -68,7 +68,7 @@ def ours(path: Path, tokens: int, how: Shuffle) -> Way:
 
     def batches() -> Iterator[Batch]:
         store = TokenStore.open(path)
-        order = Order(np.arange(len(store)), store.lengths, tokens=tokens, how=how)
+        order = Order(np.arange(len(store)), store.lengths, tokens=tokens, permutation=how)
         yield from CellLoader(PackedCells(store, ["file"]), order)
 
     return batches
@@ -173,7 +173,7 @@ def plan(n_cells: int) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for how in (Shuffle("stored"), Shuffle("blocks"), Shuffle()):
         began = time.process_time()
-        Order(rows, lengths, tokens=131_072, how=how).epoch(0)
+        Order(rows, lengths, tokens=131_072, permutation=how).epoch(0)
         spent = time.process_time() - began
         print(f"an epoch of {n_cells:,} cells planned in {spent:.1f} CPU-s (data.shuffle={how.by})")
     more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 + rows.nbytes + lengths.nbytes

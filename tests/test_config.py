@@ -47,8 +47,8 @@ def test_a_value_of_the_wrong_type(key):
 
 
 def test_a_word_that_is_no_choice():
-    message = problem(optim={"_target_": "scfm.data.shuffle.Shuffle", "by": "block"})
-    assert "optim.by='block' is str; expected one of cells, blocks, stored" in message
+    message = problem(optim={"_target_": "scfm.data.shuffle.Shuffle", "kind": "block"})
+    assert "optim.kind='block' is str; expected one of cells, blocks, stored" in message
 
 
 def test_arguments_that_a_class_shares_with_its_base_are_checked_like_its_own():

@@ -18,11 +18,11 @@ def pack(
     seed: int = 0,
     counts: np.ndarray | None = None,
 ) -> Batch:
-    """Lay cells one after the other in one row of tokens.
+    """Concatenate the tokens of cells into one row.
 
     Args:
         cells: the B cells' tokens, none of them empty.
-        rows: (B,) what ``Batch.index`` names them by.
+        rows: (B,) for ``Batch.index``.
         obs: labels by name, each (B,).
         seed: see :class:`~scfm.batch.Batch`.
         counts: (T,) float32, the counts behind the tokens.

@@ -1,4 +1,4 @@
-"""Micro-batches that a head composes: cells of one experimental batch, or cells together with their neighbours."""
+"""Micro-batches that a head composes: cells of one experimental batch, or cells together with their neighbors."""
 
 import logging
 from collections.abc import Iterator
@@ -6,20 +6,20 @@ from dataclasses import replace
 
 import numpy as np
 
-from scfm.data.order import Order, Plan, cut
+from scfm.data.order import EpochPlan, Order, cut_batches
 from scfm.types import Sampling
 
 log = logging.getLogger(__name__)
 
-#: Fewer cells than this in a micro-batch leave a contrast nothing to compare with.
+#: A contrast between cells needs at least this many of them in a micro-batch.
 FEWEST = 4
 
 
 class ComposedOrder(Order):
-    """Like :class:`~scfm.data.order.Order`, with a say in which cells share a micro-batch.
+    """Like :class:`~scfm.data.order.Order`, with rules for which cells share a micro-batch.
 
-    A pass over a group reads each of its cells once, cut into micro-batches under the budget; inside a group, cores
-    and their neighbours lie together, evenly spaced among the other cells. An epoch is one pass over every group
+    A pass over a group reads each of its cells once, in micro-batches within the budget; inside a group, cores and
+    their neighbors are adjacent, evenly spaced among the other cells. An epoch is one pass over every group
     (``proportional``), or as many micro-batches of each as :class:`~scfm.types.Sampling` says: part of a pass, or
     several, so that no micro-batch has a cell twice. Groups of fewer than four cells are read as one group (Concerto;
     CONCORD). The plan stays a pure function of (seed, epoch).
@@ -53,7 +53,7 @@ class ComposedOrder(Order):
         super().__init__(rows, lengths, tokens=tokens, multiple=1, seed=seed, shuffle=shuffle)
         self.tokens = tokens
         self.sampling = sampling if shuffle else replace(sampling, micro_batches="proportional", inside=1.0)
-        codes = pooled(groups)
+        codes = merge_small_groups(groups)
         self.members = [np.flatnonzero(codes == code) for code in range(codes.max() + 1)]
         self.by_group, self.group = np.argsort(codes, kind="stable"), codes
         self.starts = np.cumsum([0, *(len(members) for members in self.members)])
@@ -62,31 +62,31 @@ class ComposedOrder(Order):
         room = int(self.sampling.inside * (tokens - int(lengths.max())))
         how = self.sampling.micro_batches
         self.pieces = self._divide(room, multiple if how == "proportional" else 1)
-        self.shares = self.pieces if how == "proportional" else self._number(groups, codes, multiple)
+        self.shares = self.pieces if how == "proportional" else self._count_batches(groups, codes, multiple)
         self.n_batches = int(self.shares.sum())
 
     @property
     def name(self) -> str:
-        """With how many micro-batches of each group there are."""
+        """The name of :class:`~scfm.data.order.Order`, with the number of micro-batches of each group."""
         wanted = self.sampling
         return f"{super().name}, by {wanted.by}, {self.shares.tolist()} micro-batches, {wanted.inside:g} of each inside"
 
-    def epoch(self, epoch: int) -> Plan:
+    def epoch(self, epoch: int) -> EpochPlan:
         """The plan of an epoch."""
         rng = np.random.default_rng([self.seed, epoch if self.shuffle else 0])
-        parts = [part for group in range(len(self.members)) for part in self._of_group(group, rng)]
+        parts = [part for group in range(len(self.members)) for part in self._group_batches(group, rng)]
         parts = [parts[i] for i in rng.permutation(len(parts))]
         edges = np.cumsum([0, *(len(part) for part in parts)])
-        return Plan(self.rows[np.concatenate(parts)], edges)
+        return EpochPlan(self.rows[np.concatenate(parts)], edges)
 
-    def _of_group(self, group: int, rng: np.random.Generator) -> list[np.ndarray]:
+    def _group_batches(self, group: int, rng: np.random.Generator) -> list[np.ndarray]:
         """The micro-batches of a group: of one pass over it, of its beginning, or of several."""
         parts: list[np.ndarray] = []
         while len(parts) < self.shares[group]:
             order = self._arrange(self.members[group], rng)
-            parts += np.split(order, cut(self.lengths[order], int(self.pieces[group]))[1:-1])
+            parts += np.split(order, cut_batches(self.lengths[order], int(self.pieces[group]))[1:-1])
         parts = parts[: self.shares[group]]
-        return parts if self.sampling.inside == 1 else [self._joined(part, group, rng) for part in parts]
+        return parts if self.sampling.inside == 1 else [self._add_other_groups(part, group, rng) for part in parts]
 
     def _divide(self, room: int, multiple: int) -> np.ndarray:
         """(groups,) micro-batches of a pass: as many as a group's tokens need, rounded up to a multiple in all."""
@@ -103,15 +103,15 @@ class ComposedOrder(Order):
             shares[largest] += 1
         if (sizes < FEWEST * shares).any():
             log.warning(
-                "%d of %d micro-batches hold fewer than %d cells, which teaches little: raise data.tokens_per_batch.",
+                "%d of %d micro-batches hold fewer than %d cells, too few for a contrast: raise data.tokens_per_batch.",
                 int(shares[sizes < FEWEST * shares].sum()),
                 int(shares.sum()),
                 FEWEST,
             )
         return shares
 
-    def _number(self, groups: np.ndarray, codes: np.ndarray, multiple: int) -> np.ndarray:
-        """(groups,) micro-batches of an epoch, where they are not to be in proportion to the cells."""
+    def _count_batches(self, groups: np.ndarray, codes: np.ndarray, multiple: int) -> np.ndarray:
+        """(groups,) micro-batches of an epoch, if they are not proportional to the cells."""
         if self.sampling.micro_batches == "equal":
             wanted = np.full(len(self.pieces), np.median(self.pieces))
         else:
@@ -126,7 +126,7 @@ class ComposedOrder(Order):
         return shares
 
     def _arrange(self, members: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A permutation of a group's cells in which cores and their drawn neighbours lie side by side."""
+        """A permutation of a group's cells in which each core is adjacent to its drawn neighbors."""
         order = rng.permutation(members)
         companions = self.sampling.companions
         n_cores = max(1, round(self.sampling.share * len(members) / companions))
@@ -136,26 +136,26 @@ class ComposedOrder(Order):
         free[members] = True
         key = rng.random(len(self.rows))
         for number, core in enumerate(_cores(order, free, n_cores)):
-            near = self._near(np.array([core]))
+            near = self._find_neighbors(np.array([core]))
             near = rng.permutation(near[free[near]])[:companions]
             together = np.append(near, core)
             free[together] = False
             key[together] = (number + 0.5) / n_cores
         return order[np.argsort(key[order], kind="stable")]
 
-    def _near(self, cells: np.ndarray) -> np.ndarray:
-        """Neighbours of some cells that this split has."""
+    def _find_neighbors(self, cells: np.ndarray) -> np.ndarray:
+        """Neighbors of some cells, as far as they are in this split."""
         table = _table(self.sampling)
         rows = self.rows[cells]
         near = table[rows[rows < len(table)]].ravel()
         near = self.place[near[near >= 0]]
         return near[near >= 0]
 
-    def _joined(self, part: np.ndarray, group: int, rng: np.random.Generator) -> np.ndarray:
-        """A micro-batch with cells of other groups, of which ``share`` are neighbours; as the budget allows."""
+    def _add_other_groups(self, part: np.ndarray, group: int, rng: np.random.Generator) -> np.ndarray:
+        """A micro-batch with cells of other groups, ``share`` of them neighbors, as far as the budget allows."""
         members = self.members[group]
         wanted = min(round(len(part) * (1 / self.sampling.inside - 1)), len(self.rows) - len(members))
-        near = np.unique(self._near(part))
+        near = np.unique(self._find_neighbors(part))
         near = near[self.group[near] != group]
         near = rng.permutation(near)[: round(self.sampling.share * wanted)]
         drawn = rng.choice(len(self.rows) - len(members), wanted, replace=False)
@@ -166,8 +166,8 @@ class ComposedOrder(Order):
         return np.append(part, others[np.cumsum(self.lengths[others]) <= room])
 
 
-def pooled(groups: np.ndarray) -> np.ndarray:
-    """(n,) codes from 0 of groups (n,), in which those of fewer than four cells are one, with the next if they must."""
+def merge_small_groups(groups: np.ndarray) -> np.ndarray:
+    """(n,) codes from 0 of groups (n,): groups of fewer than four cells become one, with the next larger if needed."""
     _, codes = np.unique(groups, return_inverse=True)
     sizes = np.bincount(codes)
     by_size = np.argsort(sizes, kind="stable")
@@ -179,7 +179,7 @@ def pooled(groups: np.ndarray) -> np.ndarray:
 
 
 def _cores(order: np.ndarray, free: np.ndarray, n_cores: int) -> Iterator[int]:
-    """Cells that nobody has drawn yet, up to a number; ``free`` changes while they are taken."""
+    """Up to ``n_cores`` cells that are still free; the caller updates ``free`` between them."""
     taken = 0
     for core in order:
         if taken == n_cores:
@@ -190,5 +190,5 @@ def _cores(order: np.ndarray, free: np.ndarray, n_cores: int) -> Iterator[int]:
 
 
 def _table(sampling: Sampling) -> np.ndarray:
-    """The neighbours, (rows, k); of no row where there are none."""
+    """(rows, k) neighbors of each row; no rows if there are none."""
     return np.empty((0, 1), dtype=np.int64) if sampling.neighbours is None else sampling.neighbours

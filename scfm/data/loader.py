@@ -1,4 +1,4 @@
-"""Feeds micro-batches to a rank, and knows where it stands."""
+"""The loader of a rank: it reads micro-batches and keeps its position."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -56,7 +56,7 @@ class CellLoader(DataLoader[Batch]):
         cells: where micro-batches come from.
         order: which cells they are.
         rank: this process among ``world``.
-        world: processes that share each optimiser step; ``len(order)`` is a multiple of it.
+        world: processes that share each optimizer step; ``len(order)`` is a multiple of it.
         held_out: every pass is the same (validation); otherwise each pass is the next epoch.
         workers: processes that read ahead.
         pin: page-locked memory, for transfer to a GPU.
@@ -94,23 +94,23 @@ class CellLoader(DataLoader[Batch]):
             place.step = 0
         elif place.step >= len(place.order):
             place.epoch, place.step = place.epoch + 1, 0
-        # torch's iterator costs as much as a small batch: it is for what goes on elsewhere
+        # torch's iterator costs as much as a small batch: it is used only with workers or pinned memory
         elsewhere = self.num_workers > 0 or self.pin_memory
         for batch in super().__iter__() if elsewhere else map(self.dataset.__getitem__, place):
             place.step += place.world
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Epoch and micro-batches taken from it by all ranks; and what they are counted in."""
+        """Epoch and micro-batches taken from it by all ranks; also the division and the order they refer to."""
         place, order = self.place, self.place.order
         counted = {"n_batches": len(order), "world": place.world, "order": order.name}
         return {"epoch": place.epoch, "step": place.step, **counted}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue with the very next cell.
+        """Continue with the next cell.
 
         Raises:
-            ValueError: the cells come in another order, or cut into other micro-batches, than when the state was taken.
+            ValueError: the order of the cells, or their division into micro-batches, has changed.
         """
         if state["n_batches"] != len(self.place.order):
             raise ValueError(

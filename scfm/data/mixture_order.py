@@ -4,17 +4,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from scfm.data.order import Order, Plan, cut
+from scfm.data.order import EpochPlan, Order, cut_batches
 from scfm.data.shuffle import Shuffle
 
 
-class BlendedOrder(Order):
+class MixtureOrder(Order):
     """Like :class:`~scfm.data.order.Order`, each source with its share of the tokens.
 
-    An epoch has as many tokens as all cells together. A source is an endless row of passes over its cells, each pass
-    shuffled anew and all of equal length in tokens, so epoch ``e`` is a stretch of it that needs no walk from the
-    beginning: every cell of a source is read before any is read again, also from one epoch to the next. The stretches
-    are merged in proportion, so that the shares hold in every micro-batch, to about a cell of each source.
+    An epoch has as many tokens as all cells together. A source is an endless sequence of passes over its cells, each
+    pass in a new random order and all of equal length in tokens. Epoch ``e`` is a stretch of that sequence and is
+    computed without the epochs before it. Every cell of a source is read before any is read again, also across epochs.
+    The stretches of the sources are merged in proportion, so that the shares hold in every micro-batch, to about one
+    cell of each source.
 
     Args:
         rows: (n,) int64, the store rows of the split.
@@ -24,7 +25,7 @@ class BlendedOrder(Order):
         tokens: the budget of a micro-batch, in tokens.
         multiple: the number of micro-batches is a multiple of this.
         seed: seed of the shuffling.
-        how: how a pass is shuffled.
+        permutation: how a pass is shuffled.
 
     Raises:
         ValueError: a source without cells, micro-batches for too few cells, or as :class:`~scfm.data.order.Order`.
@@ -40,9 +41,9 @@ class BlendedOrder(Order):
         tokens: int,
         multiple: int = 1,
         seed: int = 0,
-        how: Shuffle | None = None,
+        permutation: Shuffle | None = None,
     ) -> None:
-        super().__init__(rows, lengths, tokens=tokens, multiple=1, seed=seed, how=how)
+        super().__init__(rows, lengths, tokens=tokens, multiple=1, seed=seed, permutation=permutation)
         self.members = [np.flatnonzero(sources == source) for source in range(len(weights))]
         empty = [str(source) for source, members in enumerate(self.members) if not len(members)]
         if empty:
@@ -64,23 +65,23 @@ class BlendedOrder(Order):
 
     @property
     def name(self) -> str:
-        """With the tokens of each source in an epoch."""
+        """The name of :class:`~scfm.data.order.Order`, with the tokens of each source in an epoch."""
         return f"{super().name}, tokens by store {self.shares}"
 
-    def epoch(self, epoch: int) -> Plan:
+    def epoch(self, epoch: int) -> EpochPlan:
         """The plan of an epoch."""
         stretches = [self._stretch(source, epoch) for source in range(len(self.members))]
         cells, places = (np.concatenate(arrays) for arrays in zip(*stretches, strict=True))
         cells = cells[np.argsort(places, kind="stable")]
-        return Plan(self.rows[cells], cut(self.lengths[cells], self.n_batches))
+        return EpochPlan(self.rows[cells], cut_batches(self.lengths[cells], self.n_batches))
 
     def _stretch(self, source: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The cells of a source whose tokens begin in this epoch's stretch of it, and where in it, from 0 to 1."""
+        """The cells of a source that begin in this epoch's stretch of it, and their positions in it, from 0 to 1."""
         members, total, share = self.members[source], self.totals[source], self.shares[source]
         low, high = epoch * share, (epoch + 1) * share
         cells, places = [], []
         for turn in range(low // total, -(-high // total)):
-            order = members[self.how(len(members), np.random.default_rng([self.seed, source, turn]))]
+            order = members[self.permutation(len(members), np.random.default_rng([self.seed, source, turn]))]
             starts = np.cumsum(self.lengths[order]) - self.lengths[order] + (turn * total - low)
             inside = slice(*np.searchsorted(starts, [0, share]))
             cells.append(order[inside])

@@ -10,11 +10,11 @@ import pytorch_lightning as pl
 
 from scfm.data.composed_order import ComposedOrder
 from scfm.data.loader import CellLoader, PackedCells
-from scfm.data.mixture_order import BlendedOrder
+from scfm.data.mixture_order import MixtureOrder
 from scfm.data.order import Order
 from scfm.data.plan import DataPlan
 from scfm.data.shuffle import Shuffle
-from scfm.data.split import Split, set_aside, split_rows
+from scfm.data.split import Split, split_rows, take_calibration
 from scfm.store.mix import MixedStore
 from scfm.store.token_store import TokenStore
 from scfm.types import Needs, Sampling
@@ -73,7 +73,7 @@ class CellData(pl.LightningDataModule):
             )
         self.store, self.max_length, self.workers, self.seed = store, max_length, workers, seed
         self.tokens_per_step = tokens_per_step
-        self.how = Shuffle(shuffle, shuffle_block, shuffle_pool)
+        self.permutation = Shuffle(shuffle, shuffle_block, shuffle_pool)
         if shuffle == "stored" and not store.shuffled:
             raise ValueError(f"data.shuffle=stored: {store.path} was not written with scfm-prepare shuffle=true")
         self.auto_budget = auto_budget
@@ -109,7 +109,7 @@ class CellData(pl.LightningDataModule):
     def calibrated(self, share: float) -> "CellData":
         """The same with a share of the cells kept for calibration, out of training and validation."""
         groups = None if self.group is None else self.store.obs(self.group)
-        return self._with_plan(split=set_aside(self.split, share, seed=self.split_seed, groups=groups))
+        return self._with_plan(split=take_calibration(self.split, share, seed=self.split_seed, groups=groups))
 
     def budgeted(self, tokens_per_batch: int) -> "CellData":
         """The same in micro-batches of another size."""
@@ -153,11 +153,13 @@ class CellData(pl.LightningDataModule):
         store, lengths = self.store, self.lengths[rows]
         cutting = {"tokens": self.plan.tokens_per_batch, "multiple": multiple, "seed": self.seed}
         if shuffle and isinstance(store, MixedStore) and store.weights is not None:
-            return BlendedOrder(rows, lengths, store.sources[rows], store.weights, how=self.how, **cutting)
-        return Order(rows, lengths, shuffle=shuffle, how=self.how, **cutting)
+            return MixtureOrder(
+                rows, lengths, store.sources[rows], store.weights, permutation=self.permutation, **cutting
+            )
+        return Order(rows, lengths, shuffle=shuffle, permutation=self.permutation, **cutting)
 
     def _composed(self, rows: np.ndarray, sampling: Sampling, *, multiple: int, shuffle: bool) -> ComposedOrder:
-        if self.how.by != "cells" or (isinstance(self.store, MixedStore) and self.store.weights is not None):
+        if self.permutation.kind != "cells" or (isinstance(self.store, MixedStore) and self.store.weights is not None):
             raise ValueError(
                 "this head chooses the cells of its micro-batches itself: data.shuffle=cells and store.weights=null"
             )

@@ -1,8 +1,8 @@
 """Which cells make which micro-batch: a pure function of (seed, epoch, step).
 
-The order knows nothing of ranks or workers. Every rank computes the same plan and takes the micro-batches
-``rank, rank + world, ...`` of it, so the cells of an optimiser step do not depend on how many GPUs share the work, and
-a run resumes from one integer: the micro-batches already taken.
+The order does not depend on ranks or workers. Every rank computes the same plan and takes the micro-batches
+``rank, rank + world, ...`` of it, so the cells of an optimizer step do not depend on the number of GPUs, and a run
+resumes from one integer: the number of micro-batches already taken.
 """
 
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ TRAIN, HELD_OUT = 0, 1
 
 
 def batch_seed(seed: int, stream: int, epoch: int, step: int) -> int:
-    """The seed of everything random done to one micro-batch, a non-negative 63-bit integer."""
+    """The seed of all random choices for one micro-batch, a non-negative 63-bit integer."""
     return int(np.random.SeedSequence([seed, stream, epoch, step]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 @dataclass(frozen=True)
-class Plan:
-    """One epoch: the rows in the order they are read, cut into micro-batches.
+class EpochPlan:
+    """One epoch: the rows in reading order, divided into micro-batches.
 
     Attributes:
         rows: (n,) int64, store rows.
@@ -39,7 +39,7 @@ class Plan:
 
 
 class Order:
-    """Cuts the cells of a split into micro-batches under a token budget, the same number in every epoch.
+    """Divides the cells of a split into micro-batches within a token budget, the same number in every epoch.
 
     An epoch's tokens are divided evenly: cell ``i`` goes to micro-batch ``floor(start_i * n / T)``, with ``start_i``
     the tokens before it, so that micro-batches are of nearly equal size (ranks wait for the largest), none exceeds
@@ -49,10 +49,10 @@ class Order:
         rows: (n,) int64, the store rows of the split.
         lengths: (n,) int64, tokens of each of them.
         tokens: the budget of a micro-batch, in tokens.
-        multiple: the number of micro-batches is a multiple of this (those of one optimiser step, over all ranks).
+        multiple: the number of micro-batches is a multiple of this (those of one optimizer step, over all ranks).
         seed: seed of the shuffling.
         shuffle: a new permutation every epoch; otherwise the rows' own order.
-        how: what kind of permutation; None draws every cell by itself.
+        permutation: how cells are shuffled; None draws every cell by itself.
 
     Raises:
         ValueError: no cells, a cell longer than the budget, or fewer cells than ``multiple``.
@@ -67,7 +67,7 @@ class Order:
         multiple: int = 1,
         seed: int = 0,
         shuffle: bool = True,
-        how: Shuffle | None = None,
+        permutation: Shuffle | None = None,
     ) -> None:
         if len(rows) == 0:
             raise ValueError("this split has no cells; give it a larger share (data.val, data.test) or more cells")
@@ -78,12 +78,12 @@ class Order:
                 f"raise it to at least {longest} or cut the cells with data.max_length"
             )
         self.rows, self.lengths = rows, lengths
-        self.seed, self.shuffle, self.how = seed, shuffle, how or Shuffle()
+        self.seed, self.shuffle, self.permutation = seed, shuffle, permutation or Shuffle()
         wanted = min(len(rows), -(-int(lengths.sum()) // max(tokens - longest, 1)))
         self.n_batches = -(-wanted // multiple) * multiple
         if self.n_batches > len(rows):
             raise ValueError(
-                f"this split has {len(rows)} cells, too few for the {multiple} micro-batches of one optimiser step; "
+                f"this split has {len(rows)} cells, too few for the {multiple} micro-batches of one optimizer step; "
                 "lower data.tokens_per_step, use fewer devices, or raise data.tokens_per_batch"
             )
 
@@ -92,21 +92,21 @@ class Order:
 
     @property
     def name(self) -> str:
-        """What an epoch depends on besides the cells: a run goes on only in an order of the same name."""
-        return f"seed {self.seed}, {self.how.name}"
+        """Everything an epoch depends on except the cells: a run resumes only with an order of the same name."""
+        return f"seed {self.seed}, {self.permutation.name}"
 
-    def epoch(self, epoch: int) -> Plan:
+    def epoch(self, epoch: int) -> EpochPlan:
         """The plan of an epoch."""
         if self.shuffle:
-            shuffled = self.how(len(self.rows), np.random.default_rng([self.seed, epoch]))
+            shuffled = self.permutation(len(self.rows), np.random.default_rng([self.seed, epoch]))
             rows, lengths = self.rows[shuffled], self.lengths[shuffled]
         else:
             rows, lengths = self.rows, self.lengths
-        return Plan(rows, cut(lengths, self.n_batches))
+        return EpochPlan(rows, cut_batches(lengths, self.n_batches))
 
 
-def cut(lengths: np.ndarray, n_batches: int) -> np.ndarray:
-    """(n_batches + 1,) edges of an even division by tokens in which every micro-batch has a cell."""
+def cut_batches(lengths: np.ndarray, n_batches: int) -> np.ndarray:
+    """(n_batches + 1,) edges that divide the tokens evenly; every micro-batch has a cell."""
     starts = np.cumsum(lengths) - lengths
     total = int(starts[-1] + lengths[-1])
     steps = np.arange(n_batches + 1)

@@ -1,4 +1,4 @@
-"""Splits into train, validation and test that do not leak: whole donors (or any group) go to one side."""
+"""Splits into train, validation and test cells that do not leak: whole donors (or other groups) stay together."""
 
 import logging
 from dataclasses import dataclass, field, replace
@@ -10,9 +10,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of each part (int64, ascending) and what they were split by, for the reader of a report.
+    """Rows of each part (int64, ascending), and ``by``: how they were split, for reports.
 
-    ``calibration`` cells, where :func:`set_aside` took some, serve thresholds and nothing else.
+    ``calibration`` cells, if :func:`take_calibration` took some, are used for thresholds only.
     """
 
     train: np.ndarray
@@ -56,22 +56,22 @@ def split_rows(
     return Split(train, held_val, held_test, by)
 
 
-#: With fewer groups to learn from than this, none is given up for calibration.
+#: With fewer training groups than this, none is used for calibration.
 ENOUGH_GROUPS = 6
 
 
-def set_aside(split: Split, share: float, *, seed: int, groups: np.ndarray | None = None) -> Split:
+def take_calibration(split: Split, share: float, *, seed: int, groups: np.ndarray | None = None) -> Split:
     """The split with calibration cells taken out of it; the test cells stay as they are.
 
-    Whole training groups are taken where there are enough of them. Where there are few, cells are drawn from the
-    validation part, at most half of it: they are of groups that training did not see, as the cells will be that the
-    thresholds are for. Without groups, cells are drawn from the training part.
+    Whole training groups are taken if there are enough of them. If there are few, cells are drawn from the validation
+    part, at most half of it: like the cells that the thresholds will be applied to, they are of groups that training
+    did not see. Without groups, cells are drawn from the training part.
 
     Args:
         split: training, validation and test cells.
         share: of all cells.
         seed: seed of the draw.
-        groups: (n_cells,) integer codes of what was split by; None where single cells were split.
+        groups: (n_cells,) integer codes of the groups; None if single cells were split.
 
     Raises:
         ValueError: a share outside [0, 0.5).
@@ -119,7 +119,9 @@ def _group_parts(groups: np.ndarray, val: float, test: float, rng: np.random.Gen
     for part, share, left in ((1, val, 1 + (test > 0)), (2, test, 1)):
         taken = 0
         while (
-            share > 0 and len(waiting) > left and (taken == 0 or _nearer(taken, sizes[waiting[0]], share * len(groups)))
+            share > 0
+            and len(waiting) > left
+            and (taken == 0 or _is_nearer(taken, sizes[waiting[0]], share * len(groups)))
         ):
             chosen = waiting.pop(0)
             part_of_group[chosen] = part
@@ -127,6 +129,6 @@ def _group_parts(groups: np.ndarray, val: float, test: float, rng: np.random.Gen
     return part_of_group[members]
 
 
-def _nearer(taken: int, more: int, wanted: float) -> bool:
+def _is_nearer(taken: int, more: int, wanted: float) -> bool:
     """Whether taking one more group brings the part nearer to its wanted size."""
     return abs(taken + more - wanted) < abs(taken - wanted)

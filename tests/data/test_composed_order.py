@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ranks import finish, start_ranks
-from scfm.data.composed_order import ComposedOrder, pooled
+from scfm.data.composed_order import ComposedOrder, merge_small_groups
 from scfm.types import Sampling
 
 
@@ -42,7 +42,7 @@ def test_every_cell_once_among_its_own_group_under_the_budget(made, epoch):
     assert len(plan) == len(order)
     assert len(order) % multiple == 0
     assert sorted(plan.rows) == sorted(rows)
-    length, group = dict(zip(rows, lengths, strict=True)), dict(zip(rows, pooled(groups), strict=True))
+    length, group = dict(zip(rows, lengths, strict=True)), dict(zip(rows, merge_small_groups(groups), strict=True))
     for step in range(len(plan)):
         assert len({group[row] for row in plan[step]}) == 1
         assert sum(length[row] for row in plan[step]) <= tokens
@@ -91,7 +91,7 @@ def test_micro_batches_too_small_to_teach_are_named(caplog):
 )
 def test_groups_of_fewer_than_four_cells_are_read_as_one(groups, together):
     groups = np.array(groups)
-    codes = pooled(groups)
+    codes = merge_small_groups(groups)
     assert sorted(set(codes)) == list(range(len(set(codes))))
     for one in set(groups):
         for two in set(groups):

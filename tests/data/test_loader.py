@@ -29,7 +29,9 @@ BLOCKS = Shuffle("blocks", block=4, pool=16)
 
 def loader(rank=0, world=1, workers=0, held_out=False, multiple=4, how=None):
     store = MadeUpStore()
-    order = Order(np.arange(60), store.lengths, tokens=40, multiple=multiple, seed=1, shuffle=not held_out, how=how)
+    order = Order(
+        np.arange(60), store.lengths, tokens=40, multiple=multiple, seed=1, shuffle=not held_out, permutation=how
+    )
     return CellLoader(PackedCells(store, ["type"]), order, rank=rank, world=world, workers=workers, held_out=held_out)
 
 

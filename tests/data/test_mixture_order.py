@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from scfm.data.mixture_order import BlendedOrder
+from scfm.data.mixture_order import MixtureOrder
 from scfm.data.shuffle import Shuffle
 
 
@@ -19,8 +19,15 @@ def blends(draw):
     tokens, multiple = int(lengths.max()) * draw(st.integers(2, 9)), draw(st.sampled_from([1, 2, 4]))
     how = draw(st.sampled_from([Shuffle(), Shuffle("blocks", 4, 16), Shuffle("stored")]))
     try:
-        order = BlendedOrder(
-            np.arange(len(sources)) * 3, lengths, sources, weights, tokens=tokens, multiple=multiple, seed=5, how=how
+        order = MixtureOrder(
+            np.arange(len(sources)) * 3,
+            lengths,
+            sources,
+            weights,
+            tokens=tokens,
+            multiple=multiple,
+            seed=5,
+            permutation=how,
         )
     except ValueError as error:
         assert "too few" in str(error)
@@ -63,15 +70,15 @@ def test_every_cell_of_a_source_is_read_before_any_is_read_again(made):
 
 def test_equal_weights_of_equal_stores_read_every_cell_once_an_epoch():
     sources = np.repeat([0, 1], 200)
-    order = BlendedOrder(np.arange(400), np.full(400, 10), sources, [1, 1], tokens=200)
+    order = MixtureOrder(np.arange(400), np.full(400, 10), sources, [1, 1], tokens=200)
     assert sorted(order.epoch(3).rows) == list(range(400))
-    again = BlendedOrder(np.arange(400), np.full(400, 10), sources, [5, 5], tokens=200)
+    again = MixtureOrder(np.arange(400), np.full(400, 10), sources, [5, 5], tokens=200)
     np.testing.assert_array_equal(order.epoch(3).rows, again.epoch(3).rows)
     assert (order.epoch(3).rows != order.epoch(4).rows).any()
 
 
 def test_refusals():
     with pytest.raises(ValueError, match="store 1 of the mix .* has no training cell"):
-        BlendedOrder(np.arange(9), np.full(9, 5), np.zeros(9), [1, 1], tokens=50)
+        MixtureOrder(np.arange(9), np.full(9, 5), np.zeros(9), [1, 1], tokens=50)
     with pytest.raises(ValueError, match="too few for its .* micro-batches"):
-        BlendedOrder(np.arange(4), np.full(4, 5), np.array([0, 0, 1, 1]), [1, 1], tokens=50, multiple=8)
+        MixtureOrder(np.arange(4), np.full(4, 5), np.array([0, 0, 1, 1]), [1, 1], tokens=50, multiple=8)

@@ -33,7 +33,7 @@ def test_blocks_are_read_whole_within_a_pool():
 
 
 def test_stored_is_the_order_of_the_store_in_every_epoch():
-    order = Order(np.arange(50) * 2, np.full(50, 3), tokens=30, how=Shuffle("stored"))
+    order = Order(np.arange(50) * 2, np.full(50, 3), tokens=30, permutation=Shuffle("stored"))
     for epoch in range(2):
         np.testing.assert_array_equal(order.epoch(epoch).rows, np.arange(50) * 2)
 

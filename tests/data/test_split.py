@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scfm.data.split import set_aside, split_rows
+from scfm.data.split import split_rows, take_calibration
 
 
 @given(st.lists(st.integers(0, 8), min_size=30, max_size=200), st.integers(0, 10))
@@ -39,7 +39,7 @@ def test_refusals():
     with pytest.raises(ValueError, match="shares of the cells"):
         split_rows(10, val=0.6, test=0.5, seed=0)
     with pytest.raises(ValueError, match=r"calibration=0.5; expected"):
-        set_aside(split_rows(10, val=0.1, test=0.1, seed=0), 0.5, seed=0)
+        take_calibration(split_rows(10, val=0.1, test=0.1, seed=0), 0.5, seed=0)
 
 
 class TestCalibrationCells:
@@ -48,7 +48,7 @@ class TestCalibrationCells:
         groups = None if n_groups is None else np.arange(1000) % n_groups
         name = None if groups is None else "donor"
         before = split_rows(1000, val=0.2, test=0.2, seed=0, group=name, groups=groups)
-        after = set_aside(before, share, seed=0, groups=groups)
+        after = take_calibration(before, share, seed=0, groups=groups)
         parts = [after.train, after.val, after.test, after.calibration]
         assert sorted(np.concatenate(parts)) == list(range(1000))
         np.testing.assert_array_equal(before.test, after.test)
