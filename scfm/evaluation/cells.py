@@ -16,6 +16,7 @@ from scfm.evaluation.expression import Expression, read_expression
 from scfm.evaluation.options import Options
 from scfm.evaluation.times import read_times
 from scfm.head.trajectory.base import PSEUDOTIME
+from scfm.store.obs_columns import value_text
 
 log = logging.getLogger(__name__)
 
@@ -215,10 +216,9 @@ def _column(adata: AnnData, name: str | None, role: str) -> np.ndarray | None:
 
 
 def _text(column: pd.Series) -> np.ndarray:
-    missing = column.isna().to_numpy()
-    values = column.astype(str).to_numpy(dtype=object)
-    values[missing] = ""
-    return values
+    """(B,) the text of each value, as a store writes it (1.0 is ``1``); "" where it is missing."""
+    rows, values = pd.factorize(column)
+    return np.array([*(value_text(value) or "" for value in values), ""], dtype=object)[rows]
 
 
 def _classes(names: np.ndarray | None, label: str | None, n_cells: int) -> tuple[tuple[str, ...], np.ndarray]:

@@ -204,6 +204,18 @@ def test_names_of_embeddings_carry_no_meaning(make_adata):
     assert "also X_scfm, linear probe" in result.annotation.names("rival")
 
 
+def test_integer_labels_have_the_names_that_a_head_learned(make_adata):
+    """Clusters as floats, because one is missing, against names that a head took from a store of integers."""
+    adata = make_adata(120)
+    clusters = np.arange(120) % 3
+    adata.obs["leiden"] = np.where(np.arange(120) == 0, np.nan, clusters)
+    adata.obs["scfm_leiden"], adata.obs["scfm_leiden_confidence"] = clusters.astype(str), 0.9
+    cells, _ = read_cells(adata, Options(label="leiden"))
+    assert cells.classes == ("0", "1", "2")
+    assert cells.codes[0] == -1
+    np.testing.assert_array_equal(cells.labels[1:], cells.called[1:])
+
+
 def test_an_unknown_option_is_refused(make_adata):
     with pytest.raises(TypeError, match="batches"):
         evaluate(make_adata(), batches="donor")
