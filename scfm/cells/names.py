@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -11,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from scfm.cells.source import Source, did_you_mean
+from scfm.genes.resolve import ensembl_id
 
 log = logging.getLogger(__name__)
 
@@ -20,8 +20,6 @@ SYMBOL_COLUMNS = ("gene_name", "gene_names", "gene_symbols", "gene_symbol", "fea
 
 #: Names and obs are read for this many cells at once.
 WINDOW = 65_536
-
-ENSEMBL = re.compile(r"ENS[A-Z]*G\d{6,}(\.\d+)?", re.IGNORECASE)
 
 
 def gene_names(var: pd.DataFrame, column: str | None = None) -> tuple[list[str], str]:
@@ -67,7 +65,7 @@ def var_columns(var: pd.DataFrame) -> list[str]:
 def _share(names: list[str]) -> float:
     """The share of Ensembl ids, of a thousand names or more evenly spread."""
     some = names[:: max(1, len(names) // 1000)]
-    return sum(ENSEMBL.fullmatch(name) is not None for name in some) / max(1, len(some))
+    return sum(ensembl_id(name) is not None for name in some) / max(1, len(some))
 
 
 def _filled(values: pd.Series, index: list[str]) -> list[str]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from scfm.genes.report import GeneReport, likely_cause
-from scfm.genes.resolve import Species, ensembl_id, looks_like_mouse, resolving
+from scfm.genes.resolve import Species, ensembl_id, looks_like_mouse, rescuing, resolving, retired_gene
+from scfm.genes.spelling import clean_names
 from scfm.genes.table import symbol_of, table, tokens_of_symbols
 from scfm.vocab import Vocab
+
+log = logging.getLogger(__name__)
 
 #: Several columns on one gene: sum them, keep the first, or refuse the file.
 Policy: TypeAlias = Literal["collapse", "first", "refuse"]
@@ -41,12 +45,14 @@ class GeneMap:
         names: (G,) the columns' names.
         excluded: (G,) bool, columns that the tokenizer leaves out on purpose; their ``columns`` are -1.
         n_merged: columns that met an earlier column on the same token.
+        rescued: (G,) bool, columns that have a token only because a retired name leads to it; None where none has.
     """
 
     columns: np.ndarray
     names: tuple[str, ...]
     excluded: np.ndarray
     n_merged: int = 0
+    rescued: np.ndarray | None = None
 
     def report(self, column_counts: np.ndarray) -> GeneReport:
         """What became of the genes and their counts.
@@ -55,8 +61,7 @@ class GeneMap:
             column_counts: (G,) float64, the sum of each column.
         """
         dropped = (self.columns < 0) & ~self.excluded
-        worst = np.argsort(-column_counts * dropped, kind="stable")[:10]
-        most = [(self.names[i], float(column_counts[i])) for i in worst if dropped[i] and column_counts[i] > 0]
+        rescued = np.zeros(len(dropped), dtype=bool) if self.rescued is None else self.rescued & (self.columns >= 0)
         return GeneReport(
             n_genes=len(self.names),
             n_mapped=int((self.columns >= 0).sum()),
@@ -66,9 +71,17 @@ class GeneMap:
             counts=float(column_counts.sum()),
             counts_excluded=float(column_counts[self.excluded].sum()),
             counts_dropped=float(column_counts[dropped].sum()),
-            dropped_most=tuple(most),
+            dropped_most=self._most(column_counts, dropped),
             cause=likely_cause(self.names),
+            n_rescued=int(rescued.sum()),
+            counts_rescued=float(column_counts[rescued].sum()),
+            rescued_most=self._most(column_counts, rescued),
         )
+
+    def _most(self, column_counts: np.ndarray, chosen: np.ndarray) -> tuple[tuple[str, float], ...]:
+        """The chosen columns with most counts, at most 10."""
+        most = np.argsort(-column_counts * chosen, kind="stable")[:10]
+        return tuple((self.names[i], float(column_counts[i])) for i in most if chosen[i] and column_counts[i] > 0)
 
 
 class _Tokens:
@@ -79,6 +92,8 @@ class _Tokens:
         self.alias = alias
         self.symbols: Mapping[str, str] = {} if species == "other" else tokens_of_symbols()
         self.namesakes = {} if species == "other" else table("human").namesakes
+        #: Tokens whose own name is a retired one.
+        self.retired: set[int] = set()
 
     @cached_property
     def upper(self) -> dict[str, int]:
@@ -90,10 +105,18 @@ class _Tokens:
         """Token ids by what they stand for."""
         found: dict[str, list[int]] = {}
         aliases = {symbol_token(name): self._gene(target) for name, target in self.alias.items()}
+        unknown = []
         for name, token in self.exact.items():
             gene = ensembl_id(name) or aliases.get(name.upper()) or self.symbols.get(name.upper())
             if gene is not None:
                 found.setdefault(gene, []).append(token)
+            else:
+                unknown.append(name)
+        for name in unknown if self.symbols else ():
+            gene = retired_gene(name)
+            if gene is not None and gene not in found:
+                found[gene] = [self.exact[name]]
+                self.retired.add(self.exact[name])
         return found
 
     def _gene(self, target: str) -> str:
@@ -119,6 +142,46 @@ class _Tokens:
         """Token id of the gene that a column's name resolves to, ``direct`` where it has none or is among them."""
         same = self._of(gene, name)
         return direct if direct in same or not same else same[0]
+
+
+class _Column(NamedTuple):
+    """What became of one column: its token (-1: none), and why."""
+
+    token: int
+    excluded: bool = False
+    rescued: bool = False
+
+
+class _Matcher:
+    """Finds what becomes of each column of one file."""
+
+    def __init__(
+        self,
+        tokens: _Tokens,
+        names: Sequence[str],
+        alias: Mapping[str, str],
+        species: Species,
+        exclude: re.Pattern[str] | None,
+    ) -> None:
+        self.tokens, self.alias, self.exclude = tokens, alias, exclude
+        self.gene_of = resolving(names, alias=alias, species=species)
+        self.rescue = rescuing(names, species)
+        self.any_case = species == "other" or (species == "human" and not looks_like_mouse(names))
+
+    def __call__(self, name: str) -> _Column:
+        direct = self.tokens.direct(name, self.any_case)
+        aliased = bool(self.alias) and (ensembl_id(name) or name).upper() in self.alias
+        gene = self.gene_of(name) if self.exclude is not None or direct < 0 or aliased else None
+        if is_excluded(name, gene, self.exclude):
+            return _Column(-1, excluded=True)
+        token = direct if direct >= 0 and not aliased else self.tokens.by_meaning(name, gene, direct)
+        if token >= 0 or gene is not None:
+            return _Column(token, rescued=token != direct and token in self.tokens.retired)
+        gene = self.rescue(name)
+        token = self.tokens.by_meaning(name, gene, -1)
+        if token >= 0 and is_excluded(name, gene, self.exclude):
+            return _Column(-1, excluded=True)
+        return _Column(token, rescued=token >= 0)
 
 
 def limit_alias(alias: Mapping[str, str], vocab: Vocab) -> dict[str, str]:
@@ -158,6 +221,8 @@ def harmonise(
     The vocabulary's genes may be Ensembl ids or symbols with ``-`` and ``.`` as ``_``. A column's own name is looked
     for first, then the gene that it resolves to (:func:`scfm.genes.resolve`): a symbol finds the token of its Ensembl
     id and the other way round. An alias goes before both, where it leads to a token; one that does not is ignored.
+    Retired names of HGNC come last: they lead to a gene only where nothing else does, and a token with a retired name
+    stands for its gene only where no other token does.
 
     Args:
         names: (G,) gene names of one file.
@@ -176,20 +241,16 @@ def harmonise(
     """
     if policy not in ("collapse", "first", "refuse"):
         raise ValueError(f"policy is {policy!r}; expected collapse, first or refuse")
-    names = [str(name).strip() for name in names]
+    given = [str(name).strip() for name in names]
     tokens = _Tokens(vocab, alias or {}, species)
     alias = {name: target for name, target in (alias or {}).items() if tokens.knows(target)}
-    gene_of = resolving(names, alias=alias, species=species)
-    any_case = species == "other" or (species == "human" and not looks_like_mouse(names))
-
-    def token_of(name: str) -> int:
-        direct = tokens.direct(name, any_case)
-        aliased = bool(alias) and (ensembl_id(name) or name).upper() in alias
-        return direct if direct >= 0 and not aliased else tokens.by_meaning(name, gene_of(name), direct)
-
-    excluded = np.zeros(len(names), dtype=bool)
-    if exclude is not None:
-        excluded[:] = [is_excluded(name, gene_of(name), exclude) for name in names]
-    columns = np.where(excluded, -1, np.array([*map(token_of, names)], dtype=np.int32))
-    columns, n_merged = _merge(columns, names, vocab, policy)
-    return GeneMap(columns, tuple(names), excluded, n_merged)
+    names, prefix = clean_names(given, alias.keys() | set(vocab.tokens))
+    if prefix:
+        log.warning("Nearly all of the %d gene names begin with %r; it is taken off", len(names), prefix)
+    matcher = _Matcher(tokens, names, alias, species, exclude)
+    found = [matcher(name) for name in names]
+    excluded = np.array([column.excluded for column in found], dtype=bool)
+    columns = np.array([column.token for column in found], dtype=np.int32)
+    columns, n_merged = _merge(columns, given, vocab, policy)
+    rescued = np.array([column.rescued for column in found], dtype=bool)
+    return GeneMap(columns, tuple(given), excluded, n_merged, rescued if rescued.any() else None)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from scfm.genes.resolve import ENSEMBL, looks_like_mouse
+from scfm.genes.spelling import clean_names, several_prefixes
 from scfm.genes.table import table
 
 _KINDS = (
@@ -40,6 +41,13 @@ def likely_cause(names: Sequence[str]) -> str:
     if not names:
         return "the file has no genes"
     every, names = names, names[:: -(-len(names) // _SAMPLE)]
+    genomes = several_prefixes(every)
+    if genomes:
+        return (
+            f"they are of several genomes ({', '.join(map(repr, genomes))}); keep the genes of one and its cells, and "
+            "take the prefix off"
+        )
+    names, _ = clean_names(names)
     if sum(name.isdigit() for name in names) * 2 > len(names):
         if list(every) == [str(i) for i in range(len(every))]:
             return "the names are row numbers, not genes; say which var column has the genes (gene_column=...)"
@@ -55,6 +63,14 @@ def likely_cause(names: Sequence[str]) -> str:
     return "another species, another kind of id, or the wrong var column (gene_column=...)"
 
 
+def _add_up(*parts: Sequence[tuple[str, float]]) -> tuple[tuple[str, float], ...]:
+    """The genes with most counts of several files, (name, counts), at most 10."""
+    most: dict[str, float] = {}
+    for name, counts in (pair for part in parts for pair in part):
+        most[name] = most.get(name, 0.0) + counts
+    return tuple(sorted(most.items(), key=lambda item: (-item[1], item[0]))[:10])
+
+
 @dataclass(frozen=True)
 class GeneReport:
     """What became of the genes of one file, or of many together.
@@ -68,6 +84,8 @@ class GeneReport:
         counts, counts_excluded, counts_dropped: the same in counts.
         dropped_most: the dropped columns with most counts, (name, counts), at most 10.
         cause: why so many may be dropped, see :func:`likely_cause`.
+        n_rescued, counts_rescued: columns that have a token by a retired name alone, and their counts.
+        rescued_most: those with most counts, (name, counts), at most 10.
     """
 
     n_genes: int
@@ -80,6 +98,14 @@ class GeneReport:
     counts_dropped: float
     dropped_most: tuple[tuple[str, float], ...]
     cause: str = ""
+    n_rescued: int = 0
+    counts_rescued: float = 0.0
+    rescued_most: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def share_rescued(self) -> float:
+        """Share of the counts that retired names lead to a token."""
+        return self.counts_rescued / self.counts if self.counts > 0 else 0.0
 
     @property
     def share_dropped(self) -> float:
@@ -95,33 +121,39 @@ class GeneReport:
         )
         if self.dropped_most:
             text += "; most counts: " + ", ".join(f"{name} ({counts:,.0f})" for name, counts in self.dropped_most[:5])
+        if self.n_rescued:
+            examples = ", ".join(name for name, _ in self.rescued_most[:3])
+            text += (
+                f"; {self.n_rescued:,} genes with {self.share_rescued:.2%} of the counts came by retired names "
+                f"({examples})"
+            )
         return text
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         values = asdict(self)
-        values["dropped_most"] = [[name, counts] for name, counts in self.dropped_most]
+        for most in ("dropped_most", "rescued_most"):
+            values[most] = [[name, counts] for name, counts in getattr(self, most)]
         return {**values, "share_dropped": self.share_dropped}
 
     def __add__(self, other: GeneReport) -> GeneReport:
         """Both files together: columns and counts add up, also those of the genes that cost most."""
-        most: dict[str, float] = {}
-        for name, counts in (*self.dropped_most, *other.dropped_most):
-            most[name] = most.get(name, 0.0) + counts
-        numbers = ("n_genes", "n_mapped", "n_merged", "n_excluded", "n_dropped")
-        sums = ("counts", "counts_excluded", "counts_dropped")
+        numbers = ("n_genes", "n_mapped", "n_merged", "n_excluded", "n_dropped", "n_rescued")
+        sums = ("counts", "counts_excluded", "counts_dropped", "counts_rescued")
         return GeneReport(
             **{name: getattr(self, name) + getattr(other, name) for name in (*numbers, *sums)},
-            dropped_most=tuple(sorted(most.items(), key=lambda item: (-item[1], item[0]))[:10]),
+            dropped_most=_add_up(self.dropped_most, other.dropped_most),
+            rescued_most=_add_up(self.rescued_most, other.rescued_most),
             cause=(self if self.share_dropped >= other.share_dropped else other).cause,
         )
 
-    def require(self, max_dropped: float, where: str) -> None:
+    def require(self, max_dropped: float, where: str, var_columns: Sequence[str] = ()) -> None:
         """Refuse a file that loses too much.
 
         Args:
             max_dropped: the largest share of counts that may be dropped.
             where: the file, for the message.
+            var_columns: names that ``gene_column`` can take, for the message.
 
         Raises:
             ValueError: more is dropped, or no gene is left; with the likely cause.
@@ -129,8 +161,9 @@ class GeneReport:
         if self.n_mapped and self.share_dropped <= max_dropped:
             return
         examples = ", ".join(name for name, _ in self.dropped_most[:3])
+        listed = f"; gene_column can be {', '.join(map(repr, var_columns[:12]))}" if var_columns else ""
         raise ValueError(
             f"{where}: {self.n_mapped:,} of {self.n_genes:,} genes are in the vocabulary and "
             f"{self.share_dropped:.1%} of the counts would be dropped, at most {max_dropped:.0%} may be"
-            f"{f' (most counts: {examples})' if examples else ''}; likely cause: {self.cause}"
+            f"{f' (most counts: {examples})' if examples else ''}; likely cause: {self.cause}{listed}"
         )

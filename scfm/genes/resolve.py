@@ -7,15 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Literal, TypeAlias
 
-from scfm.genes.table import orthologs, table
+from scfm.genes.spelling import clean_names
+from scfm.genes.table import loose, loose_retired, loose_symbols, orthologs, retired, table
 
 #: ``human``: human names. ``mouse``: mouse names, onto their one-to-one human orthologs. ``other``: Ensembl ids of
 #: any species, and all other names as they are, for a vocabulary fitted on that species.
 Species: TypeAlias = Literal["human", "mouse", "other"]
 
 #: An Ensembl gene id (ENSGR: copies on Y in old human releases), with or without a version, also joined to a symbol
-#: (``RGS5_ENSG00000143248``) or marked as a copy (``..._PAR_Y``).
-ENSEMBL = re.compile(r"(?:.+[_|])?(ENS[A-Z]{0,6}GR?\d{10,11})(\.\d+)?([_|].+)?", re.IGNORECASE)
+#: by any sign (``RGS5_ENSG00000143248``, ``RGS5 (ENSG00000143248)``) or marked as a copy (``..._PAR_Y``).
+ENSEMBL = re.compile(r"(?:.*[^A-Za-z0-9])?(ENS[A-Z]{0,6}GR?\d{10,11})(\.\d+)?([^A-Za-z0-9].*)?", re.IGNORECASE)
+
+_IDS = re.compile(r"ENS[A-Z]{0,6}GR?\d{10,11}", re.IGNORECASE)
 
 #: What anndata (-1) and R (.1) append to make repeated names unique.
 MADE_UNIQUE = re.compile(r"(.+)[-.]\d+")
@@ -23,9 +26,12 @@ MADE_UNIQUE = re.compile(r"(.+)[-.]\d+")
 
 @lru_cache(maxsize=1 << 17)  # the files of a corpus share most names, and each is asked for several times
 def ensembl_id(name: str) -> str | None:
-    """The name as an Ensembl gene id in upper case without version, None where it is not one."""
+    """The Ensembl gene id of a name, in upper case without version; None where it has none or several."""
     found = ENSEMBL.fullmatch(name)
-    return found[1].upper() if found else None
+    if found is None:
+        return None
+    one = found[1].upper()
+    return one if all(other.upper() == one for other in _IDS.findall(name)) else None
 
 
 def looks_like_mouse(names: Sequence[str]) -> bool:
@@ -50,14 +56,22 @@ def _human(names: Sequence[str]) -> Callable[[str], str | None]:
         ensembl = ensembl_id(name)
         if ensembl is not None:
             return ensembl
-        return None if name in foreign else genes.by_symbol.get(name.upper())
+        if name in foreign:
+            return None
+        return genes.by_symbol.get(name.upper()) or loose_symbols("human").get(loose(name))
 
     return one
+
+
+def retired_gene(name: str) -> str | None:
+    """The human gene of a retired symbol or an alias, None where it is none or means several genes."""
+    return retired().by_name.get(name.upper()) or loose_retired().get(loose(name))
 
 
 def _mouse(name: str) -> str | None:
     by_id, by_symbol = orthologs()
     ensembl = ensembl_id(name) or table("mouse").by_symbol.get(name.upper())
+    ensembl = ensembl or loose_symbols("mouse").get(loose(name))
     if ensembl in by_id:
         return by_id[ensembl]
     return by_symbol.get(name.upper())
@@ -87,15 +101,31 @@ def resolver(names: Sequence[str], species: Species) -> Callable[[str], str | No
 def resolving(
     names: Sequence[str], *, alias: Mapping[str, str] | None = None, species: Species = "human"
 ) -> Callable[[str], str | None]:
-    """The function that :func:`resolve` asks for each of its ``names``."""
-    alias = alias or {}
+    """The function that :func:`resolve` asks for each of its ``names``, retired names aside."""
+    return _with_repeats(_current(names, alias or {}, species), names)
+
+
+def rescuing(names: Sequence[str], species: Species = "human") -> Callable[[str], str | None]:
+    """The function that gives the gene of a retired name, of human names alone."""
+    if species != "human" or looks_like_mouse(names):
+        return lambda name: None
+    return _with_repeats(retired_gene, names)
+
+
+def _current(names: Sequence[str], alias: Mapping[str, str], species: Species) -> Callable[[str], str | None]:
     own = resolver(names, species)
     human = resolver((), "human" if species == "mouse" else species)
-    present = set(names)
 
     def one(name: str) -> str | None:
         target = alias.get((ensembl_id(name) or name).upper()) if alias else None
         return human(target) if target is not None else own(name)
+
+    return one
+
+
+def _with_repeats(one: Callable[[str], str | None], names: Sequence[str]) -> Callable[[str], str | None]:
+    """The same for names made unique: where a name has no gene, that of the name that it repeats."""
+    present = set(names)
 
     def one_or_repeated(name: str) -> str | None:
         gene = one(name)
@@ -111,8 +141,10 @@ def resolve(
     """Ensembl ids of gene names.
 
     In this order: the alias map; the name as an Ensembl id, its version stripped; the name as a symbol of the table,
-    in any case (:data:`scfm.genes.table.PREFERRED_BIOTYPES` says which gene an ambiguous symbol means); a name made
-    unique by ``-1`` or ``.1``, where the name it repeats is there too, as that name.
+    in any case (:data:`scfm.genes.table.PREFERRED_BIOTYPES` says which gene an ambiguous symbol means); the only symbol
+    that differs by ``-``, ``.``, ``_`` or space (``HLA.A``); a name made unique by ``-1`` or ``.1``, where the name it
+    repeats is there too, as that name; a previous symbol or alias of HGNC that means one gene. The prefix of a genome
+    that nearly all names share, and quotes, are taken off before, see :func:`scfm.genes.spelling.clean_names`.
 
     Args:
         names: (G,) gene names of one file, symbols and Ensembl ids mixed as they come.
@@ -125,4 +157,6 @@ def resolve(
     Raises:
         ValueError: an unknown species.
     """
-    return list(map(resolving(names, alias=alias, species=species), map(str.strip, names)))
+    names, _ = clean_names(names, alias or ())
+    gene_of, rescue = resolving(names, alias=alias, species=species), rescuing(names, species)
+    return [gene_of(name) or rescue(name) for name in names]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -10,6 +12,9 @@ from importlib.resources import files
 #: Where one symbol names several genes, the first biotype found here wins, then the oldest (smallest) Ensembl id:
 #: the gene people mean, and of a gene on both sex chromosomes the copy on X.
 PREFERRED_BIOTYPES = ("protein_coding", "miRNA", "lncRNA")
+
+
+_SIGNS = re.compile(r"[-._ ]")
 
 
 @dataclass(frozen=True)
@@ -31,9 +36,26 @@ class Table:
     spelled: frozenset[str]
 
 
-def _rows(name: str) -> list[list[str]]:
+@dataclass(frozen=True)
+class Retired:
+    """Names that human genes had before, and other names for them (HGNC).
+
+    Attributes:
+        by_name: Ensembl id by upper-case name.
+        source: where they are from, of which day, and how many ambiguous ones were left out.
+    """
+
+    by_name: dict[str, str]
+    source: str
+
+
+def _lines(name: str) -> list[str]:
     packed = files("scfm.genes").joinpath("tables", f"{name}.tsv.gz").read_bytes()
-    return [line.split("\t") for line in gzip.decompress(packed).decode().splitlines()]
+    return gzip.decompress(packed).decode().splitlines()
+
+
+def _rows(name: str) -> list[list[str]]:
+    return [line.split("\t") for line in _lines(name)]
 
 
 def _preference(ensembl: str, biotype: str) -> tuple[int, str]:
@@ -64,6 +86,41 @@ def orthologs() -> tuple[dict[str, str], dict[str, str]]:
     """Human Ensembl id of mouse genes with exactly one ortholog: by mouse Ensembl id, and by upper-case symbol."""
     rows = _rows("mouse_to_human")
     return {mouse: human for mouse, _, human in rows}, {symbol.upper(): human for _, symbol, human in rows if symbol}
+
+
+@cache
+def retired() -> Retired:
+    """Previous symbols and aliases of human genes that mean one gene and are no current symbol of another."""
+    source, *rows = _lines("retired")
+    names = (row.split("\t") for row in rows)
+    return Retired({name: ensembl for name, ensembl, _ in names}, source.removeprefix("# "))
+
+
+def loose(name: str) -> str:
+    """A name in upper case with one sign for ``-``, ``.``, ``_`` and space, which tools write for each other."""
+    return _SIGNS.sub("-", name.upper())
+
+
+def by_loose_name(names: Mapping[str, str]) -> dict[str, str]:
+    """What names mean, by :func:`loose` name where it is that of one meaning alone."""
+    found: dict[str, str] = {}
+    several: set[str] = set()
+    for name, meaning in names.items():
+        if _SIGNS.search(name) and found.setdefault(loose(name), meaning) != meaning:
+            several.add(loose(name))
+    return {name: meaning for name, meaning in found.items() if name not in several}
+
+
+@cache
+def loose_symbols(species: str) -> dict[str, str]:
+    """Ensembl id by :func:`loose` symbol of ``human`` or ``mouse``."""
+    return by_loose_name(table(species).by_symbol)
+
+
+@cache
+def loose_retired() -> dict[str, str]:
+    """Ensembl id by :func:`loose` retired name."""
+    return by_loose_name(retired().by_name)
 
 
 @cache

@@ -37,7 +37,7 @@ class FileSummary:
             with np.load(run.work.folder / "sums" / f"{key}.npz") as state:
                 sums += state["genes"]
                 self.lengths += state["lengths"]
-        found = GeneMap(genes.columns, tuple(genes.names.tolist()), genes.excluded, genes.n_merged)
+        found = GeneMap(genes.columns, tuple(genes.names.tolist()), genes.excluded, genes.n_merged, genes.rescued)
         self.genes: GeneReport = found.report(sums)
         self.genes_per_cell = np.sum([record["genes_per_cell"] for record in parts.values()], axis=0)
         self.dropped: Counter[str] = Counter()
@@ -114,7 +114,9 @@ def merge_summaries(before: Mapping[str, Any], more: Mapping[str, Any]) -> dict[
 
 def _gene_report(state: Mapping[str, Any]) -> GeneReport:
     values = {name: value for name, value in state.items() if name != "share_dropped"}
-    return GeneReport(**{**values, "dropped_most": tuple((str(name), float(n)) for name, n in state["dropped_most"])})
+    for most in ("dropped_most", "rescued_most"):
+        values[most] = tuple((str(name), float(n)) for name, n in state.get(most, ()))
+    return GeneReport(**values)
 
 
 def format_table(files: Sequence[Mapping[str, Any]], corpus: Mapping[str, Any]) -> str:
@@ -131,6 +133,10 @@ def format_table(files: Sequence[Mapping[str, Any]], corpus: Mapping[str, Any]) 
     for file in files:
         if "skipped" in file:
             lines.append(f"{file['name']}  skipped: {file['skipped']}")
+    rescued = _gene_report(corpus["genes"])
+    if rescued.n_rescued:
+        examples = ", ".join(name for name, _ in rescued.rescued_most[:5])
+        lines.append(f"{rescued.share_rescued:.2%} of the counts have a token by a retired gene name ({examples})")
     for reason, n in corpus["dropped"].items():
         lines.append(f"dropped {n:,} cells: {reason}")
     return "\n".join(lines)

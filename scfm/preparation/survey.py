@@ -124,7 +124,7 @@ def check_genes(folder: str, plan_hash: str, key: str) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{run.file_path(file)}: {error}") from error
     report = found.report(_sample_sums(run, cells))
-    report.require(run.options["max_dropped"], run.file_path(file))
+    report.require(run.options["max_dropped"], run.file_path(file), cells.var_columns)
     path = run.work.folder / "genes" / f"{file:05d}.npz"
     path.parent.mkdir(exist_ok=True)
     write_arrays(
@@ -135,6 +135,7 @@ def check_genes(folder: str, plan_hash: str, key: str) -> dict[str, Any]:
         weights=weights,
         mito=run.mito_genes(cells),
         n_merged=found.n_merged,
+        rescued=np.zeros(len(found.names), dtype=bool) if found.rescued is None else found.rescued,
     )
     record = {"sample": report.to_dict()}
     write_json(run.work.record_path("genes", key), record)

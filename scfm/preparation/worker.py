@@ -33,6 +33,7 @@ class FileGenes:
         weights: (G,) uint64, for the hash of a cell.
         mito: (G,) bool, mitochondrial genes.
         n_merged: columns whose gene has an earlier column.
+        rescued: (G,) bool, genes with a token by a retired name alone; None if there are none.
     """
 
     names: np.ndarray
@@ -41,6 +42,7 @@ class FileGenes:
     weights: np.ndarray
     mito: np.ndarray
     n_merged: int
+    rescued: np.ndarray | None = None
 
 
 class WorkerState:
@@ -122,10 +124,22 @@ class WorkerState:
         return [name for name in dict.fromkeys(wanted) if name in cells.obs_columns]
 
     def mito_genes(self, cells: CellFile) -> np.ndarray:
-        """(G,) bool: the mitochondrial genes, if a quality rule needs them."""
+        """(G,) bool: the mitochondrial genes, if a quality rule needs them.
+
+        Raises:
+            ValueError: the rule needs them and there is none.
+        """
         if self.quality.max_mito is None:
             return np.zeros(len(cells.genes), dtype=bool)
-        return mitochondrial(cells.genes, self.options["species"])
+        mito = mitochondrial(cells.genes, self.options["species"])
+        if not mito.any():
+            raise ValueError(
+                f"{cells.path}: quality.max_mito={self.quality.max_mito} needs mitochondrial genes (MT-...), and none "
+                f"of the {len(mito):,} genes of {cells.genes_from} ({', '.join(cells.genes[:3])}, ...) is one; leave "
+                f"quality.max_mito out, or name the var column of the genes (gene_column=...; it has "
+                f"{', '.join(map(repr, cells.var_columns[:12]))})"
+            )
+        return mito
 
     @cached_property
     def map_genes(self) -> Callable[[tuple[str, ...]], tuple[GeneMap, np.ndarray]]:

@@ -51,8 +51,9 @@ def reference(files, fitted, tmp_path_factory):
 def fitted_on():
     """Makes a tokenizer fitted on one file whose index or gene_id are Ensembl ids."""
 
-    def fit(path):
+    def fit(path, leave_out=None):
         adata = ad.read_h5ad(path)
+        adata = adata[:, adata.var_names != leave_out]
         statistics = GeneStatistics()
         statistics.update(csr_matrix(adata.X), list(adata.var_names))
         return median_tokenizer().fit(statistics)

@@ -1,0 +1,90 @@
+"""Gene names as other tools have written them, back to what they were: genome prefixes, quotes, bytes."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Sequence
+
+from scfm.genes.table import loose, loose_symbols, table
+
+#: A name written as bytes or in quotes: ``b'ACTB'``, ``"ACTB"``.
+_QUOTED = re.compile(r"""b?(['"])(.+)\1""")
+
+#: Where the prefix of a genome may end: ``GRCh38_``, ``GRCh38premrna-``, ``hg19___``.
+_END = re.compile(r"[_\-:|.]+(?=[^_\-:|.])")
+
+#: Names, evenly spread, that are looked at.
+SAMPLE = 1000
+
+#: Fewer names share a prefix by chance.
+FEWEST = 3
+
+#: A prefix is taken off where this share of the names have it, and half of those are known genes without it.
+SHARE = 0.9
+
+_ENSEMBL_ID = re.compile(r"ENS[A-Z]{0,6}GR?\d{10,11}(\.\d+)?", re.IGNORECASE)
+
+
+def clean_names(names: Sequence[str], keep: Collection[str] = ()) -> tuple[list[str], str]:
+    """Names without quotes and without the prefix that nearly all of them share.
+
+    A prefix is only taken off where most names are known genes (Ensembl ids, human or mouse symbols) without it and
+    not with it: ``HLA-`` stays.
+
+    Args:
+        names: (G,) gene names of one file.
+        keep: names, in upper case, that stay as they are.
+
+    Returns:
+        (G,) names, and the prefix, "" where there is none.
+    """
+    plain = [_unquoted(name.strip()) for name in names]
+    prefix = shared_prefix(plain)
+    short = [name.removeprefix(prefix) or name for name in plain] if prefix else plain
+    return [old if old.upper() in keep else new for old, new in zip(names, short, strict=True)], prefix
+
+
+def shared_prefix(names: Sequence[str]) -> str:
+    """The prefix of a genome that nearly all names share, "" where there is none."""
+    some = names[:: -(-len(names) // SAMPLE)] if len(names) >= FEWEST else []
+    counted = _prefixes(some)
+    for prefix in sorted(counted, key=len, reverse=True):
+        with_it = [name for name in some if name.startswith(prefix)]
+        if counted[prefix] < SHARE * len(some):
+            continue
+        known = sum(is_known(name) for name in with_it)
+        without = sum(is_known(name.removeprefix(prefix)) for name in with_it)
+        if without > known and without * 2 > len(with_it):
+            return prefix
+    return ""
+
+
+def several_prefixes(names: Sequence[str]) -> list[str]:
+    """The prefixes of several genomes that share the names among them, most frequent first; else nothing."""
+    some = names[:: -(-len(names) // SAMPLE)] if names else []
+    found: dict[str, int] = {}
+    for prefix, n in _prefixes(some).most_common():
+        if n * 10 <= len(some):
+            break
+        known = sum(is_known(name.removeprefix(prefix)) for name in some if name.startswith(prefix))
+        if known * 2 > n:
+            found[prefix] = n
+    return list(found) if len(found) > 1 and sum(found.values()) > SHARE * len(some) else []
+
+
+def is_known(name: str) -> bool:
+    """Whether a name is an Ensembl id or a symbol of human or mouse."""
+    if _ENSEMBL_ID.fullmatch(name):
+        return True
+    upper, signs = name.upper(), loose(name)
+    return any(upper in table(kind).by_symbol or signs in loose_symbols(kind) for kind in ("human", "mouse"))
+
+
+def _prefixes(names: Sequence[str]) -> Counter[str]:
+    return Counter(name[: end.end()] for name in names for end in _END.finditer(name))
+
+
+def _unquoted(name: str) -> str:
+    found = _QUOTED.fullmatch(name)
+    return found[2] if found else name
