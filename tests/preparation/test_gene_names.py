@@ -8,6 +8,7 @@ from prepared import lists
 from scfm.cells.quality import Quality
 from scfm.genes.table import table
 from scfm.prepare.api import prepare
+from scfm.prepare.options import Genes
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_max_mito_without_a_mitochondrial_gene_is_refused(write, cells, fitted, 
     with pytest.raises(
         ValueError, match=r"x\.h5ad: quality\.max_mito=0\.2 needs mitochondrial genes.*'index', 'symbol'"
     ):
-        prepare(path, tmp_path / "s", fitted, quality=Quality(max_mito=0.2))
+        prepare(path, tmp_path / "s", fitted, quality=Quality(max_mito=0.2), genes=Genes(max_dropped=1))
 
 
 @pytest.mark.parametrize(
