@@ -113,5 +113,5 @@ def report_genes(cells: CellFile, genes: GeneMap, max_dropped: float) -> GeneRep
         for block in cells.blocks(start=int(start), stop=min(int(start) + 256, cells.n_cells)):
             counts += np.asarray(block.counts.sum(axis=0), dtype=np.float64).ravel()
     report = genes.report(counts)
-    report.require(max_dropped, str(cells.path))
+    report.require(max_dropped, str(cells.path), cells.var_columns)
     return report

@@ -7,8 +7,8 @@ import pytest
 from prepared import lists
 from scfm.cells.quality import Quality
 from scfm.genes.table import table
-from scfm.prepare.api import prepare
-from scfm.prepare.options import Genes
+from scfm.preparation.api import prepare
+from scfm.preparation.options import Genes
 
 
 @pytest.fixture
