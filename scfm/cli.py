@@ -1,6 +1,8 @@
 """The command lines: one Hydra main each. What they do is imported when they do it, so that help answers at once."""
 
 import logging
+import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -129,24 +131,67 @@ def lenient(arguments: list[str]) -> list[str]:
         elif argument in ("--config-dir", "-cd") and i + 1 < len(arguments):
             groups |= _groups_of(Path(arguments[i + 1]))
 
+    sweep = not {"-m", "--multirun"}.isdisjoint(arguments)
+
     def rewrite(argument: str) -> str:
         key, equals, _ = argument.partition("=")
-        plain_key = key.split(".")[0].isidentifier() and not argument.startswith(("-", "+", "~"))
-        is_group = key.split("@")[0].split("/")[0] in groups and "." not in key
-        if not equals or not plain_key or key.startswith("hydra"):
+        if not equals or argument.startswith(("-", "~")):
             return argument
-        return quoted(argument) if is_group else f"++{quoted(argument)}"
+        bare = key.lstrip("+")
+        is_group = bare.split("@")[0].split("/")[0] in groups and "." not in bare
+        spelt = quoted(argument, sweep=sweep or is_group)
+        plain_key = key.split(".")[0].isidentifier() and not key.startswith("hydra")
+        return spelt if is_group or not plain_key else f"++{spelt}"
 
     return [rewrite(argument) for argument in arguments]
 
 
-def quoted(argument: str) -> str:
-    """``key=value`` with the value in quotes where Hydra's grammar wants them: letters outside ASCII, as in a path."""
+#: Keys whose value is one path or several, so that a comma in it belongs to a name.
+_PATHS = {"input", "output", "store", "init_from", "ckpt_path", "checkpoint", "split", "alias", "folder", "layer"}
+
+
+def quoted(argument: str, *, sweep: bool = False) -> str:
+    """``key=value`` with the value in quotes where Hydra's grammar would not read it as it stands.
+
+    A path may hold any character: letters outside ASCII, quotes, brackets, braces, a comma, a newline. What Hydra can
+    read stays as it is: numbers, lists, dictionaries, text that is in quotes already.
+
+    Args:
+        argument: of the command line.
+        sweep: whether commas separate the values of a sweep.
+    """
     key, _, value = argument.partition("=")
-    if value.isascii() or value[:1] in ("'", '"', "[", "{"):
+    if re.fullmatch(r"[\w./:+-]*", value, re.ASCII):
         return argument
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"{key}='{escaped}'"
+    comma = "," in value and (os.path.exists(value) or (not sweep and key.split(".")[-1].lstrip("+") in _PATHS))
+    if not (comma and value[0] not in "[{'\"") and _is_read_whole(value):
+        return argument
+    if value[:1] + value[-1:] == "[]" and not os.path.exists(value):
+        items = [item.strip() for item in value[1:-1].split(",")]
+        return f"{key}=[{','.join(item if _is_read_whole(item) else _in_quotes(item) for item in items)}]"
+    return f"{key}={_in_quotes(value)}"
+
+
+def _is_read_whole(value: str) -> bool:
+    """Whether Hydra reads a value, and where it is text the very same text."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import QuotedString
+    from hydra.errors import HydraException
+
+    try:
+        override = OverridesParser.create().parse_override(f"key={value}")
+    except HydraException:
+        return False
+    found = override.value()
+    return isinstance(override._value, QuotedString) or not isinstance(found, str) or found == value
+
+
+def _in_quotes(value: str) -> str:
+    """Text in single quotes, as Hydra reads it: backslashes count as such unless a quote follows."""
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        value = value[1:-1]  # quoted by hand, around a quote
+    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value)
+    return f"'{escaped}'"
 
 
 def _groups_of(folder: Path) -> set[str]:
