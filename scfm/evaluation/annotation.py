@@ -16,7 +16,7 @@ from scfm.evaluation.embeddings import Embeddings
 from scfm.evaluation.folds import Fold, make_folds, read_split
 from scfm.evaluation.method import LINEAR, NEAREST, Method, Role, names, probe
 from scfm.evaluation.options import Options
-from scfm.evaluation.probes import Features, Model, cross_predict, fixed, linear, majority, nearest
+from scfm.evaluation.probes import Features, Model, constant_features, cross_predict, linear, majority, nearest
 from scfm.metrics.annotation import Calls, annotation_scores, bootstrap, interval
 
 #: The head's own names, where ``unknown`` is wrong, and its likeliest classes.
@@ -91,7 +91,7 @@ def _probes(spaces: Embeddings) -> dict[Method, Classifier]:
     """A linear probe on each embedding, and the nearest cells in the one in question."""
     classifiers: dict[Method, Classifier] = {}
     for place, space in enumerate(spaces.methods):
-        features = fixed(spaces.values[space.name])
+        features = constant_features(spaces.values[space.name])
         classifiers[probe(space.space, LINEAR, space.role)] = (features, linear)
         if place == 0:
             classifiers[probe(space.space, NEAREST, space.role)] = (features, nearest)
@@ -107,7 +107,7 @@ def _simple_methods(cells: Cells, spaces: Embeddings, seed: int) -> dict[Method,
             lambda train: expression.principal_components(train, seed),
             nearest,
         ),
-        Method("majority class", "", "majority class", "control"): (fixed(cells.embedding), majority),
+        Method("majority class", "", "majority class", "control"): (constant_features(cells.embedding), majority),
     }
 
 
@@ -145,7 +145,7 @@ def few_shots(cells: Cells, methods: Mapping[str, Classifier], folds: Sequence[F
                 if share == 1 and repeat >= len(folds):
                     continue  # all labels of this fold were used before
                 drawn = draw_labels(train, cells.codes, share, seed + repeat)
-                own = cross_predict(fixed(values), model, cells.codes, [(drawn, test)])
+                own = cross_predict(constant_features(values), model, cells.codes, [(drawn, test)])
                 score = annotation_scores(cells.codes, own, len(cells.classes))["macro_f1"]
                 rows.append((name, share, seed + repeat, score))
     return pd.DataFrame(rows, columns=["method", "share", "seed", "macro_f1"])

@@ -77,15 +77,15 @@ def encoders(checkpoint: Checkpoint, genes: FileGenes, seed: int) -> dict[str, E
         A backbone of the same architecture with random weights and, where the checkpoint is of a fine-tune, the
         backbone that it started from; without the latter where its file is gone.
     """
-    random_start = partial(encode, partial(untrained, checkpoint, seed), checkpoint, genes)
+    random_start = partial(encode, partial(random_backbone, checkpoint, seed), checkpoint, genes)
     backbones: dict[str, Encoder] = {UNTRAINED: random_start}
-    before = pretrained(checkpoint)
+    before = read_pretrained(checkpoint)
     if before is not None and before is not checkpoint:
         backbones[FROZEN] = partial(encode, partial(restore_backbone, before), before, genes)
     return backbones
 
 
-def pretrained(checkpoint: Checkpoint) -> Checkpoint | None:
+def read_pretrained(checkpoint: Checkpoint) -> Checkpoint | None:
     """The checkpoint that a fine-tune started from; a pretrained one is its own; None where the file is gone."""
     if checkpoint.command != "finetune":
         return checkpoint
@@ -96,7 +96,7 @@ def pretrained(checkpoint: Checkpoint) -> Checkpoint | None:
     return None
 
 
-def untrained(checkpoint: Checkpoint, seed: int) -> nn.Module:
+def random_backbone(checkpoint: Checkpoint, seed: int) -> nn.Module:
     """A backbone of the checkpoint's architecture with random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -137,7 +137,7 @@ def corpora(checkpoint: Checkpoint, genes: FileGenes) -> dict[str, Lookup]:
         checkpoint: pretrained or fine-tuned.
         genes: of the columns of the counts.
     """
-    before = pretrained(checkpoint)
+    before = read_pretrained(checkpoint)
     stores = [] if before is None else [path for path in before.stores if path.is_dir()]
     return {str(path): _lookup([path], genes) for path in stores}
 

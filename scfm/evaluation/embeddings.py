@@ -46,7 +46,7 @@ class Embeddings:
         )
 
 
-def given_embeddings(cells: Cells, embedding: str, encoders: Mapping[str, Encoder]) -> Embeddings:
+def file_embeddings(cells: Cells, embedding: str, encoders: Mapping[str, Encoder]) -> Embeddings:
     """The embeddings of the file, and those of backbones that were not fine-tuned.
 
     Args:

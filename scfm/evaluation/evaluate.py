@@ -22,15 +22,15 @@ from scfm.evaluation.embeddings import (
     baseline_embeddings,
     check_baselines,
     component_embeddings,
-    given_embeddings,
+    file_embeddings,
 )
 from scfm.evaluation.expression import Expression
 from scfm.evaluation.folds import Fold, read_split
 from scfm.evaluation.method import FROZEN, names
 from scfm.evaluation.options import Options
-from scfm.evaluation.origin import Origin, check_head, corpus_notes, foreign_classes
+from scfm.evaluation.origin import Origin, check_corpora, check_head, foreign_classes
 from scfm.evaluation.result import Result
-from scfm.evaluation.scores import control_scaled, score_embeddings, scored_groups
+from scfm.evaluation.scores import scale_by_controls, score_embeddings, select_labelled
 from scfm.evaluation.trajectory import Trajectory, score_trajectory, trajectory_folds
 from scfm.evaluation.verdict import (
     annotation_verdict,
@@ -73,9 +73,9 @@ def evaluate(
     cells, notes = read_cells(adata, options)
     cells, more = _thin(cells, options)
     rows, others = _scored_rows(cells, options)
-    notes = [*notes, *more, *others, *corpus_notes(cells, rows, origin.corpora)]
+    notes = [*notes, *more, *others, *check_corpora(cells, rows, origin.corpora)]
     cells, more = _check_head(cells, options, origin)
-    given = given_embeddings(cells, options.embedding, origin.encoders)
+    given = file_embeddings(cells, options.embedding, origin.encoders)
     spaces = given | baseline_embeddings(cells, options)
     annotation, trajectory = _annotation(cells, given, options), _trajectory(cells, given, options)
     scores = _tables(cells, spaces, rows, options)
@@ -154,14 +154,14 @@ def _tables(cells: Cells, spaces: Embeddings, rows: np.ndarray, options: Options
     )
     tables = {"integration": scores.join(spaces.costs)}
     if options.controls:
-        tables["scaled"] = control_scaled(scores, names(spaces.methods, "control"))
+        tables["scaled"] = scale_by_controls(scores, names(spaces.methods, "control"))
     correction = correction_table(cells, spaces, rows, options.seed)
     return tables if correction is None else {**tables, "correction": correction}
 
 
 def correction_table(cells: Cells, spaces: Embeddings, rows: np.ndarray, seed: int) -> pd.DataFrame | None:
     """Over- and under-correction of all embeddings but the controls; None without types or batches."""
-    rows, labels, batch = scored_groups(cells, rows)
+    rows, labels, batch = select_labelled(cells, rows)
     if labels is None or batch is None or cells.labels is None:
         return None
     values = {name: spaces.values[name][rows] for name in names(spaces.methods, "ours", "rival", "ablation")}

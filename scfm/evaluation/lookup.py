@@ -63,11 +63,11 @@ def find_cells(
     by_counts = store.overlap(cell_hashes(counts, columns, store.vocab))
     by_genes = np.zeros(len(names), dtype=bool)
     if not by_counts.all() and len(store) <= MAX_CELLS:
-        by_genes = shared_genes(store, tokenizer.encode(counts, columns), columns)
-    return Matches(by_counts, by_genes, shared_names(store, names))
+        by_genes = match_genes(store, tokenizer.encode(counts, columns), columns)
+    return Matches(by_counts, by_genes, match_names(store, names))
 
 
-def shared_names(store: TokenStore, names: np.ndarray) -> np.ndarray:
+def match_names(store: TokenStore, names: np.ndarray) -> np.ndarray:
     """(B,) bool: which cell names are in a store; none where a published dataset has no names."""
     try:
         column = store.column("cell")
@@ -77,7 +77,7 @@ def shared_names(store: TokenStore, names: np.ndarray) -> np.ndarray:
     return pc.is_in(wanted, value_set=pc.cast(column.combine_chunks(), pa.string())).to_numpy(zero_copy_only=False)
 
 
-def shared_genes(store: TokenStore, tokens: Ragged, columns: np.ndarray) -> np.ndarray:
+def match_genes(store: TokenStore, tokens: Ragged, columns: np.ndarray) -> np.ndarray:
     """(B,) bool: which cells have the leading genes of a cell of the store, in its order.
 
     Args:

@@ -33,17 +33,17 @@ class Origin:
     training: Lookup | None = None
 
 
-def corpus_notes(cells: Cells, scored: np.ndarray, corpora: Mapping[str, Lookup]) -> list[str]:
+def check_corpora(cells: Cells, scored: np.ndarray, corpora: Mapping[str, Lookup]) -> list[str]:
     """A note for each corpus of pretraining in which some of the scored cells were found."""
     notes = []
     for name, lookup in corpora.items():
         share, certain = _shares(lookup(cells.names, cells.expression.counts), scored)
         if share:
-            notes.append(corpus_note(share, "scored", name, certain=certain))
+            notes.append(describe_corpus(share, "scored", name, certain=certain))
     return notes
 
 
-def corpus_note(share: float, part: str, store: str, *, certain: bool = True) -> str:
+def describe_corpus(share: float, part: str, store: str, *, certain: bool = True) -> str:
     """The sentence about cells that a backbone was pretrained on.
 
     Args:

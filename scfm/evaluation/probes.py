@@ -86,6 +86,6 @@ def cross_predict(features: Features, model: Model, codes: np.ndarray, folds: Se
     return Calls(np.concatenate(called).astype(np.int64), np.concatenate(confidence), rows)
 
 
-def fixed(embedding: np.ndarray) -> Features:
+def constant_features(embedding: np.ndarray) -> Features:
     """Features that are the same in every fold."""
     return lambda train: embedding

@@ -31,7 +31,7 @@ def score_embeddings(
     Besides :func:`scfm.metrics.integration.integration_scores`: ``scgraph``, ``ksim`` and ``kept_neighbors``, the
     share of each cell's 30 nearest cells of its own batch that PCA has too.
     """
-    rows, labels, batch = scored_groups(cells, rows)
+    rows, labels, batch = select_labelled(cells, rows)
     consensus = None
     if labels is not None and batch is not None:
         codes = to_codes(labels)
@@ -50,7 +50,7 @@ def score_embeddings(
     return pd.DataFrame.from_dict(table, orient="index")
 
 
-def scored_groups(cells: Cells, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+def select_labelled(cells: Cells, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """The labelled ones of some cells, their class codes and their batches; None where there are none, or one batch."""
     if cells.labels is not None:
         rows = rows[cells.codes[rows] >= 0]
@@ -66,7 +66,7 @@ def scored_groups(cells: Cells, rows: np.ndarray) -> tuple[np.ndarray, np.ndarra
 APART = 0.1
 
 
-def control_scaled(scores: pd.DataFrame, controls: list[str]) -> pd.DataFrame:
+def scale_by_controls(scores: pd.DataFrame, controls: list[str]) -> pd.DataFrame:
     """(x − worst control) / (best control − worst control), metric by metric, as Open Problems scales.
 
     Args:

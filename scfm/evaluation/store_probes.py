@@ -13,13 +13,13 @@ from scipy.sparse import csr_matrix
 
 from scfm.checkpoint import Checkpoint
 from scfm.data.module import CellData
-from scfm.evaluation.backbones import untrained
+from scfm.evaluation.backbones import random_backbone
 from scfm.evaluation.components import gene_components
 from scfm.evaluation.cost import measure
 from scfm.evaluation.method import COMPONENTS, FROZEN, LINEAR, UNTRAINED, Method, probe
-from scfm.evaluation.probes import Calls, cross_predict, fixed, linear, majority
+from scfm.evaluation.probes import Calls, constant_features, cross_predict, linear, majority
 from scfm.evaluation.trajectory import ridge_predictions
-from scfm.evaluation.verdict import added_value
+from scfm.evaluation.verdict import describe_gain
 from scfm.inference.load import restore_backbone
 from scfm.inference.predict import embeddings, predictions
 from scfm.metrics.annotation import annotation_scores, bootstrap
@@ -80,12 +80,12 @@ def read_features(
         FROZEN: lambda: embeddings(restore_backbone(before), data, rows, device)
     }
     if probes:
-        makers[UNTRAINED] = lambda: embeddings(untrained(before, 0), data, rows, device)
+        makers[UNTRAINED] = lambda: embeddings(random_backbone(before, 0), data, rows, device)
         makers[GENES] = lambda: ranked_genes(data, rows, learned)
     return StoreFeatures(rows, learned, *measure(makers))
 
 
-def with_state(
+def add_state(
     features: StoreFeatures, module: CellModule, data: CellData, outputs: Mapping[str, np.ndarray]
 ) -> StoreFeatures:
     """The same with what the fine-tuned head reads, where that is more than the backbone's embedding.
@@ -160,10 +160,11 @@ def score_calls(features: StoreFeatures, codes: np.ndarray, n_classes: int, head
     folds = [(np.flatnonzero(features.train & known), np.flatnonzero(features.scored & known))]
     probes = {probe(name, LINEAR, "ablation"): values for name, values in features.features.items()}
     makers = {
-        method.name: partial(cross_predict, fixed(values), linear, codes, folds) for method, values in probes.items()
+        method.name: partial(cross_predict, constant_features(values), linear, codes, folds)
+        for method, values in probes.items()
     }
     nothing = Method("majority class", "", "majority class", "control")
-    makers[nothing.name] = partial(cross_predict, fixed(np.zeros((len(codes), 1))), majority, codes, folds)
+    makers[nothing.name] = partial(cross_predict, constant_features(np.zeros((len(codes), 1))), majority, codes, folds)
     made, costs = measure(makers)
     for method in probes:
         if method.space in features.costs.index:
@@ -195,7 +196,7 @@ def component_sentence(
         return []
     chosen = [wanted[space] for space in (EMBEDDING, COMPONENTS, STATE)]
     draws = {name: bootstrap(codes, probes.calls[name], groups, n_classes, seed=seed) for name in chosen}
-    return [added_value(probes.scores["macro_f1"], draws, *chosen)]
+    return [describe_gain(probes.scores["macro_f1"], draws, *chosen)]
 
 
 def score_pseudotime(features: StoreFeatures, truth: np.ndarray, head: np.ndarray) -> pd.DataFrame:

@@ -85,7 +85,7 @@ def score_trajectory(cells: Cells, spaces: Embeddings, folds: list[Fold], seed: 
     features = {method: spaces.values[method.name] for method in spaces.methods}
     features[Method("PCA", "PCA", "", "rival")] = components
     makers: dict[Method, Callable[[], np.ndarray]] = {}
-    for model, make in (("diffusion pseudotime", diffused), ("ridge", partial(ridge_predictions, folds=folds))):
+    for model, make in (("diffusion pseudotime", diffusion_time), ("ridge", partial(ridge_predictions, folds=folds))):
         for space, values in features.items():
             method = Method(f"{model} on {space.name}", space.space, model, space.role)
             makers[method] = partial(make, values, truth)
@@ -93,7 +93,7 @@ def score_trajectory(cells: Cells, spaces: Embeddings, folds: list[Fold], seed: 
     times = made if head is None else {HEAD.name: head, **made}
     scored = np.zeros(len(cells), dtype=bool)
     scored[np.concatenate([test for _, test in folds])] = True
-    inside = None if cells.batch is None else within_batches(components, truth, cells.batch)
+    inside = None if cells.batch is None else order_batches(components, truth, cells.batch)
     rows = {name: _scores(name, values, truth, scored, inside, cells.batch) for name, values in times.items()}
     table = pd.DataFrame.from_dict(rows, orient="index").join(costs)
     methods = (*([] if head is None else [HEAD]), *makers)
@@ -129,7 +129,7 @@ def _scores(
     return scores
 
 
-def diffused(embedding: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def diffusion_time(embedding: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """(B,) diffusion pseudotime from the most extreme of the earliest cells; NaN where it does not reach."""
     graph = neighbour_graph(embedding, N_NEIGHBORS)
     earliest = truth == np.nanmin(truth)
@@ -148,13 +148,13 @@ def ridge_predictions(embedding: np.ndarray, truth: np.ndarray, folds: list[Fold
     return predicted
 
 
-def within_batches(components: np.ndarray, truth: np.ndarray, batch: np.ndarray) -> np.ndarray:
+def order_batches(components: np.ndarray, truth: np.ndarray, batch: np.ndarray) -> np.ndarray:
     """(B,) diffusion pseudotime of each batch by itself, before any integration; NaN in batches of few cells."""
     times = np.full(len(truth), np.nan)
     for name in np.unique(batch):
         own = np.flatnonzero(batch == name)
         if len(own) >= MIN_CELLS and np.isfinite(truth[own]).sum() > 2:
-            times[own] = diffused(components[own], truth[own])
+            times[own] = diffusion_time(components[own], truth[own])
         else:
             log.info("batch %s has %d cells: too few for an order of its own", name, len(own))
     return times

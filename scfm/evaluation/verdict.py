@@ -95,10 +95,10 @@ def component_verdict(embedding: str, state: str, annotation: Annotation) -> lis
     if any(name is None for name in probes):
         return []
     backbone, components, both = (str(name) for name in probes)
-    return [added_value(annotation.scores["macro_f1"], annotation.draws, backbone, components, both)]
+    return [describe_gain(annotation.scores["macro_f1"], annotation.draws, backbone, components, both)]
 
 
-def added_value(scores: pd.Series, draws: dict[str, np.ndarray], backbone: str, components: str, both: str) -> str:
+def describe_gain(scores: pd.Series, draws: dict[str, np.ndarray], backbone: str, components: str, both: str) -> str:
     """The sentence of :func:`component_verdict`.
 
     Args:

@@ -16,14 +16,14 @@ from scfm.checkpoint import Checkpoint
 from scfm.data.module import CellData
 from scfm.evaluation.annotation import HEAD, head_calls
 from scfm.evaluation.method import FROZEN
-from scfm.evaluation.origin import corpus_note
+from scfm.evaluation.origin import describe_corpus
 from scfm.evaluation.store_probes import (
     StoreFeatures,
+    add_state,
     component_sentence,
     read_features,
     score_calls,
     score_pseudotime,
-    with_state,
 )
 from scfm.head.trajectory.base import PSEUDOTIME
 from scfm.metrics.integration import integration_scores
@@ -79,7 +79,7 @@ def report(output: Path, config: Mapping[str, Any], done: Finished, data: CellDa
     probes = bool(written)
     features = read_features(before, data, done.judged, done.module.device, probes=probes)
     if probes:
-        features = with_state(features, done.module, data, done.outputs)
+        features = add_state(features, done.module, data, done.outputs)
     curves = output / "curves.png"
     naming, sentences = _annotation(output, done, data, features, written)
     maps = picture(_maps(done, data, features, written), _drawn(done), output / "maps.png")
@@ -128,7 +128,7 @@ def _warnings(done: Finished, data: CellData, before: Checkpoint) -> list[str]:
     for path in (path for path in before.stores if path.is_dir()):
         share = float(TokenStore.open(path).overlap(data.store.hashes[done.judged]).mean())
         if share > 0:
-            warnings.append(corpus_note(share, done.part, str(path)))
+            warnings.append(describe_corpus(share, done.part, str(path)))
     return warnings
 
 

@@ -8,7 +8,7 @@ from scipy.sparse import csr_matrix
 
 from scfm.evaluation import baselines as baseline
 from scfm.evaluation.expression import read_expression, variable_genes
-from scfm.evaluation.probes import cross_predict, fixed, linear, majority, nearest
+from scfm.evaluation.probes import constant_features, cross_predict, linear, majority, nearest
 from scfm.optional import need
 
 
@@ -84,7 +84,7 @@ def test_a_missing_package_says_what_to_install(monkeypatch):
 def test_probes_learn_and_the_majority_does_not():
     rng = np.random.default_rng(0)
     codes = rng.integers(3, size=150)
-    features = fixed(np.eye(3)[codes] + rng.normal(scale=0.3, size=(150, 3)))
+    features = constant_features(np.eye(3)[codes] + rng.normal(scale=0.3, size=(150, 3)))
     folds = [(np.arange(100), np.arange(100, 150))]
     found = {model.__name__: cross_predict(features, model, codes, folds) for model in (linear, nearest, majority)}
     right = {name: (calls.codes == codes[calls.rows]).mean() for name, calls in found.items()}
@@ -94,7 +94,7 @@ def test_probes_learn_and_the_majority_does_not():
 
 def test_a_class_absent_from_training_does_not_break_a_probe():
     codes = np.array([0, 0, 1, 1, 2])
-    calls = cross_predict(fixed(np.eye(5)), linear, codes, [(np.arange(4), np.array([4]))])
+    calls = cross_predict(constant_features(np.eye(5)), linear, codes, [(np.arange(4), np.array([4]))])
     assert calls.codes[0] in (0, 1)
 
 

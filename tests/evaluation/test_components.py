@@ -10,7 +10,7 @@ import torch
 
 from scfm.evaluation.components import gene_components
 from scfm.evaluation.evaluate import evaluate
-from scfm.evaluation.store_probes import StoreFeatures, component_sentence, score_calls, with_state
+from scfm.evaluation.store_probes import StoreFeatures, add_state, component_sentence, score_calls
 
 QUICK = {"baselines": ("pca",), "draws": 20, "folds": 3, "controls": False}
 GAIN = r"([+-]\d\.\d{3}) \[([+-]\d\.\d{3}), ([+-]\d\.\d{3})\]"
@@ -84,7 +84,7 @@ class FakeModule:
         return self
 
     def predict_step(self, batch, batch_idx):
-        rows = batch.index
+        rows = batch.index.numpy()
         self.seen.extend(rows.tolist())
         found = {"index": rows, "embedding": self.deep[rows]}
         return found | ({"state": np.c_[self.deep[rows], self.wide[rows]]} if self.state else {})
@@ -95,7 +95,7 @@ class FakeData:
 
     def loader(self, rows, *, alone):
         for part in np.array_split(rows[::-1], max(1, len(rows) // 7)):
-            batch = SimpleNamespace(index=part)
+            batch = SimpleNamespace(index=torch.from_numpy(part.copy()))
             batch.to = lambda device, batch=batch: batch
             yield batch
 
@@ -112,9 +112,9 @@ def store_cells():
 def test_both_halves_of_the_state_are_probed_on_cells_of_a_store(store_cells):
     types, features = store_cells
     module, scored = FakeModule(types), features.rows[~features.train]
-    outputs = module.predict_step(SimpleNamespace(index=scored), 0)
+    outputs = module.predict_step(SimpleNamespace(index=torch.from_numpy(scored)), 0)
     module.seen.clear()
-    features = with_state(features, module, FakeData(), outputs)
+    features = add_state(features, module, FakeData(), outputs)
     assert sorted(module.seen) == features.rows[features.train].tolist(), "the scored cells are not read twice"
     np.testing.assert_array_equal(features.features["X_scfm"], module.deep[features.rows])
     np.testing.assert_array_equal(features.features["gene components"], module.wide[features.rows])
@@ -132,9 +132,9 @@ def test_both_halves_of_the_state_are_probed_on_cells_of_a_store(store_cells):
 def test_a_head_without_components_adds_no_probe_and_no_sentence(store_cells):
     types, features = store_cells
     module = FakeModule(types, state=False)
-    outputs = module.predict_step(SimpleNamespace(index=features.rows[~features.train]), 0)
+    outputs = module.predict_step(SimpleNamespace(index=torch.from_numpy(features.rows[~features.train])), 0)
     module.seen.clear()
-    assert with_state(features, module, FakeData(), outputs) is features
+    assert add_state(features, module, FakeData(), outputs) is features
     assert not module.seen
     codes = types[features.rows]
     assert component_sentence(score_calls(features, codes, 3, {}), codes, None, 3) == []

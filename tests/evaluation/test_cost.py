@@ -8,7 +8,7 @@ import pytest
 
 from scfm.evaluation.annotation import draw_labels
 from scfm.evaluation.cost import Cost, measure
-from scfm.evaluation.scores import control_scaled
+from scfm.evaluation.scores import scale_by_controls
 from scfm.metrics.integration import leiden_nmi
 from scfm.metrics.neighbors import find_neighbors
 
@@ -31,12 +31,12 @@ def test_every_function_is_measured_by_name():
 
 def test_scores_lie_between_the_controls():
     table = pd.DataFrame({"bio": [0.2, 1.0, 0.6, 0.1], "same": [0.5, 0.5, 0.7, 0.2]}, index=["bad", "good", "X", "Y"])
-    scaled = control_scaled(table, ["bad", "good"])
+    scaled = scale_by_controls(table, ["bad", "good"])
     assert list(scaled.index) == ["X", "Y"]
     np.testing.assert_allclose(scaled["bio"], [0.5, -0.125])
     assert scaled["same"].isna().all()
     near = pd.DataFrame({"batch": [0.96, 0.99, 0.2]}, index=["bad", "good", "X"])
-    assert control_scaled(near, ["bad", "good"])["batch"].isna().all(), "a distance of 0.03 is no scale"
+    assert scale_by_controls(near, ["bad", "good"])["batch"].isna().all(), "a distance of 0.03 is no scale"
 
 
 def test_few_labels_are_the_share_and_leave_no_class_out():

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from scfm.evaluation.cells import read_cells
-from scfm.evaluation.lookup import Matches, shared_genes, shared_names
+from scfm.evaluation.lookup import Matches, match_genes, match_names
 from scfm.evaluation.options import Options
-from scfm.evaluation.origin import check_head, corpus_notes
+from scfm.evaluation.origin import check_corpora, check_head
 from scfm.store.token_store import TokenStore
 from scfm.types import Ragged
 
@@ -57,17 +57,17 @@ def test_only_labelled_cells_count(cells):
 
 def test_a_corpus_is_recognised_by_counts_or_by_names(cells):
     rows = np.arange(120)
-    (counts,) = corpus_notes(cells, rows, {"atlas": found(0.25, 0.25)})
+    (counts,) = check_corpora(cells, rows, {"atlas": found(0.25, 0.25)})
     assert counts.startswith("25.0% of the scored cells are in atlas")
-    (names,) = corpus_notes(cells, rows, {"atlas": found(0.0, 0.5)})
+    (names,) = check_corpora(cells, rows, {"atlas": found(0.0, 0.5)})
     assert "50.0% of the scored cells have the cell names of cells in atlas" in names
-    assert corpus_notes(cells, rows, {"atlas": found(0.0, 0.1)}) == []
+    assert check_corpora(cells, rows, {"atlas": found(0.0, 0.1)}) == []
 
 
 def test_names_are_looked_up_in_a_store(made_store):
     store = TokenStore.open(made_store)
     names = np.array(["cell3", "other", "cell239", "cell240"], dtype=object)
-    np.testing.assert_array_equal(shared_names(store, names), [True, False, True, False])
+    np.testing.assert_array_equal(match_names(store, names), [True, False, True, False])
 
 
 def test_leading_genes_find_cells_of_which_genes_are_lacking(made_store):
@@ -82,7 +82,7 @@ def test_leading_genes_find_cells_of_which_genes_are_lacking(made_store):
     filtered = Ragged(tokens.values[kept], np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(long)))]))
     columns = np.setdiff1d(genes, lacking)
     assert (filtered.lengths >= 16).any()
-    known = shared_genes(store, filtered, columns)
+    known = match_genes(store, filtered, columns)
     np.testing.assert_array_equal(known, filtered.lengths - 2 >= 16)
     mixed = Ragged(np.random.default_rng(0).permuted(filtered.values), filtered.offsets)
-    assert not shared_genes(store, mixed, columns).any()
+    assert not match_genes(store, mixed, columns).any()
