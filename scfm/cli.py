@@ -4,13 +4,16 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
 
 from scfm.allowed import CONFIGS
+from scfm.metrics.direction import falls
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -18,62 +21,39 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def train() -> Any:
-    """``scfm-train``, ``python train.py``: pretrain a backbone on a token store."""
-    return _main("train")
+#: Each file is a command: ``scfm/commands/NAME.py`` with ``run(cfg)``, its keys in ``configs/NAME.yaml``.
+COMMANDS = Path(__file__).resolve().parent / "commands"
 
 
-def finetune() -> Any:
-    """``scfm-finetune``, ``python finetune.py``: train a head on a pretrained backbone."""
-    return _main("finetune")
+def __getattr__(name: str) -> Callable[[], Any]:
+    """``scfm.cli:NAME``, an entry point, is the command of that file."""
+    if not name.startswith("_") and (COMMANDS / f"{name}.py").is_file():
+        return partial(main, name)
+    raise AttributeError(f"scfm.cli has no command {name!r}")
 
 
-def prepare() -> Any:
-    """``scfm-prepare``: single-cell files to a token store; ``scfm-prepare verify STORE`` checks one."""
-    if sys.argv[1:2] == ["verify"]:
+def main(command: str) -> Any:
+    """Run ``scfm.commands.COMMAND.run(cfg)`` under Hydra with ``configs/COMMAND.yaml``; exit 1 on a user's error."""
+    if command == "prepare" and sys.argv[1:2] == ["verify"]:  # no config: scfm-prepare verify STORE
         from scfm.commands.prepare import verify
 
         return _report_errors(lambda: verify(sys.argv[2:]))
-    return _main("prepare")
-
-
-def embed() -> Any:
-    """``scfm-embed``: write embeddings, and a head's annotations, into a copy of an .h5ad."""
-    return _main("embed")
-
-
-def evaluate() -> Any:
-    """``scfm-evaluate``: score an embedding beside the methods a user would pick instead."""
-    return _main("evaluate")
-
-
-def consolidate() -> Any:
-    """``scfm-consolidate``: make a checkpoint folder of shards readable as one file."""
-    return _main("consolidate")
-
-
-def plan() -> Any:
-    """``scfm-plan``: parameters, memory, speed and hours of a run before it runs."""
-    return _main("plan")
-
-
-def doctor() -> Any:
-    """``scfm-doctor``: what a bug report needs to know of this machine."""
-    return _main("doctor")
-
-
-def _main(command: str) -> Any:
-    """Run ``scfm.commands.COMMAND.run(cfg)`` under Hydra with ``configs/COMMAND.yaml``."""
     sys.argv[1:] = lenient([word for word in sys.argv[1:] if not word.startswith("--local_rank=")])  # DeepSpeed's
+    trials: list[Trial] = []
 
     @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=command)
-    def main(cfg: "DictConfig") -> Any:
-        return _report_errors(lambda: _run(command, cfg))
+    def composed(cfg: "DictConfig") -> Any:
+        return _report_errors(lambda: _run(command, cfg, trials))
 
-    return main()
+    value = composed()
+    if trials:
+        sys.stderr.write(f"{trial_table(trials)}\n")  # Hydra has taken its logging down by now
+        if all(trial.error for trial in trials):
+            sys.exit(f"All {len(trials)} trials of the sweep failed.")
+    return value
 
 
-def _run(command: str, cfg: "DictConfig") -> Any:
+def _run(command: str, cfg: "DictConfig", trials: "list[Trial]") -> Any:
     import importlib
 
     from scfm.config import check, shipped
@@ -84,7 +64,7 @@ def _run(command: str, cfg: "DictConfig") -> Any:
         importlib.import_module(module)
     check(cfg, shipped(CONFIGS, command))
     run = importlib.import_module(f"scfm.commands.{command}").run
-    return _trial(run, cfg) if _in_sweep() else run(cfg)
+    return _trial(run, cfg, trials) if _in_sweep() else run(cfg)
 
 
 def _in_sweep() -> bool:
@@ -94,7 +74,26 @@ def _in_sweep() -> bool:
     return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def _trial(run: Callable[["DictConfig"], Any], cfg: "DictConfig") -> Any:
+@dataclass(frozen=True)
+class Trial:
+    """One trial of a sweep.
+
+    Attributes:
+        number: from 0.
+        overrides: what was varied.
+        metric: the name of the value.
+        value: NaN where it failed.
+        error: why, in a sentence; empty where it did not fail.
+    """
+
+    number: int
+    overrides: str
+    metric: str
+    value: float
+    error: str = ""
+
+
+def _trial(run: Callable[["DictConfig"], Any], cfg: "DictConfig", trials: list[Trial]) -> Any:
     """One trial of a sweep, in a folder of its own; one that fails does not end the sweep.
 
     Raises:
@@ -109,13 +108,26 @@ def _trial(run: Callable[["DictConfig"], Any], cfg: "DictConfig") -> Any:
             "hydra/launcher=slurm, which gives every trial a job of its own"
         )
     cfg.output = hydra_cfg.runtime.output_dir
+    about = (hydra_cfg.job.num, hydra_cfg.job.override_dirname, str(cfg.get("metric")))
     try:
-        return run(cfg)
+        value = run(cfg)
     except Exception as error:  # whatever ended this trial, the next one may do better
         log.error("Trial %s failed: %s", hydra_cfg.job.num, error)
+        trials.append(Trial(*about, float("nan"), (str(error).splitlines() or [type(error).__name__])[0]))
         if "optuna" in hydra_cfg.sweeper._target_:
             raise  # it counts the trial as failed
         return float("nan")
+    trials.append(Trial(*about, float("nan") if value is None else float(value)))
+    return value
+
+
+def trial_table(trials: Sequence[Trial]) -> str:
+    """The trials of a sweep, best first, failed ones last."""
+    sign = 1 if falls(trials[0].metric) else -1
+    order = sorted(trials, key=lambda trial: (bool(trial.error), sign * trial.value))
+    rows = [(str(t.number), t.error or f"{t.value:.6g}", t.overrides.replace("++", "")) for t in order]
+    lines = [f"  {number:>3}  {result:<12}  {overrides}" for number, result, overrides in rows]
+    return "\n".join([f"Trials by {trials[0].metric}, best first:", *lines])
 
 
 def lenient(arguments: list[str]) -> list[str]:

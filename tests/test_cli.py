@@ -1,17 +1,23 @@
 """The command lines as a user meets them: quick help, all misspellings at once, no traceback."""
 
+import os
+import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from scfm import cli
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def call(*arguments: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, timeout=120)
+    own = {**os.environ, "PYTHONPATH": str(cwd)} if (cwd / "scfm").is_dir() else None
+    return subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, timeout=120, env=own)
 
 
 def test_cfg_job_answers_in_two_seconds():
@@ -51,3 +57,30 @@ def test_a_misspelt_choice_lists_the_choices():
 
 def test_it_runs_from_another_folder(tmp_path):
     assert call(str(REPOSITORY / "train.py"), "--cfg", "job", cwd=tmp_path).returncode == 0
+
+
+def test_a_command_is_one_file_one_yaml_and_one_line(tmp_path):
+    """A copy of the package with one more file and yaml has one more command; nothing else knows of it."""
+    shutil.copytree(REPOSITORY / "scfm", tmp_path / "scfm", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
+    (tmp_path / "scfm/commands/greet.py").write_text(
+        'def run(cfg):\n    open(cfg.output, "w").write(f"hello {cfg.who}")\n'
+    )
+    (tmp_path / "configs/greet.yaml").write_text("who: ???\noutput: greeting.txt\nhydra: {run: {dir: .}}\n")
+    entry = "import sys; sys.argv = ['scfm-greet', *sys.argv[1:]]; from scfm.cli import greet; greet()"
+    done = call("-c", entry, "who=world", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "greeting.txt").read_text() == "hello world"
+    done = call("-c", entry, "whom=world", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "whom is unknown; did you mean 'who'?" in done.stdout + done.stderr
+
+
+def test_every_command_has_its_file_yaml_and_line():
+    scripts = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["scripts"]
+    files = {path.stem for path in (REPOSITORY / "scfm/commands").glob("*.py")} - {"__init__"}
+    assert scripts == {f"scfm-{name}": f"scfm.cli:{name}" for name in files}
+    assert all((REPOSITORY / f"configs/{name}.yaml").is_file() for name in files)
+    assert all(callable(getattr(cli, name)) for name in files)
+    with pytest.raises(AttributeError, match="no command 'nothing'"):
+        cli.nothing  # noqa: B018

@@ -18,6 +18,7 @@ from scfm.data.module import CellData
 from scfm.head.base import Head
 from scfm.inference.load import checkpoint_vocab, restore_backbone
 from scfm.io import write_text
+from scfm.metrics.direction import falls
 from scfm.model.adapt import anew
 from scfm.module import CellModule
 from scfm.report.finetune import report
@@ -40,9 +41,6 @@ from scfm.training.survey import prepare_head
 from scfm.training.tracking import cell_predictions, close, show_samples
 
 log = logging.getLogger(__name__)
-
-#: Metrics that are better the smaller they are.
-FALLING = ("loss", "error", "reconstruction", "kl", "ece")
 
 
 def run(cfg: DictConfig) -> float | None:
@@ -144,8 +142,7 @@ def _best(trainer: pl.Trainer, output: Path) -> Path:
 def _watched(cfg: DictConfig) -> DictConfig:
     """The config with the metric that the head says is worth watching, where the user does not name one."""
     metric = f"val/{head_class(cfg).metric}" if cfg.metric == "auto" else cfg.metric
-    falls = metric.rsplit("/", 1)[-1] in FALLING
-    mode = ("min" if falls else "max") if cfg.mode == "auto" else cfg.mode
+    mode = ("min" if falls(metric) else "max") if cfg.mode == "auto" else cfg.mode
     return cast("DictConfig", OmegaConf.merge(cfg, {"metric": metric, "mode": mode}))
 
 

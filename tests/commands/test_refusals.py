@@ -81,6 +81,20 @@ def test_a_failed_trial_does_not_end_a_sweep(made_store, tmp_path):
     assert sorted(path.parents[1].name for path in tmp_path.rglob("last.ckpt")) == ["0", "2"]
 
 
+def test_a_sweep_ends_in_a_table_with_the_best_on_top(made_store, tmp_path):
+    done = sweep("data.tokens_per_batch=256,10", folder=tmp_path, store=made_store)
+    assert done.returncode == 0
+    lines = done.stderr[done.stderr.index("Trials by val/loss, best first:") :].splitlines()
+    assert "data.tokens_per_batch=256" in lines[1]
+    assert "data.tokens_per_batch=10 is less than the longest cell" in lines[2]
+
+
+def test_a_sweep_whose_trials_all_failed_exits_1(made_store, tmp_path):
+    done = sweep("data.tokens_per_batch=10,11", folder=tmp_path, store=made_store)
+    assert done.returncode == 1
+    assert "All 2 trials of the sweep failed." in done.stderr
+
+
 def test_a_sweep_over_a_misspelt_key(made_store, tmp_path):
     done = sweep("optim.lrr=1,2", folder=tmp_path, store=made_store)
     assert done.returncode == 1
