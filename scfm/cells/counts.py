@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,11 +42,12 @@ class Found:
 
 
 def find_counts(source: Source, layer: str | None, demand: Demand) -> Found:
-    """Look for counts in a stated order and take the first place that holds them.
+    """Look for counts in a stated order and take the first place that holds them, unless a later one has more genes.
 
     A named ``layer`` is taken or refused: there is no second choice. Otherwise ``layers['counts']``, ``raw.X`` and
     ``X`` are looked at in this order; a place that holds something else (log-normalised or scaled values) is passed
-    over with a warning. With "lognorm_ok", counts are still preferred; where there are none, the first place with
+    over with a warning, and so is one that holds the counts of fewer genes than a later one (variable genes beside
+    all of them in ``raw``). With "lognorm_ok", counts are still preferred; where there are none, the first place with
     non-negative values is taken.
 
     Args:
@@ -69,8 +71,30 @@ def find_counts(source: Source, layer: str | None, demand: Demand) -> Found:
         for found in seen:
             if found.kind == kind:
                 _tell(seen, found)
-                return found
+                return _with_more_genes(source, found, places[len(seen) :])
     raise ValueError(_refusal(seen, source, layer, demand))
+
+
+def _with_more_genes(source: Source, taken: Found, later: Sequence[Place]) -> Found:
+    """A later place with counts of more genes, else the one that was taken."""
+    for place in later:
+        genes = len(place.var())
+        if genes <= taken.matrix.shape[1]:
+            continue
+        other = look(source, place)
+        if other.kind != "counts":
+            log.warning(
+                "%s has the counts of %d genes; %s has %d genes, but holds %s",
+                taken.place.label, taken.matrix.shape[1], place.label, genes, other.words,
+            )  # fmt: skip
+            continue
+        log.warning(
+            "%s holds the counts of %d genes, %s those of %d: %s is used instead",
+            taken.place.label, taken.matrix.shape[1], place.label, genes, place.label,
+        )  # fmt: skip
+        taken.matrix.close()
+        taken = other
+    return taken
 
 
 def _tell(seen: list[Found], taken: Found) -> None:

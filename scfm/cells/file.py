@@ -216,9 +216,10 @@ def open_cells(
     """Open a file of cells and check what can be checked without reading the whole of it.
 
     Counts are searched in ``layers['counts']``, ``raw.X`` and ``X``, in this order, and the first place that holds
-    non-negative integers, judged by values sampled over the whole matrix, is used (``counts_from`` says which); a named
-    ``layer`` is used or refused. Genes come from the table that belongs to the counts (``raw.var`` for ``raw.X``), see
-    :func:`scfm.cells.names.gene_names`. Every block is checked again in full while it is read.
+    non-negative integers, judged by values sampled over the whole matrix, is used (``counts_from`` says which), unless
+    a later one has counts of more genes; a named ``layer`` is used or refused. Genes come from the table that belongs
+    to the counts (``raw.var`` for ``raw.X``), see :func:`scfm.cells.names.gene_names`. Every block is checked again in
+    full while it is read.
 
     Args:
         path: ``.h5ad``, ``.zarr``, ``.h5mu``, 10x ``.h5``, a folder with 10x ``matrix.mtx``, ``.loom`` or a TileDB-SOMA

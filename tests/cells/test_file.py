@@ -174,6 +174,44 @@ def test_a_place_without_counts_is_passed_over_and_said(cells, h5ad, caplog):
     assert "X is used instead" in caplog.text
 
 
+@pytest.mark.parametrize("where", ["raw", "X"])
+def test_counts_of_more_genes_go_before_those_of_variable_genes(cells, h5ad, caplog, where):
+    counts = cells.X.copy()
+    some = cells[:, :10].copy()
+    some.raw = cells.copy()
+    some.layers["counts"] = some.X.copy()
+    some.X = logged(some.X)
+    if where == "X":  # raw was cut, X was not
+        some = cells.copy()
+        some.raw = cells[:, :10].copy()
+    with open_cells(h5ad(some)) as opened:
+        assert opened.counts_from == ("raw.X" if where == "raw" else "X")
+        assert len(opened.genes) == 30
+        assert same(next(opened.blocks()).counts, counts)
+    assert "holds the counts of 10 genes" in caplog.text
+    assert "those of 30" in caplog.text
+    if where == "raw":
+        with open_cells(h5ad(some), layer="counts") as opened:
+            assert len(opened.genes) == 10
+
+
+def test_variable_genes_are_said_where_all_genes_have_no_counts(cells, h5ad, caplog):
+    some = cells[:, :10].copy()
+    some.layers["counts"] = some.X.copy()
+    some.raw = anndata.AnnData(logged(cells.X), var=cells.var)
+    with open_cells(h5ad(some)) as opened:
+        assert opened.counts_from == "layers['counts']"
+    assert "has the counts of 10 genes; raw.X has 30 genes, but holds fractions" in caplog.text
+
+
+def test_equal_genes_keep_the_order_of_places(cells, h5ad, caplog):
+    cells.layers["counts"] = cells.X.copy()
+    cells.raw = cells.copy()
+    with open_cells(h5ad(cells)) as opened:
+        assert opened.counts_from == "layers['counts']"
+    assert not caplog.text
+
+
 def test_scanpy_files_with_scaled_x_and_logged_raw(cells, h5ad):
     raw = anndata.AnnData(logged(cells.X), var=cells.var)
     cells.X = cells.X.toarray() - 1.5
