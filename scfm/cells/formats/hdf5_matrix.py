@@ -10,6 +10,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from scfm.cells.formats.hdf5_limits import require_size, require_small_chunks
 from scfm.cells.formats.inflate import Slices
+from scfm.cells.formats.repeats import add_up_repeats
 from scfm.cells.formats.row_sorter import Entries, Scattered
 from scfm.cells.source import Matrix
 
@@ -136,7 +137,7 @@ class Compressed:
         block = csr_matrix((len(pointers) - 1, self.shape[1]), dtype=values.dtype)
         columns = columns.astype(np.int32, copy=False)
         block.data, block.indices, block.indptr = values, columns, (pointers - pointers[0]).astype(np.int32)
-        return block
+        return add_up_repeats(block)
 
     def sample(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Values of evenly spread stretches, see :class:`~scfm.cells.source.Matrix`."""

@@ -109,23 +109,61 @@ def _header(path: Path) -> Header:
 def _entries(path: Path, header: Header, transposed: bool) -> Iterator[Entries]:
     """Pieces of (cells, genes, values); refuses a file that ends early."""
     met = 0
-    kinds = {0: np.int64, 1: np.int64, 2: header.dtype}
+    for piece in _pieces(path, header) if header.n_entries else ():
+        _require_three(path, piece)
+        rows, columns = piece[0].to_numpy() - 1, piece[1].to_numpy() - 1
+        _require_inside(path, rows, columns, header.shape)
+        met += len(piece)
+        cells, genes = (columns, rows) if transposed else (rows, columns)
+        yield cells, genes, _values(path, piece[2].to_numpy(), header.dtype)
+    if met != header.n_entries:
+        raise ValueError(f"its {path.name} has {met} entries, its header promises {header.n_entries}: it is truncated")
+
+
+def _pieces(path: Path, header: Header) -> Iterator[pd.DataFrame]:
+    """The lines after the size line, some at a time."""
+    kinds = {0: np.int64, 1: np.int64, 2: np.int64 if header.dtype.kind == "i" else np.float64}
     try:
         with _open(path) as file:
             line = file.readline()
             while line.startswith(b"%"):
                 line = file.readline()
-            if header.n_entries:
-                for piece in pd.read_csv(file, sep=r"\s+", header=None, dtype=kinds, chunksize=PIECE):
-                    rows, columns = piece[0].to_numpy() - 1, piece[1].to_numpy() - 1
-                    _require_inside(path, rows, columns, header.shape)
-                    met += len(piece)
-                    cells, genes = (columns, rows) if transposed else (rows, columns)
-                    yield cells, genes, piece[2].to_numpy()
-    except (EOFError, OSError, OverflowError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise ValueError(f"its {path.name} is damaged or truncated after {met} entries: {error}") from error
-    if met != header.n_entries:
-        raise ValueError(f"its {path.name} has {met} entries, its header promises {header.n_entries}: it is truncated")
+            yield from pd.read_csv(file, sep=r"\s+", header=None, comment="%", dtype=kinds, chunksize=PIECE)
+    except pd.errors.EmptyDataError:
+        return
+    except (EOFError, OSError) as error:
+        raise ValueError(f"its {path.name} is damaged or truncated: {error}") from error
+    except pd.errors.ParserError as error:
+        raise ValueError(f"its {path.name} has a line of more numbers than the first: {_last_line(error)}") from error
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(
+            f"its {path.name} has a line that is not of three numbers (row, column, "
+            f"{'integer' if header.dtype.kind == 'i' else 'value'}): {_last_line(error)}"
+        ) from error
+
+
+def _values(path: Path, values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    if dtype.kind == "i" and len(values) and max(-int(values.min()), int(values.max())) > np.iinfo(dtype).max:
+        raise ValueError(
+            f"its {path.name} has the value {values[np.abs(values).argmax()]}, which is no count of a gene"
+        )
+    return values.astype(dtype, copy=False)
+
+
+def _require_three(path: Path, piece: pd.DataFrame) -> None:
+    """Refuse lines of more numbers than row, column and value: which of them is the count is not said."""
+    width = piece.shape[1]
+    if width != 3:
+        raise ValueError(
+            f"its {path.name} has lines of {width} numbers, expected 3 (row, column, value); a file of spliced, "
+            "unspliced and ambiguous counts in one must be split into a matrix for each"
+        )
+    if piece.isna().to_numpy().any():
+        raise ValueError(f"its {path.name} has a line of fewer than 3 numbers: it is damaged or truncated")
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def _require_inside(path: Path, rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> None:

@@ -72,7 +72,11 @@ class Scattered:
             records = np.empty(0, dtype=self.record)
         first = number * self.rows
         shape = (min(self.rows, self.shape[0] - first), self.shape[1])
-        matrix = coo_matrix((records["value"], (records["row"] - first, records["column"])), shape=shape).tocsr()
+        places = (records["row"] - first, records["column"])
+        matrix = coo_matrix((records["value"], places), shape=shape).tocsr()
+        if matrix.nnz < len(records):  # some were added up: again, in numbers wide enough for their sums
+            wide = np.float64 if matrix.dtype.kind == "f" else np.int64
+            matrix = coo_matrix((records["value"].astype(wide), places), shape=shape).tocsr()
         matrix.sort_indices()
         return matrix
 
