@@ -99,13 +99,22 @@ def resolve_inputs(inputs: str | Path | Sequence[str | Path]) -> list[dict[str, 
         paths += _matches(Path(given).expanduser())
     if not paths:
         raise ValueError("no input was given; name files with input='data/*.h5ad'")
-    twice = next((path for i, path in enumerate(paths) if path in paths[:i]), None)
-    if twice is not None:
-        raise ValueError(f"{twice} is among the inputs twice")
+    _require_different(paths)
     return [
         {"path": str(path), "name": name, "size": _size(path), "mtime_ns": path.stat().st_mtime_ns}
         for path, name in zip(paths, _names(paths), strict=True)
     ]
+
+
+def _require_different(paths: Sequence[Path]) -> None:
+    """Refuse a file that is named twice, also by a link or by a relative and an absolute path."""
+    named: dict[tuple[int, int], Path] = {}
+    for path in paths:
+        stat = path.stat()  # of the file that a link leads to
+        other = named.setdefault((stat.st_dev, stat.st_ino), path)
+        if other is not path:
+            how = "" if other == path else f", also as {other}; leave one of them out"
+            raise ValueError(f"{path} is among the inputs twice{how}")
 
 
 def _matches(path: Path) -> list[Path]:

@@ -78,3 +78,35 @@ def test_inputs(files, fitted, tmp_path, monkeypatch):
         prepare([], tmp_path / "t", fitted)
     with pytest.raises(ValueError, match="share of counts"):
         Genes(max_dropped=2)
+
+
+@pytest.mark.parametrize("how", ["symlink", "hard link", "relative", "dots", "folder link", "pattern"])
+def test_one_file_by_two_names_is_refused(files, fitted, tmp_path, monkeypatch, how):
+    (tmp_path / "in").mkdir()
+    first = tmp_path / "in" / "a.h5ad"
+    first.write_bytes(files[0].read_bytes())
+    second = tmp_path / "in" / "b.h5ad"
+    if how == "symlink":
+        second.symlink_to(first)
+    elif how == "hard link":
+        second.hardlink_to(first)
+    elif how == "relative":
+        monkeypatch.chdir(tmp_path)
+        second = "in/a.h5ad"
+    elif how == "dots":
+        second = tmp_path / "in" / ".." / "in" / "a.h5ad"
+    elif how == "folder link":
+        (tmp_path / "other").symlink_to(tmp_path / "in")
+        second = tmp_path / "other" / "a.h5ad"
+    else:
+        second = tmp_path / "in" / "*.h5ad"
+    with pytest.raises(ValueError, match=r"a\.h5ad|b\.h5ad.* is among the inputs twice"):
+        prepare([first, second], tmp_path / "s", fitted)
+
+
+def test_files_of_one_name_have_names_of_their_own_in_a_store(files, fitted, tmp_path):
+    for i, folder in enumerate(("one", "two")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.h5ad").write_bytes(files[i].read_bytes())
+    store = prepare([tmp_path / "one" / "x.h5ad", tmp_path / "two" / "x.h5ad"], tmp_path / "s", fitted)
+    assert [file["name"] for file in store.files] == ["one/x.h5ad", "two/x.h5ad"]
