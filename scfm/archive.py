@@ -14,8 +14,8 @@ from typing import NamedTuple
 #: Bytes summed at a time.
 _PIECE = 1 << 24
 _LOCAL, _CENTRAL, _DESCRIPTOR = b"PK\x03\x04", b"PK\x01\x02", b"PK\x07\x08"
-#: Sizes and names come after the data, names are UTF-8: what torch sets for every record.
-_FLAGS = 0x0808
+#: Names are UTF-8; size and sum stand after the data, where there are data: what torch sets.
+_FLAGS, _FLAGS_EMPTY = 0x0808, 0x0800
 _MAX16, _MAX32 = (1 << 16) - 1, (1 << 32) - 1
 _TRAILER = 56 + 20 + 22
 
@@ -30,6 +30,10 @@ class _Record(NamedTuple):
     size: int
     offset: int
     is_large: bool
+
+    @property
+    def flags(self) -> int:
+        return _FLAGS if self.size else _FLAGS_EMPTY
 
 
 def archive_fault(path: Path) -> str | None:
@@ -79,7 +83,7 @@ def _list(data: mmap.mmap, at: int, stop: int) -> Iterator[_Record]:
         head = struct.unpack_from("<4s6H3L5H2L", data, at)
         crc, packed, size, n_name, n_extra = head[7:12]
         offset = head[16]
-        constant = (_CENTRAL, 0, 0, _FLAGS, 0, 0, 0)
+        constant = (_CENTRAL, 0, 0, _FLAGS if size else _FLAGS_EMPTY, 0, 0, 0)
         if head[:7] != constant or head[12:16] != (0, 0, 0, 0) or packed != size:
             raise _Fault("its list of records is damaged")
         name = data[at + 46 : at + 46 + n_name]
@@ -106,7 +110,7 @@ def _check_records(data: mmap.mmap, records: list[_Record], stop: int) -> None:
     for record in records:
         name = record.name.decode(errors="replace")
         n_name, n_extra = struct.unpack_from("<2H", data, at + 26)
-        head = struct.pack("<4s5H3L2H", _LOCAL, 0, _FLAGS, 0, 0, 0, 0, 0, 0, len(record.name), n_extra)
+        head = struct.pack("<4s5H3L2H", _LOCAL, 0, record.flags, 0, 0, 0, 0, 0, 0, len(record.name), n_extra)
         if at != record.offset or data[at : at + 30] != head or data[at + 30 : at + 30 + n_name] != record.name:
             raise _Fault(f"the record {name} is not where it should be")
         at += 30 + n_name
@@ -116,6 +120,8 @@ def _check_records(data: mmap.mmap, records: list[_Record], stop: int) -> None:
         if at + record.size > stop or _crc(data, at, at + record.size) != record.crc:
             raise _Fault(f"wrong checksum in {name}")
         at += record.size
+        if not record.size:
+            continue
         sizes = "<4sL2Q" if record.is_large else "<4s3L"
         tail = struct.pack(sizes, _DESCRIPTOR, record.crc, record.size, record.size)
         if data[at : at + len(tail)] != tail:

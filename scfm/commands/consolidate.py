@@ -9,4 +9,4 @@ from scfm.training.consolidate import consolidate
 
 def run(cfg: DictConfig) -> None:
     """Consolidate ``cfg.checkpoint``."""
-    consolidate(Path(cfg.checkpoint))
+    consolidate(Path(cfg.checkpoint), trusted=cfg.trusted)

@@ -135,7 +135,7 @@ def _best(trainer: pl.Trainer, output: Path) -> Path:
     best = [getattr(callback, "best_model_path", "") for callback in trainer.checkpoint_callbacks]
     path = next((Path(name) for name in best if name), output / "checkpoints" / "last.ckpt")
     if path.is_dir() and not (path / WEIGHTS).is_file():
-        consolidate(path)
+        consolidate(path, trusted=True)  # this run wrote it
     return path
 
 

@@ -263,7 +263,7 @@ def save_last(trainer: pl.Trainer, path: Path) -> None:
     trainer.strategy.checkpoint_io.teardown()  # a save may go on in the background
     trainer.strategy.barrier()
     if path.is_dir() and trainer.is_global_zero:
-        consolidate(path)
+        consolidate(path, trusted=True)  # this run wrote it
     trainer.strategy.barrier()
 
 

@@ -1,6 +1,5 @@
 """Which checkpoint a run continues from."""
 
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,8 +11,10 @@ from scfm.archive import archive_fault
 from scfm.checkpoint import read_state
 from scfm.config import plain
 from scfm.plain import plain_fault
+from scfm.store.arrow import read_json
 from scfm.strategy.deepspeed import DeepSpeed
 from scfm.strategy.sharded import ABOUT, missing
+from scfm.training.shards import guard_resume
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,9 @@ def require_same_run(path: Path, cfg: DictConfig, vocab_hash: str, strategy: Any
         ValueError: naming what differs.
     """
     if path.is_dir():
-        about = json.loads((path / ABOUT).read_text()) if (path / ABOUT).is_file() else {}
+        about = read_json(path / ABOUT, "what the checkpoint is of") if (path / ABOUT).is_file() else {}
+        if Path(cfg.output).resolve() not in path.resolve().parents:
+            guard_resume(path)
     else:
         state = read_state(path)
         _require_own_paths(path, state.get("callbacks"))

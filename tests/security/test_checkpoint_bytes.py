@@ -19,7 +19,8 @@ def test_a_sound_checkpoint_is_read(sound):
 def test_a_flipped_bit_is_found_wherever_it_is(tmp_path):
     """Every byte of a small file: heads, padding, data, list and end."""
     path = tmp_path / "small.ckpt"
-    torch.save({"a": torch.arange(50.0), "b": {"c": torch.zeros(3, dtype=torch.int8)}}, path)
+    torch.save({"a": torch.arange(50.0), "empty": torch.zeros(0), "b": {"c": torch.zeros(3, dtype=torch.int8)}}, path)
+    assert archive_fault(path) is None
     whole = path.read_bytes()
     rng = random.Random(0)
     for place in range(len(whole)):
