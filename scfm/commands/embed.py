@@ -18,10 +18,10 @@ from scfm.inference.model import require_output
 from scfm.inference.options import require_key
 from scfm.inference.parts import PartWriter, claim_parts, join_parts, parts_of
 from scfm.inference.source import CellInput, Reading, open_input
-from scfm.inference.write import add_to_file, make_entries
+from scfm.inference.write import make_entries, require_room, write_result
 from scfm.io import atomic_write, hold
 from scfm.module import CellModule
-from scfm.training.fit import cluster, is_first_process
+from scfm.training.fit import cluster, is_first_process, require_devices
 from scfm.training.quiet import quiet_lightning
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,8 @@ def run(cfg: DictConfig) -> None:
     with hold(output.parent / f".{output.name}.lock", output) if is_first_process() else nullcontext():
         require_key(cfg.key)
         require_output(source, output, overwrite=cfg.overwrite)
+        require_devices(cfg)
+        require_room(source, cfg.key)
         checkpoint = read(cfg.init_from)
         module = restore_predictor(checkpoint)
         names = ("layer", "gene_column", "species", "alias", "max_dropped")
@@ -70,8 +72,7 @@ def _embed(cfg: DictConfig, given: CellInput, checkpoint: Checkpoint, module: Ce
     arrays = join_parts(folder, given.cells.n_cells)
     entries = make_entries(module.task, arrays, cfg.key, given.provenance(checkpoint), str(source))
     with atomic_write(output, scratch=folder) as part:
-        shutil.copyfile(source, part)
-        add_to_file(part, entries)
+        write_result(part, source, given.cells, entries)
     shutil.rmtree(folder)
     log.info("Wrote obsm[%r] (%d cells x %d) to %s", cfg.key, *arrays["embedding"].shape, output)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
@@ -16,10 +16,10 @@ from scfm.batch import Batch
 from scfm.checkpoint import Checkpoint, read, read_state
 from scfm.head.base import Head, Written
 from scfm.inference.load import checkpoint_vocab, restore_predictor
-from scfm.inference.options import EmbedOptions, embed_options
+from scfm.inference.options import EmbedOptions, Settings, embed_options
 from scfm.inference.predict import predict, predict_step
 from scfm.inference.source import CellInput, open_input
-from scfm.inference.write import add_to_adata, add_to_file, make_entries
+from scfm.inference.write import add_to_adata, make_entries, require_room, write_result
 from scfm.io import atomic_write
 from scfm.model.backbone import Backbone
 from scfm.module import CellModule
@@ -183,16 +183,25 @@ class Model:
             return f"{self.checkpoint.path} was pretrained only: it has no head, which"
         return f"the head {type(self.head).__name__} of {self.checkpoint.path}"
 
-    def _entries(self, cells: AnnData | Path, key: str, progress: bool, options: EmbedOptions) -> Written:
+    def _entries(self, adata: AnnData, key: str, progress: bool, options: EmbedOptions) -> Written:
+        with self._open(adata, key, options) as (given, settings):
+            return self._entries_of(given, settings, key, progress)
+
+    @contextmanager
+    def _open(self, cells: AnnData | Path, key: str, options: EmbedOptions) -> Iterator[tuple[CellInput, Settings]]:
         settings = embed_options(key, options)
+        require_room(cells, key)
         keep_counts = self.head.requirements().counts
         with open_input(cells, self.checkpoint, settings.reading, keep_counts=keep_counts) as given:
-            arrays = self._predict(given, settings.tokens_per_batch, settings.block_size, progress)
-            about = given.provenance(self.checkpoint)
-            return make_entries(self.head, arrays, key, about, str(given.cells.path))
+            yield given, settings
 
-    def _predict(self, given: CellInput, tokens: int, block_size: int, progress: bool) -> dict[str, np.ndarray]:
+    def _entries_of(self, given: CellInput, settings: Settings, key: str, progress: bool) -> Written:
+        arrays = self._predict(given, settings, progress)
+        return make_entries(self.head, arrays, key, given.provenance(self.checkpoint), str(given.cells.path))
+
+    def _predict(self, given: CellInput, settings: Settings, progress: bool) -> dict[str, np.ndarray]:
         n = given.cells.n_cells
+        tokens, block_size = settings.tokens_per_batch, settings.block_size
         batches = given.batches(tokens=tokens, block_size=block_size, part_size=max(n, 1))
         with tqdm(total=n, unit="cell", desc="Embedding") if progress else nullcontext() as bar:
             advance = None if bar is None else bar.update
@@ -208,10 +217,10 @@ class Model:
             raise ValueError(f"{source} is a file: give output=..., the .h5ad to write; the input is never modified")
         target = Path(output)
         require_output(source, target, overwrite=overwrite)
-        entries = self._entries(source, key, progress, options)
-        with atomic_write(target) as part:
-            shutil.copyfile(source, part)
-            add_to_file(part, entries)
+        with self._open(source, key, options) as (given, settings):
+            entries = self._entries_of(given, settings, key, progress)
+            with atomic_write(target) as part:
+                write_result(part, source, given.cells, entries)
         return target
 
     @torch.inference_mode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,9 @@ import anndata
 import h5py
 import numpy as np
 import pandas as pd
+from scipy.sparse import vstack
 
+from scfm.cells.file import CellFile
 from scfm.head.annotation.label_layer import UNKNOWN
 from scfm.head.base import Arrays, Head, Written
 
@@ -94,3 +97,55 @@ def _column(values: np.ndarray, index: pd.Index) -> pd.Series:
     """A column of obs; text becomes categorical."""
     column = pd.Series(np.asarray(values), index=index)
     return column.astype("category") if column.dtype.kind in "OUT" else column
+
+
+def is_h5ad(path: Path) -> bool:
+    """Whether a file is an AnnData in HDF5, which a copy with further entries can be made of."""
+    if not path.is_file() or not h5py.is_hdf5(path):
+        return False
+    with h5py.File(path) as file:
+        return {"obs", "var"} <= set(file.keys()) and "mod" not in file
+
+
+def require_room(cells: AnnData | Path, key: str) -> None:
+    """Refuse, before any work, cells whose entries are in the way; say what will be replaced.
+
+    Raises:
+        ValueError: ``uns["scfm"]`` is something of the user's own.
+    """
+    if isinstance(cells, Path):
+        if not is_h5ad(cells):
+            return
+        with h5py.File(cells) as file:
+            kind = type(file["uns/scfm"]).__name__ if "uns/scfm" in file else "Group"
+            there = f"obsm/{key}" in file
+    else:
+        note = cells.uns.get("scfm", {})
+        kind, there = "Group" if isinstance(note, Mapping) else type(note).__name__, key in cells.obsm
+    if kind != "Group":
+        raise ValueError(
+            "uns['scfm'] of the cells holds something of your own, but it is where scfm says how an embedding was "
+            "made: rename yours, adata.uns['my_note'] = adata.uns.pop('scfm')"
+        )
+    if there:
+        log.warning("obsm[%r] was there already: it is replaced in the result; choose another key=... to keep it.", key)
+
+
+def write_result(part: Path, source: Path, cells: CellFile, entries: Written) -> None:
+    """The output of an embedding: a copy of an .h5ad with the entries, or a new .h5ad of any other kind of file.
+
+    Args:
+        part: where to write.
+        source: the input; only read.
+        cells: the same, open; its counts become X where a new file is made.
+        entries: what to add.
+    """
+    if is_h5ad(source):
+        shutil.copyfile(source, part)
+        add_to_file(part, entries)
+        return
+    counts = vstack([block.counts for block in cells.blocks(columns=())], format="csr")
+    var = pd.DataFrame(index=pd.Index(cells.genes, name=None).astype(str))
+    adata = anndata.AnnData(counts, obs=cells.obs.copy(), var=var)
+    add_to_adata(adata, entries)
+    adata.write_h5ad(part)

@@ -189,3 +189,33 @@ def embed_named(made, cells, names, folder, name, *overrides):
     cells.var = cells.var[[]].set_axis(names)
     cells.write_h5ad(folder / f"{name}.h5ad")
     return embed(made, "pre", folder / f"{name}.h5ad", folder / f"{name}_out.h5ad", *overrides).obsm["X_scfm"]
+
+
+def test_any_input_that_can_be_read_gives_an_h5ad(made, tmp_path):
+    cells = ad.read_h5ad(made / "cells.h5ad")
+    cells.write_zarr(tmp_path / "cells.zarr")
+    cells.write_loom(tmp_path / "cells.loom")
+    wanted = embed(made, "pre", made / "cells.h5ad", tmp_path / "out.h5ad")
+    for name in ("cells.zarr", "cells.loom"):
+        found = embed(made, "pre", tmp_path / name, tmp_path / f"{name}.h5ad")
+        np.testing.assert_array_equal(found.obsm["X_scfm"], wanted.obsm["X_scfm"])
+        assert (found.X != cells.X).nnz == 0
+        assert list(found.obs_names) == list(cells.obs_names)
+
+
+def test_what_cannot_be_written_is_refused_before_the_work(made, tmp_path, caplog):
+    cells = ad.read_h5ad(made / "cells.h5ad")
+    cells.uns["scfm"] = "a note of my own"
+    cells.write_h5ad(tmp_path / "note.h5ad")
+    with pytest.raises(ValueError, match=r"uns\['scfm'\] of the cells holds something of your own"):
+        embed(made, "pre", tmp_path / "note.h5ad", tmp_path / "out.h5ad")
+    with pytest.raises(ValueError, match="key='a/b'; expected a name without a slash"):
+        embed(made, "pre", made / "cells.h5ad", tmp_path / "out.h5ad", "key=a/b")
+    with pytest.raises(ValueError, match="torch sees no GPU here"):
+        embed(made, "pre", made / "cells.h5ad", tmp_path / "out.h5ad", "trainer.accelerator=gpu")
+    assert not (tmp_path / "out.h5ad").exists()
+    del cells.uns["scfm"]
+    cells.obsm["X_pca"] = np.zeros((cells.n_obs, 2))
+    cells.write_h5ad(tmp_path / "pca.h5ad")
+    embed(made, "pre", tmp_path / "pca.h5ad", tmp_path / "out.h5ad", "key=X_pca")
+    assert "obsm['X_pca'] was there already: it is replaced" in caplog.text
