@@ -12,7 +12,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scfm.evaluation.components import state_key
-from scfm.evaluation.expression import Expression, read_expression
+from scfm.evaluation.expression import Expression, finite_counts, read_expression
 from scfm.evaluation.options import Options
 from scfm.evaluation.times import read_times
 from scfm.head.trajectory.base import PSEUDOTIME
@@ -77,7 +77,7 @@ def read_cells(adata: AnnData, options: Options) -> tuple[Cells, list[str]]:
         options: which columns and embeddings; see :class:`scfm.evaluation.options.Options`.
 
     Returns:
-        The cells, without those that have no embedding or no batch, and a note for each reason why some are left out.
+        The cells, without those that have no embedding, no counts or no batch, and a note for each reason.
 
     Raises:
         ValueError: no such embedding or column, an embedding without a finite row, one batch or one class only,
@@ -86,7 +86,7 @@ def read_cells(adata: AnnData, options: Options) -> tuple[Cells, list[str]]:
     if options.label is None and options.batch is None and options.time is None:
         raise ValueError("nothing to score by: give label=COLUMN (cell types), batch=COLUMN, time=COLUMN or several")
     keys = _embedding_keys(adata, options)
-    adata, notes = _complete(adata, keys, options.batch)
+    adata, notes = _complete(adata, keys, options)
     names, batches, groups, condition, finer, times = (
         _column(adata, getattr(options, role), role)
         for role in ("label", "batch", "group", "condition", "finer", "time")
@@ -123,29 +123,25 @@ def _embedding_keys(adata: AnnData, options: Options) -> list[str]:
     return list(dict.fromkeys(keys))
 
 
-def _complete(adata: AnnData, keys: Sequence[str], batch: str | None) -> tuple[AnnData, list[str]]:
-    """The cells whose embeddings are finite and whose batch is known, and what to say of the rest."""
-    notes, keep = [], np.ones(adata.n_obs, dtype=bool)
-    for key in keys:
-        finite = np.isfinite(_matrix(adata, key)).all(axis=1)
-        if not finite.any():
-            raise ValueError(f"obsm[{key!r}] holds NaN or infinite numbers in every cell; embed the cells again")
-        if not finite.all():
-            first = adata.obs_names[np.flatnonzero(~finite)[0]]
-            notes.append(
-                f"{int((~finite).sum()):,} of {len(finite):,} cells have NaN or infinite numbers in obsm[{key!r}] and "
-                f"are left out; the first is {first!r}."
-            )
-        keep &= finite
-    if batch is not None:
-        known = _column(adata, batch, "batch") != ""
-        if not known.any():
-            raise ValueError(f"batch={batch!r} is missing in all {len(known)} cells; name a column that has batches")
-        if not known.all():
-            notes.append(f"{int((~known).sum()):,} of {len(known):,} cells have no {batch} and are left out.")
-        keep &= known
+def _complete(adata: AnnData, keys: Sequence[str], options: Options) -> tuple[AnnData, list[str]]:
+    """The cells whose embeddings and counts are finite and whose batch is known, and what to say of the rest."""
+    masks = {
+        f"have NaN or infinite numbers in obsm[{key!r}]": np.isfinite(_matrix(adata, key)).all(axis=1) for key in keys
+    }
+    masks["have NaN or infinite counts"] = finite_counts(adata, options.layer)
+    if options.batch is not None:
+        masks[f"have no {options.batch}"] = _column(adata, options.batch, "batch") != ""
+    notes = []
+    for reason, usable in masks.items():
+        n_lost = int((~usable).sum())
+        if n_lost == len(usable):
+            raise ValueError(f"all {n_lost} cells {reason}: embed the cells again, or name other columns")
+        if n_lost:
+            first = adata.obs_names[np.flatnonzero(~usable)[0]]
+            notes.append(f"{n_lost:,} of {len(usable):,} cells {reason} and are left out; the first is {first!r}.")
+    keep = np.all(list(masks.values()), axis=0)
     if not keep.any():
-        raise ValueError(f"no cell has finite numbers in all of {', '.join(keys)} and a batch; score fewer embeddings")
+        raise ValueError(f"no cell is left to score: {' '.join(notes)}")
     return (adata, []) if keep.all() else (adata[keep], notes)
 
 

@@ -72,17 +72,32 @@ def read_expression(adata: AnnData, layer: str | None = None) -> Expression:
         The expression.
 
     Raises:
-        ValueError: no such layer, or no counts (non-negative whole numbers) anywhere.
+        ValueError: no such layer, no counts (non-negative whole numbers) anywhere, or cells whose counts are NaN.
     """
-    seen = []
-    for name, matrix, genes in _places(adata, layer):
+    name, counts, genes, finite = _find_counts(adata, layer)
+    if not finite.all():
+        raise ValueError(f"{int((~finite).sum())} of {len(finite)} cells have NaN or infinite counts in {name}")
+    return Expression(_log_normalise(counts), counts, name, _symbols(genes))
+
+
+def finite_counts(adata: AnnData, layer: str | None = None) -> np.ndarray:
+    """(B,) bool: the cells whose counts are finite, where :func:`read_expression` finds them; raises as it does."""
+    return _find_counts(adata, layer)[3]
+
+
+def _find_counts(adata: AnnData, layer: str | None) -> tuple[str, csr_matrix, pd.DataFrame, np.ndarray]:
+    """The first place whose finite cells hold counts: its name, counts and genes, and (B,) which cells these are."""
+    places = _places(adata, layer)
+    for name, matrix, genes in places:
         counts = csr_matrix(matrix) if issparse(matrix) else csr_matrix(np.asarray(matrix))
-        if _are_counts(counts):
-            return Expression(_log_normalise(counts), counts, name, _symbols(genes))
-        seen.append(name)
+        finite = np.ones(counts.shape[0], dtype=bool)
+        finite[np.repeat(np.arange(len(finite)), np.diff(counts.indptr))[~np.isfinite(counts.data)]] = False
+        if finite.any() and _are_counts(counts if finite.all() else counts[finite]):
+            return name, counts, genes, finite
+    listed = ", ".join(name for name, _, _ in places)
     raise ValueError(
-        f"no counts for the baselines: looked into {', '.join(seen)} and found values that are negative, not whole or "
-        "not finite; name the layer that holds the counts (layer=...)"
+        f"no counts for the baselines: looked into {listed} and found values that are negative, not whole or not "
+        "finite; name the layer that holds the counts (layer=...)"
     )
 
 
@@ -138,9 +153,7 @@ def _symbols(genes: pd.DataFrame) -> np.ndarray:
 
 def _are_counts(counts: csr_matrix) -> bool:
     values = counts.data
-    return bool(
-        np.isfinite(values).all() and (values >= 0).all() and (values == np.floor(values)).all() and values.any()
-    )
+    return bool((values >= 0).all() and (values == np.floor(values)).all() and values.any())
 
 
 def _log_normalise(counts: csr_matrix) -> csr_matrix:

@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.sparse import csr_matrix
 
 from scfm.evaluation.cells import read_cells
 from scfm.evaluation.evaluate import evaluate
+from scfm.evaluation.expression import read_expression
 from scfm.evaluation.options import Options
 from scfm.evaluation.verdict import integration_verdict
 from scfm.metrics.umap import curve, umap
@@ -129,12 +131,12 @@ def spoil_all_batches(adata):
 @pytest.mark.parametrize(
     ("spoil", "options", "words"),
     [
-        (spoil_nan, {}, r"obsm\['X_scfm'\] holds NaN or infinite numbers in every cell"),
+        (spoil_nan, {}, r"all 240 cells have NaN or infinite numbers in obsm\['X_scfm'\]"),
         (spoil_constant, {}, "is the same in all 240 cells"),
         (spoil_class, {}, "label='type' is 'T' in all labelled cells"),
         (spoil_labels, {}, "label='type' is missing in all 240 cells"),
         (spoil_batch, {}, "batch='donor' is 'one' in all cells; mixing needs at least two batches"),
-        (spoil_all_batches, {}, "batch='donor' is missing in all 240 cells"),
+        (spoil_all_batches, {}, "all 240 cells have no donor"),
         (None, {"embedding": "X_pca"}, "obsm has no 'X_pca'; the embeddings of this file are: X_scfm"),
         (None, {"label": "cell_type"}, "label='cell_type' is not a column of obs; the columns are: type, donor"),
         (None, {"group": "patient"}, "group='patient' is not a column of obs"),
@@ -170,6 +172,24 @@ def test_cells_without_an_embedding_or_a_batch_are_left_out_and_counted(make_ada
     for name in ("annotation", "integration"):
         table = whole.scores[name].drop(columns=["seconds", "megabytes"])
         pd.testing.assert_frame_equal(result.scores[name][table.columns].loc[table.index], table)
+
+
+@pytest.mark.parametrize("place", ["X", "raw", "layers"])
+def test_cells_with_damaged_counts_are_left_out(make_adata, place):
+    adata = make_adata(120)
+    adata.X = adata.X.toarray()
+    adata.X[7, 3] = np.nan
+    if place == "raw":
+        adata.raw = adata.copy()
+        adata.X = np.log1p(adata.X)
+    if place == "layers":
+        adata.layers["counts"] = csr_matrix(adata.X)
+    with pytest.raises(ValueError, match="1 of 120 cells have NaN or infinite counts"):
+        read_expression(adata)
+    cells, notes = read_cells(adata, Options(label="type"))
+    assert len(cells) == len(cells.codes) == cells.expression.counts.shape[0] == 119
+    assert "cell7" not in cells.names
+    assert notes == ["1 of 120 cells have NaN or infinite counts and are left out; the first is 'cell7'."]
 
 
 def test_a_result_is_readable_plain_and_knows_its_methods(make_adata):
