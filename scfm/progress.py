@@ -1,4 +1,4 @@
-"""How far a long run is: a bar on a terminal, plain lines in a log."""
+"""Progress of a long run: a bar on a terminal, plain lines in a log."""
 
 import logging
 import resource
@@ -15,35 +15,35 @@ EVERY = 30.0
 
 
 class Progress:
-    """Counts cells.
+    """Counts finished cells.
 
     Args:
-        title: what is done.
+        title: name of the step.
         total: cells to do.
-        done: cells that an earlier start has done.
+        done: cells that an earlier start finished.
     """
 
     def __init__(self, title: str, total: int, done: int = 0) -> None:
         self._title, self._total, self._done, self._new = title, total, done, 0
-        self._began = self._said = time.monotonic()
+        self._began = self._logged = time.monotonic()
         quiet = not sys.stderr.isatty()
         self._bar = tqdm(
             desc=title, total=total, initial=done, unit="cell", unit_scale=True, disable=quiet, leave=False
         )
         if done:
-            log.info("%s: %d of %d cells were done before; going on.", title, done, total)
+            log.info("%s: %d of %d cells were done by an earlier start.", title, done, total)
 
     def advance(self, cells: int) -> None:
-        """So many more are done."""
+        """Add finished cells."""
         self._done += cells
         self._new += cells
         self._bar.set_postfix_str(f"{memory():.2f} GB", refresh=False)
         self._bar.update(cells)
-        if time.monotonic() - self._said > EVERY:
-            self._said = time.monotonic()
-            self._say()
+        if time.monotonic() - self._logged > EVERY:
+            self._logged = time.monotonic()
+            self._log_line()
 
-    def _say(self) -> None:
+    def _log_line(self) -> None:
         rate = self._new / max(time.monotonic() - self._began, 1e-9)
         left = (self._total - self._done) / max(rate, 1e-9)
         log.info(

@@ -20,7 +20,7 @@ import stoppable
 from ranks import environment, finish, start_ranks
 from scfm import checkpoint
 from scfm.callback.save import RESUME_ME
-from scfm.strategy.sharded import swap_in
+from scfm.strategy.sharded import atomic_folder
 from scfm.training.resume import newest_whole, resume_path, torn
 
 STEPS = 240
@@ -141,7 +141,7 @@ class TestTorn:
 
     def test_a_folder_that_lacks_a_shard(self, tmp_path):
         final = tmp_path / "step-1.ckpt"
-        with swap_in(final, first=True, barrier=lambda: None) as aside:
+        with atomic_folder(final, first=True, barrier=lambda: None) as aside:
             (aside / "shard0").write_bytes(b"12345")
             (aside / "shard1").write_bytes(b"67890")
             assert not final.exists()

@@ -1,1 +1,1 @@
-"""What watches a run: throughput, health, saving, writing predictions."""
+"""Callbacks of a run: saving, health, throughput, a watchdog, the metrics table."""

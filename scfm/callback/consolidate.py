@@ -1,4 +1,4 @@
-"""Prototypes from the whole labelled set, at the start of every epoch."""
+"""Prototypes computed from all labelled cells at the start of every epoch."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ import torch
 class Consolidate(pl.Callback):
     """Calls ``head.update(outputs, targets)`` on all training cells, for a head that implements it.
 
-    Each rank predicts its share of the cells and all ranks put the shares together, so that no mean of means arises.
-    An epoch that is resumed in its middle goes on with the prototypes it had.
+    Each rank predicts its share of the cells and the ranks exchange the predictions, so that means are over all cells.
+    An epoch that is resumed in its middle keeps its prototypes.
     """
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Look at all training cells once, without learning from them."""
+        """Predict all training cells once, without training on them."""
         task: Any = module.task
-        if "update" not in task.hooks or _in_the_middle(trainer):
+        if "update" not in task.hooks or _is_mid_epoch(trainer):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         modes = {part: part.training for part in module.modules()}
@@ -39,6 +39,6 @@ class Consolidate(pl.Callback):
         task.update(whole, targets)
 
 
-def _in_the_middle(trainer: pl.Trainer) -> bool:
+def _is_mid_epoch(trainer: pl.Trainer) -> bool:
     place = getattr(trainer.train_dataloader, "place", None)
     return place is not None and 0 < place.step < len(place.order)

@@ -1,4 +1,4 @@
-"""Skips optimizer steps that would harm the model, and stops a run that has gone wrong."""
+"""Skips optimizer steps that would harm the model, and ends a run of many such steps."""
 
 import logging
 import math
@@ -23,12 +23,12 @@ class Health(pl.Callback):
     "Far above" is ``sigma`` standard deviations of the last ``window`` steps (as in OLMo-core). A deviation counts as
     5 % of the mean loss and 25 % of the mean gradient norm at least (:data:`SPREAD`): early in a run both hardly vary,
     and a healthy step can be seven deviations above their mean. The loss is averaged over the ranks and the norm is
-    that of the summed gradient, so that all ranks judge alike. A skipped step changes neither weights nor optimizer
+    that of the summed gradient, so that all ranks decide alike. A skipped step changes neither weights nor optimizer
     states; it is counted as ``train/skipped_steps`` and logged with its cells.
 
     Args:
         sigma: standard deviations above the mean; null checks for finite values only.
-        window: steps that mean and deviation are taken over; nothing far above is skipped before half of it is there.
+        window: steps for mean and deviation; before half of them are done, only values that are not finite are skipped.
         stop_after: skipped steps in a row that end the run.
     """
 
@@ -40,7 +40,7 @@ class Health(pl.Callback):
         self._cells: list[Tensor] = []
 
     def note(self, batch: Batch, loss: Tensor) -> None:
-        """A micro-batch of the step that is under way; called by the module."""
+        """Keep the loss and the cells of a micro-batch; called by the module."""
         self._losses.append(loss.detach())
         self._cells.append(batch.index)
 
@@ -79,12 +79,12 @@ class Health(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Log the count, once there is one."""
+        """Log the number of skipped steps once it is above zero."""
         if self.skipped:
             module.log("train/skipped_steps", float(self.skipped), batch_size=batch.n_cells)
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been seen, so that a resumed run judges alike."""
+        """The values so far, so that a resumed run decides in the same way."""
         past = {name: list(values) for name, values in self._past.items()}
         return {"skipped": self.skipped, "in_a_row": self.in_a_row, "past": past}
 
@@ -116,7 +116,7 @@ class Health(pl.Callback):
 
 
 def _read(values: dict[str, Tensor]) -> dict[str, float]:
-    """Numbers of a step, by one transfer: a GPU is waited for once."""
+    """The values of a step as numbers, by one transfer from the GPU."""
     device = values["loss"].device
     together = torch.stack([value.detach().to(device, torch.float32) for value in values.values()])
     return dict(zip(values, together.tolist(), strict=True))

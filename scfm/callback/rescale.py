@@ -7,14 +7,14 @@ log = logging.getLogger(__name__)
 
 
 def rescale_progress(checkpoint: dict[str, Any], world: int) -> None:
-    """Lightning counts the batches of one rank; when their number changed, so do its counts.
+    """Convert Lightning's counts, which are of the batches of one rank, to another number of ranks.
 
     Args:
         checkpoint: changed in place.
         world: ranks now.
 
     Raises:
-        ValueError: the checkpoint does not lie at the end of an optimizer step of as many ranks.
+        ValueError: the counts do not divide: the checkpoint is not at the end of an optimizer step of so many ranks.
     """
     loops = checkpoint["loops"]["fit_loop"]
     (place,) = loops["state_dict"]["combined_loader"]
@@ -31,4 +31,4 @@ def rescale_progress(checkpoint: dict[str, Any], world: int) -> None:
             )
         for name, value in counts.items():
             counts[name] = ready * before // world - (ready - value)
-    log.info("Resuming with %d process(es) what ran with %d: the same cells in every optimizer step.", world, before)
+    log.info("Resuming with %d process(es) a run of %d: every optimizer step has the same cells.", world, before)

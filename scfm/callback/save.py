@@ -1,4 +1,4 @@
-"""Saves a run as it goes, and when it is told to stop: at an optimizer step's end, by all ranks together."""
+"""Saves a run at intervals and at a signal: at the end of an optimizer step, by all ranks together."""
 
 import logging
 import os
@@ -14,20 +14,20 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
-from scfm.callback.agree import Agreement
+from scfm.callback.agreement import Agreement
 from scfm.callback.rescale import rescale_progress
 from scfm.callback.table import MetricsTable
 from scfm.io import disk_full, remove
 
 log = logging.getLogger(__name__)
 
-#: Exit code of a run that was told to stop and can be resumed (EX_TEMPFAIL of sysexits.h).
+#: Exit code of a run that a signal stopped and that can be resumed (EX_TEMPFAIL of sysexits.h).
 RESUME_ME = 75
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Interrupted(SystemExit):
-    """The run has saved itself after a signal and ends."""
+    """The run was saved after a signal and ends."""
 
     def __init__(self) -> None:
         super().__init__(RESUME_ME)
@@ -39,14 +39,15 @@ class Save(Checkpoint):
     At SIGTERM, SIGUSR1 or SIGINT (Ctrl-C) it writes one more and ends the run with exit code 75. A second Ctrl-C ends
     the run at once.
 
-    A signal only sets a flag. The ranks compare their flags at the end of every optimizer step, so that one signalled
-    rank is enough and none saves alone. Under Slurm, SIGUSR1 (``#SBATCH --signal=USR1@120``) also requeues the job.
+    A signal only sets a flag. The ranks compare their flags at the end of every optimizer step, so that a signal to
+    one rank is enough and no rank saves alone. Under Slurm, SIGUSR1 (``#SBATCH --signal=USR1@120``) also requeues the
+    job.
 
     Args:
         folder: where checkpoints go.
         every_n_train_steps: optimizer steps between them; null for none.
         every_n_minutes: minutes between them, by the first rank's clock; null for none.
-        keep_last: how many are kept.
+        keep_last: number of checkpoints to keep.
 
     Raises:
         ValueError: fewer than one to keep.
@@ -90,10 +91,10 @@ class Save(Checkpoint):
         What a killed run logged after the checkpoint is logged again; of a finished run, only the last validation is.
         """
         rescale_progress(checkpoint, trainer.world_size)
-        _forget_rows(trainer, checkpoint["global_step"])
+        _drop_rows(trainer, checkpoint["global_step"])
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Take the signals over from Lightning, whose own handlers talk to other ranks in the middle of a step.
+        """Replace the signal handlers of Lightning, which communicate with other ranks in the middle of a step.
 
         A resumed run has nothing to save yet.
         """
@@ -104,12 +105,12 @@ class Save(Checkpoint):
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
         count_steps_right(trainer)
         _handle(_SIGNALS, self._note)
-        _forget_rows(trainer, self._step)
+        _drop_rows(trainer, self._step)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """At an optimizer step's end: does any rank want to save or stop? A validation that is due comes first."""
+        """At the end of an optimizer step, save if any rank has to. A validation that is due comes first."""
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
@@ -127,7 +128,7 @@ class Save(Checkpoint):
             self._save(trainer, number)
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
-        """After a save, when the last step is logged too: have the metrics on disk, and stop if it was for that."""
+        """After a save, when its step is logged: write the metrics to disk, and stop if a signal asked for it."""
         if self._saved:
             self._saved = False
             for logger in trainer.loggers:
@@ -136,7 +137,7 @@ class Save(Checkpoint):
                 raise Interrupted
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Stop before the final validation where a signal came after the last look."""
+        """Stop before the final validation if a signal came during the last step or validation."""
         self._saved = self._stop = False
         (number,) = self._agreement.largest(self._signal)
         if number and self.ended:
@@ -164,7 +165,7 @@ class Save(Checkpoint):
             )
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Save what waited for the validation."""
+        """Save, if the save had to wait for this validation."""
         if self._waiting is not None:
             number, self._waiting = self._waiting, None
             self._save(trainer, number)
@@ -206,10 +207,10 @@ class Save(Checkpoint):
             remove(path)
 
 
-def _forget_rows(trainer: pl.Trainer, step: int) -> None:
+def _drop_rows(trainer: pl.Trainer, step: int) -> None:
     for logger in trainer.loggers:
         if isinstance(logger, MetricsTable):
-            logger.forget_after(step)
+            logger.drop_rows_from(step)
 
 
 def count_steps_right(trainer: pl.Trainer) -> None:

@@ -36,7 +36,7 @@ class MetricsTable(CSVLogger):
         return self._experiment
 
     @rank_zero_only
-    def forget_after(self, step: int) -> None:
+    def drop_rows_from(self, step: int) -> None:
         """Drop the rows that a killed run wrote after the checkpoint it is resumed from.
 
         Args:

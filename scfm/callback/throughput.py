@@ -1,4 +1,4 @@
-"""How fast training goes: real tokens and cells over wall time, waiting for data included."""
+"""Training speed: real tokens and cells per second of wall time, waiting for data included."""
 
 import logging
 import time
@@ -17,12 +17,11 @@ progress = logging.getLogger("scfm.progress")
 class Throughput(pl.Callback):
     """Logs ``tokens_per_s``, ``cells_per_s`` (all devices together) and ``data_wait`` (share of wall time).
 
-    On a GPU also ``memory_gb`` (peak), and on one whose data sheet is known ``mfu`` (model FLOPs utilisation) and
-    ``roof`` (share of what a memory-bound and compute-bound model of the device allows), both as
-    :mod:`scfm.model.flops` counts them and handed in by the module as ``work``.
+    On a GPU also ``memory_gb`` (peak), and on one whose data sheet is known ``mfu`` (model FLOPs utilization) and
+    ``roof`` (speed as a share of the roofline of the device), see :mod:`scfm.model.flops`.
 
-    Rates are over the time since the last log, data, optimizer and logging included; validation is left out. There is
-    no pad token in a packed batch: every token counted is a real one.
+    Rates are over the time since the last log, with data, optimizer and logging, without validation. A packed batch has
+    no padding: every token is a real one.
     """
 
     def __init__(self) -> None:
@@ -39,7 +38,7 @@ class Throughput(pl.Callback):
         self._restart(time.perf_counter())
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Leave the validation out."""
+        """Do not count the validation."""
         self._restart(time.perf_counter())
 
     def on_train_batch_start(
@@ -69,7 +68,7 @@ class Throughput(pl.Callback):
         self._left = time.perf_counter()
 
     def _of_device(self, trainer: pl.Trainer, module: pl.LightningModule, rate: float) -> dict[str, float]:
-        """What is known of a GPU alone."""
+        """The metrics of a GPU."""
         if module.device.type != "cuda":
             return {}
         found = {"memory_gb": torch.cuda.max_memory_allocated(module.device) / 1e9}

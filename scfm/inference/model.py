@@ -23,7 +23,7 @@ from scfm.inference.write import add_to_adata, make_entries, require_room, write
 from scfm.io import atomic_write
 from scfm.model.backbone import Backbone
 from scfm.module import CellModule
-from scfm.strategy.checkpoint_io import write
+from scfm.strategy.checkpoint_io import write_checkpoint
 from scfm.vocab import Vocab
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ class Model:
         about = dict(state["scfm"])
         about["classes"] = {**about["classes"], **self.head.class_names()}
         steps: dict[str, Any] = {name: state[name] for name in ("global_step", "epoch") if name in state}
-        write({**steps, "scfm": about, "state_dict": weights}, path)
+        write_checkpoint({**steps, "scfm": about, "state_dict": weights}, path)
         return path
 
     def _about_head(self) -> str:

@@ -1,4 +1,4 @@
-"""Which parameters decay, which are hidden matrices, and how deep each lies."""
+"""Groups of parameters: with or without weight decay, hidden matrices, depth."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
 
 
 def _depths(module: nn.Module) -> tuple[dict[int, int], int]:
-    """Layer of each parameter in the longest ``nn.ModuleList``, and how many layers there are."""
+    """Layer of each parameter in the longest ``nn.ModuleList``, and the number of layers."""
     lists = [part for part in module.modules() if isinstance(part, nn.ModuleList)]
     layers = max(lists, key=len, default=nn.ModuleList())
     return {id(p): i for i, layer in enumerate(layers, start=1) for p in layer.parameters()}, len(layers)

@@ -1,4 +1,4 @@
-"""AdamW whose learning rate falls from the last layer to the first."""
+"""AdamW with a learning rate that decreases from the last layer to the first."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def layerwise(
     weight_decay: float = 0.01,
     fused: bool | None = None,
 ) -> torch.optim.AdamW:
-    """AdamW for fine-tuning: what is nearer to the input is changed less (Howard & Ruder 2018; Clark et al. 2020).
+    """AdamW for fine-tuning: layers nearer to the input change less (Howard & Ruder 2018; Clark et al. 2020).
 
     Args:
         groups: from :func:`scfm.optim.groups.parameter_groups`.

@@ -55,7 +55,7 @@ class Muon(torch.optim.Optimizer):
         self._share()
 
     def _share(self) -> None:
-        """Both parts work on this optimizer's groups and state."""
+        """Let both parts share the groups and the state of this optimizer."""
         matrix = [group for group in self.param_groups if group["kind"] == "matrix"]
         rest = [group for group in self.param_groups if group["kind"] != "matrix"]
         for part, groups in zip(self._parts, (matrix, rest), strict=False):
@@ -63,7 +63,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step of both."""
+        """Do a step of both optimizers."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -1,4 +1,4 @@
-"""Learning rates over a run: warm-up, then constant, linear, cosine, or stable and then down."""
+"""Learning rates over a run: warm-up, then constant, linear or cosine decay, or constant and a final decay."""
 
 import math
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 def constant(optimizer: Optimizer, n_steps: int, *, warmup: int | float = 0) -> LambdaLR:
-    """Warm up, then stay.
+    """Warm-up, then constant.
 
     Args:
         optimizer: whose rates are scheduled.
@@ -25,7 +25,7 @@ def constant(optimizer: Optimizer, n_steps: int, *, warmup: int | float = 0) -> 
 
 
 def linear(optimizer: Optimizer, n_steps: int, *, warmup: int | float = 0.05, floor: float = 0.0) -> LambdaLR:
-    """Warm up, then fall in a straight line.
+    """Warm-up, then linear decay.
 
     Args:
         optimizer: whose rates are scheduled.
@@ -43,7 +43,7 @@ def linear(optimizer: Optimizer, n_steps: int, *, warmup: int | float = 0.05, fl
 
 
 def cosine(optimizer: Optimizer, n_steps: int, *, warmup: int | float = 0.05, floor: float = 0.0) -> LambdaLR:
-    """Warm up, then fall along half a cosine (Loshchilov & Hutter 2017).
+    """Warm-up, then decay along half a cosine (Loshchilov & Hutter 2017).
 
     Args:
         optimizer: whose rates are scheduled.
@@ -68,7 +68,7 @@ def wsd(
     decay: float = 0.2,
     floor: float = 0.0,
 ) -> LambdaLR:
-    """Warm up, stay, and fall at the end by 1 - sqrt (Hu et al. 2024; Hägele et al. 2024).
+    """Warm-up, constant, then decay by 1 - sqrt (Hu et al. 2024; Hägele et al. 2024).
 
     A run can be continued from any checkpoint of its stable part with more steps.
 

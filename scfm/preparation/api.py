@@ -1,4 +1,4 @@
-"""From single-cell files to a token store: streamed, resumable, the same bytes however the work is cut."""
+"""From single-cell files to a token store: streamed, resumable, with the same bytes for any division of the work."""
 
 from __future__ import annotations
 
@@ -59,49 +59,49 @@ def prepare(
     limit: int | None = None,
     share: str | None = None,
 ) -> TokenStore | None:
-    """Tokenise files into a store.
+    """Tokenize files into a store.
 
-    A run that was killed is started again with the same arguments and finishes what is missing. The bytes of the
-    store depend on the cells, the tokenizer and the options, not on workers, block size, compression or kills.
+    After a kill, the same call does what is missing. The bytes of the store depend on the cells, the tokenizer and the
+    options, not on workers, block size, compression or kills.
 
     Args:
         inputs: files, or patterns; see :func:`scfm.cells.file.open_cells` for the formats.
-        output: the store; its unfinished parts lie in ``.NAME.partial`` beside it.
-        tokenizer: one that is not fitted gets its vocabulary and medians from these files, in a pass before.
+        output: the store; its unfinished parts are in ``.NAME.partial`` beside it.
+        tokenizer: if it is not fitted, a first pass over these files gives its vocabulary and medians.
         obs: obs columns to carry.
         categories: obs columns to carry whose numbers are names of classes (clusters), not quantities.
         group: the obs column whose cells stay together in a split (a donor).
-        missing: a file without one of the columns is refused, or its cells get -1 or NaN (``allow``).
+        missing: a file without one of the columns is refused, or its cells get -1 or NaN there (``allow``).
         layer: the layer of the counts; this and the next four: see :func:`scfm.cells.file.open_cells`.
         gene_column: var column of the gene names.
-        counts: whether log-normalised values will do.
+        counts: ``lognorm_ok`` accepts log-normalized values.
         mod: modality of a file with several.
-        on_duplicate_cells: cells of one name in a file.
+        on_duplicate_cells: what to do about cells of equal names in a file.
         n_counts: obs column with each cell's total of counts; None adds up all its genes.
         empty: a cell without counts ends the run (``refuse``) or is dropped and counted.
         quality: rules that cells must pass, see :class:`scfm.cells.quality.Quality`.
         genes: how genes are matched, see :class:`scfm.preparation.options.Genes`.
-        duplicates: cells with equal counts are kept unseen, reported, or all but the first dropped.
-        keep_counts: keep a column ``counts`` beside the tokens: the cell's counts, 0 at special tokens.
+        duplicates: cells with equal counts are kept without a check, reported, or all but the first dropped.
+        keep_counts: also store the counts behind the tokens in a column ``counts``, 0 at special tokens.
         shuffle: write the cells in an order shuffled over the whole corpus, drawn from ``seed``.
-        seed: of the shuffling.
-        workers: processes; None takes one for small inputs and else one per core.
-        block_size: cells held at a time by each.
-        cells_per_part: cells of a part, the unit that is done again after a kill; None makes at most 512 parts.
+        seed: of the shuffled order.
+        workers: number of workers; None takes one for small inputs, else one per core.
+        block_size: cells that a worker holds at a time.
+        cells_per_part: cells of a part, the unit that is repeated after a kill; None makes at most 512 parts.
         executor: where parts run; None is :class:`scfm.preparation.executors.Local`.
-        on_error: a bad file ends the run (``stop``) or is left out and listed (``skip``).
-        overwrite: replace an existing output, and start over where an unfinished one has other inputs or options.
-        limit: only the first cells of each file (a rehearsal).
-        share: ``3/16``: do the third sixteenth of the parts and stop. The shares may run at the same time on machines
+        on_error: a bad file ends the run (``stop``), or is left out and listed (``skip``).
+        overwrite: replace an existing output; start over if an unfinished one has other inputs or options.
+        limit: only so many first cells of each file.
+        share: ``3/16`` does the third sixteenth of the parts and stops. Shares may run at the same time on machines
             that see the same files; see docs/scale.md.
 
     Returns:
-        The store, opened; None after a share. Its ``files`` say what became of each input; left-out ones have the key
+        The store, opened; None after a share. Its ``files`` report on each input; those left out have the key
         ``skipped``.
 
     Raises:
-        FileNotFoundError, FileExistsError, ValueError, RuntimeError, OSError: in one sentence, what is wrong with
-            inputs, options or disk. Nothing half-written is left at ``output``.
+        FileNotFoundError, FileExistsError, ValueError, RuntimeError, OSError: what is wrong with inputs,
+            options or disk. No unfinished store is left at ``output``.
     """
     genes = genes or Genes()
     if counts == "lognorm_ok" and tokenizer.needs_counts:
@@ -152,10 +152,10 @@ def append(
     executor: Local | Dask | None = None,
     on_error: Literal["stop", "skip"] = "stop",
 ) -> TokenStore:
-    """Add files to a store, with its own tokenizer and options. Its parts stay as they are.
+    """Add files to a store, with its tokenizer and options. Its parts do not change.
 
-    New categories of an obs column get the codes after the old ones. The store is replaced as a whole at the end: old
-    parts are linked, not copied, and until then nothing of it changes.
+    New categories of an obs column get the codes after the old ones. The store is replaced at the end; its old parts
+    are linked, not copied.
 
     Args:
         inputs: more files, as for :func:`prepare`.
@@ -177,7 +177,7 @@ def append(
     store = TokenStore.open(output)
     options = _options(read_manifest(store.path), store.path)
     if options.shuffle:
-        raise ValueError(f"{output} is shuffled over its whole corpus, nothing can be added: prepare all files anew")
+        raise ValueError(f"{output} is shuffled over its whole corpus, nothing can be added: prepare all files again")
     found = resolve_inputs(inputs)
     tokenizer = from_dict(store.tokenizer)
     job = Job(found, Path(output), tokenizer, options, block_size=block_size, on_error=on_error, after=store)

@@ -32,7 +32,7 @@ def assemble_store(
 
     Args:
         steps: of the run.
-        run: what it knows.
+        run: its state.
         surveys: record of each file.
         parts: record of each part.
         after: the store to which they are added.
@@ -82,7 +82,7 @@ def _require_cells(parts: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _link_parts(run: WorkerState, after: TokenStore | None) -> list[PartRecord]:
-    """The parts of the store that is added to, linked into the new one (copied where the disk cannot link)."""
+    """Link the parts of the old store into the new one; copy them if the disk cannot link."""
     if after is None:
         return []
     records = read_parts(read_manifest(after.path), after.path / MANIFEST)

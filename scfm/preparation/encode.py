@@ -1,4 +1,4 @@
-"""One part: a range of cells of one file, from counts to an Arrow file of token ids. A pure function of its inputs."""
+"""Encoding: the cells of a part (a range of rows of one file) to an Arrow file of token ids."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from scfm.tokenizer.tally import Tally, different_tokens, tally
 from scfm.tokenizer.token_counts import counts_beside
 from scfm.types import Ragged
 
-#: Bins of the report's histogram of genes per cell; the last one is open.
+#: Bin width and number of bins of the report's histogram of genes per cell; the last bin is open.
 GENES_PER_BIN, GENE_BINS = 100, 120
 
 
 def encode_parts(
     steps: Steps, run: WorkerState, parts: Mapping[str, int], block_size: int
 ) -> dict[str, dict[str, Any]]:
-    """Encode some parts; those that lie in the working folder are not done again.
+    """Encode some parts; those that are whole in the working folder are skipped.
 
     Args:
         steps: of the run.
@@ -52,7 +52,7 @@ def encode_parts(
 
 
 def encode_part(folder: str, plan_hash: str, key: str, block_size: int) -> dict[str, Any]:
-    """Encode a part, write it, and record it.
+    """Encode a part, write it, and write its record.
 
     Args:
         folder: the working folder.
@@ -79,11 +79,11 @@ def encode_part(folder: str, plan_hash: str, key: str, block_size: int) -> dict[
 
 
 class Encoder:
-    """Encodes the blocks of one part and counts what became of its cells.
+    """Encodes the blocks of one part and counts dropped and cut cells.
 
     Attributes:
         sums: (G,) float64, counts of each gene.
-        lengths: (max_length+1,) int64, how many cells have so many tokens.
+        lengths: (max_length+1,) int64, number of cells by number of tokens.
     """
 
     def __init__(self, run: WorkerState, file: int) -> None:
@@ -96,10 +96,10 @@ class Encoder:
         self.lengths = np.zeros(run.tokenizer.max_length + 1, np.int64)
 
     def __call__(self, block: Block) -> Cells:
-        """The kept cells of a block.
+        """Encode the cells of a block that are kept.
 
         Raises:
-            ValueError: a cell without counts (unless they are to be dropped), or one that cannot be ranked.
+            ValueError: a cell without counts (if ``empty=refuse``), or one that cannot be ranked.
         """
         run, genes = self._run, self._genes
         sums = tally(block.counts, genes.weights, self.sums, whole=block.whole)
@@ -123,7 +123,7 @@ class Encoder:
         return Cells(tokens, names, file, sums.hashes[rows], codes, counts)
 
     def report(self) -> dict[str, Any]:
-        """What became of the cells, as plain values."""
+        """Numbers of dropped and cut cells, as plain values."""
         return {
             "dropped": {reason: n for reason, n in sorted(self._dropped.items()) if n},
             "truncated": self._truncated,
@@ -136,7 +136,7 @@ class Encoder:
         totals = None if column is None else block.obs[column].to_numpy(dtype=np.float64)[rows]
         trusted = {}
         if column is None and block.whole and type(self._run.tokenizer).encode is Tokenizer.encode:
-            # Reading has looked at every count, and sums of integers are exact; a tokenizer of one's own looks itself.
+            # The counts were checked on reading, and sums of integers are exact; a user's tokenizer checks them itself.
             totals, trusted = sums.totals[rows], {"checked": True}
         try:
             return self._run.tokenizer.encode(counts, self._genes.columns, totals, **trusted)
@@ -160,10 +160,10 @@ class Encoder:
 def select_cells(
     run: WorkerState, block: Block, sums: Tally, genes: FileGenes, file: int, dropped: Counter[str]
 ) -> np.ndarray:
-    """(B,) bool, the cells that pass; the others are counted in ``dropped`` under the first rule they fail.
+    """(B,) bool: the cells that pass; the others are counted in ``dropped`` by the first rule they fail.
 
     Raises:
-        ValueError: a cell has no counts and is not to be dropped.
+        ValueError: a cell has no counts, and ``empty=refuse``.
     """
     kept = np.ones(len(sums.totals), dtype=bool)
     mito = None

@@ -1,4 +1,4 @@
-"""Where tasks run: in this process, in threads or processes of this machine, or on a dask cluster."""
+"""Executors of tasks: this process, threads or processes of this machine, or a dask cluster."""
 
 import contextlib
 import multiprocessing
@@ -11,14 +11,14 @@ from typing import Any
 
 
 class Serial(Executor):
-    """Runs a task when it is submitted."""
+    """Runs each task when it is submitted."""
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
-        """Run it now; errors arrive as they would from elsewhere."""
+        """Run it now; the future holds its result or its error."""
         future: Future[Any] = Future()
         try:
             future.set_result(function(*args, **kwargs))
-        except Exception as error:  # handed to whoever asks for the result
+        except Exception as error:
             future.set_exception(error)
         return future
 
@@ -26,11 +26,11 @@ class Serial(Executor):
 class Local:
     """This machine. One worker is this process itself.
 
-    Inflating, ranking and writing let go of the interpreter, so a few workers are threads, which start at once and
-    share their memory; many are processes of their own.
+    Decompression, ranking and writing release the interpreter lock, so a few workers are threads, which start at once
+    and share their memory; more workers are processes.
 
     Args:
-        threads: up to so many workers are threads.
+        threads: the largest number of workers that are threads.
     """
 
     def __init__(self, threads: int = 4) -> None:
@@ -38,7 +38,7 @@ class Local:
 
     @contextlib.contextmanager
     def open(self, workers: int) -> Iterator[Executor]:
-        """An executor of so many workers."""
+        """An executor with this number of workers."""
         if workers == 1:
             yield Serial()
             return
@@ -55,7 +55,7 @@ class Local:
 
 
 class Dask:
-    """A ``dask.distributed`` cluster whose workers see the same files. What a lost worker had is done by others.
+    """A ``dask.distributed`` cluster whose workers see the same files. Other workers repeat the tasks of a lost one.
 
     Args:
         scheduler: its address, ``tcp://host:8786``; None starts a cluster of ``workers`` processes on this machine.
@@ -66,7 +66,7 @@ class Dask:
 
     @contextlib.contextmanager
     def open(self, workers: int) -> Iterator[Executor]:
-        """An executor over the cluster.
+        """An executor on the cluster.
 
         Raises:
             ImportError: dask is not installed.
@@ -83,9 +83,9 @@ class Dask:
 def run_all(
     executor: Executor, function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], ahead: int
 ) -> Iterator[tuple[int, "Future[Any]"]]:
-    """Run tasks and yield (number, finished future) as they finish, with ``ahead`` of them under way.
+    """Run tasks and yield (number, finished future) as they finish, with at most ``ahead`` of them submitted.
 
-    Bounded, because in this process a task runs when it is submitted: its result is seen before the next one starts.
+    The bound matters for :class:`Serial`: the caller gets each result before the next task starts.
     """
     waiting: dict[Future[Any], int] = {}
     numbers = iter(range(len(tasks)))
@@ -101,7 +101,7 @@ def run_all(
 
 
 def _end_with_parent(parent: int) -> None:
-    """End this worker soon after its parent was killed: nobody would read what it does."""
+    """End this worker soon after its parent was killed: its results would not be used."""
 
     def watch() -> None:
         while os.getppid() == parent:

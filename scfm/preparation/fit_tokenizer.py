@@ -1,4 +1,4 @@
-"""The vocabulary and medians of a corpus: one pass over all cells before they are encoded."""
+"""Fitting of the tokenizer: one pass over all cells for the vocabulary and medians."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def count_genes(steps: Steps, parts: Mapping[str, int], block_size: int) -> dict
 
 
 def count_part(folder: str, plan_hash: str, key: str, block_size: int) -> dict[str, Any]:
-    """Gather the statistics of one part: the kept cells' genes."""
+    """Compute the gene statistics of the kept cells of one part."""
     run = worker_state(folder, plan_hash)
     file, part = map(int, key.split("-"))
     cells = run.open_file(file)
     genes = resolve(cells.genes, alias=run.options["alias"], species=run.options["species"])
-    nowhere = FileGenes(
+    no_tokens = FileGenes(
         names=np.array(cells.genes),
         columns=np.full(len(genes), -1, np.int32),
         excluded=np.zeros(len(genes), dtype=bool),
@@ -60,8 +60,8 @@ def count_part(folder: str, plan_hash: str, key: str, block_size: int) -> dict[s
     )
     statistics = GeneStatistics()
     for block in cells.blocks(*run.part_range(file, part), block_size, run.obs_columns(cells)):
-        sums = tally(block.counts, nowhere.weights)
-        kept = select_cells(run, block, sums, nowhere, file, Counter())
+        sums = tally(block.counts, no_tokens.weights)
+        kept = select_cells(run, block, sums, no_tokens, file, Counter())
         column = run.options["n_counts"]
         totals = sums.totals if column is None else block.obs[column].to_numpy(dtype=np.float64)
         statistics.update(block.counts[kept], genes, totals[kept])

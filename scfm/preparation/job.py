@@ -27,27 +27,27 @@ from scfm.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-#: Inputs below this are prepared by one process where ``workers`` is not given: starting others would take longer.
+#: Bytes of inputs below which ``workers=None`` takes one worker: starting more would take longer.
 SMALL = 200_000_000
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be done.
+    """A run of ``prepare`` or ``append``.
 
     Attributes:
         inputs: see :func:`scfm.preparation.options.resolve_inputs`.
         output: the store.
         tokenizer: fitted or not.
-        options: everything else that the bytes depend on.
+        options: all other values that the bytes depend on.
         block_size: cells held at a time.
-        on_error: what a bad file does.
-        overwrite: replace an existing output, start over where an unfinished one differs.
+        on_error: ``stop`` or ``skip`` at a bad file.
+        overwrite: replace an existing output, start over if an unfinished one differs.
         after: the store to which the inputs are added; None makes a new one.
-        share: which of several jobs this is; None does everything that is not done yet.
+        share: the share of the parts to do; None does all that is missing.
 
     Raises:
-        ValueError: a value that is not among those expected.
+        ValueError: an option has an unexpected value.
     """
 
     inputs: list[dict[str, Any]]
@@ -64,7 +64,7 @@ class Job:
         if self.share is not None and self.on_error == "skip":
             raise ValueError(
                 f"share={self.share} with on_error=skip: the other jobs would wait for a file that this one leaves "
-                "out; name the inputs without it"
+                "out; give input=... without that file"
             )
         if self.on_error not in ("stop", "skip") or self.block_size < 1:
             raise ValueError(
@@ -72,7 +72,7 @@ class Job:
             )
 
     def plan(self) -> dict[str, Any]:
-        """What an unfinished run is recognised by, as plain values."""
+        """Everything that the bytes of the store depend on, as plain values: it identifies an unfinished run."""
         return {
             "version": VERSION,
             "inputs": self.inputs,
@@ -83,12 +83,12 @@ class Job:
 
 
 def execute(job: Job, workers: int | None = None, executor: Local | Dask | None = None) -> TokenStore | None:
-    """Carry out a job, or the rest of it: the steps of docs/architecture.md, each doing what is not recorded.
+    """Run a job, or what is missing of it; docs/architecture.md lists the steps.
 
     Args:
-        job: what is to be done.
-        workers: processes; None takes one for small inputs and else one per core.
-        executor: where they run.
+        job: the job.
+        workers: number of workers; None takes one for small inputs, else one per core.
+        executor: where tasks run; None is :class:`scfm.preparation.executors.Local`.
 
     Returns:
         The store; None after a share of the work.

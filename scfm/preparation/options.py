@@ -1,4 +1,4 @@
-"""What ``prepare`` is asked to do, checked as a whole before a file is opened."""
+"""The options and inputs of ``prepare``, checked before a file is opened."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ class Genes:
     """How genes are matched.
 
     Attributes:
-        max_dropped: a file is refused where more than this share of its counts has no token.
-        policy: several columns on one gene: ``collapse`` (sum), ``first`` or ``refuse``.
-        species: what the names are of: ``human``, ``mouse`` (through one-to-one orthologs) or ``other``.
-        alias: path of a table, name and Ensembl id or symbol on each line, that is asked first.
+        max_dropped: a file is refused if more than this share of its counts has no token.
+        policy: several columns of one gene: ``collapse`` (sum), ``first`` or ``refuse``.
+        species: of the gene names: ``human``, ``mouse`` (through one-to-one orthologs) or ``other``.
+        alias: path of a table with a name and an Ensembl id or symbol on each line, which is used first.
 
     Raises:
         ValueError: a share outside 0 to 1.
@@ -35,7 +35,7 @@ class Genes:
 
 @dataclass(frozen=True)
 class Options:
-    """Everything the bytes of a store depend on besides the inputs and the tokenizer. See ``prepare``."""
+    """Everything that the bytes of a store depend on except inputs and tokenizer. See ``prepare``."""
 
     obs: tuple[str, ...]
     group: str | None
@@ -77,7 +77,7 @@ class Options:
             raise ValueError(f"cells_per_part={self.cells_per_part}; at least one cell is needed")
 
     def part_size(self, n_cells: int) -> int:
-        """Cells of a part: what was asked for, or as many as give a corpus of ``n_cells`` at most 512 parts."""
+        """Cells of a part: ``cells_per_part``, or as many as give a corpus of ``n_cells`` at most 512 parts."""
         if self.cells_per_part is not None:
             return self.cells_per_part
         batches = -(-n_cells // (512 * CELLS_PER_BATCH))
@@ -85,14 +85,14 @@ class Options:
 
 
 def resolve_inputs(inputs: str | Path | Sequence[str | Path]) -> list[dict[str, Any]]:
-    """The input files in order, with what tells whether they change between two starts.
+    """The input files in order, with size and time of change, by which a later start recognizes them.
 
     Args:
         inputs: paths, or patterns such as ``data/*.h5ad`` whose matches are sorted by name.
 
     Raises:
         FileNotFoundError: a path that is not there, or a pattern without a match.
-        ValueError: no input, or the same file twice.
+        ValueError: no input, or one file twice.
     """
     paths: list[Path] = []
     for given in [inputs] if isinstance(inputs, str | Path) else inputs:
@@ -130,7 +130,7 @@ def _matches(path: Path) -> list[Path]:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """The files' names, with as many folders before as tell them apart: they do not depend on the machine."""
+    """Names of the files, with as many parent folders as make them unique; independent of the machine."""
     whole = [path.absolute() for path in paths]
     for depth in range(1, max(len(path.parts) for path in whole) + 1):
         names = ["/".join(path.parts[-depth:]) for path in whole]

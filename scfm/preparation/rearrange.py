@@ -1,8 +1,8 @@
-"""The second pass over a corpus: without cells that occur twice, in the files' order or shuffled as a whole.
+"""The second pass over a corpus: without duplicates, in the order of the files or shuffled as a whole.
 
-The shuffled order sorts all cells by a 64-bit number that is drawn from (seed, file, row). Every part keeps its own
-cells sorted by it, so an output part is a short stretch of each input part: memory is bounded by one stretch of the
-output, and every output part can be written by itself.
+The shuffled order sorts all cells by a 64-bit number that is a function of (seed, file, row). The cells of every part
+are sorted by it, so an output part is a short stretch of each input part: memory is bounded by one stretch of the
+output, and output parts are written independently.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from scfm.store.writer import Cells, PartWriter
 
 #: Cells held at a time.
 STRETCH = 16_384
-#: Hashes held at a time when cells that occur twice are looked for.
+#: Hashes held at a time in the search for duplicates.
 HASHES = 1 << 22
 
 
@@ -40,14 +40,14 @@ def splitmix64(x: np.ndarray) -> np.ndarray:
 
 
 def flag_repeats(hashes: Sequence[np.ndarray], at_once: int = HASHES) -> list[np.ndarray]:
-    """Which cells occurred before, in this part or an earlier one.
+    """Flag cells that occur before, in this part or an earlier one.
 
     Args:
         hashes: uint64 of each part's cells.
-        at_once: about so many hashes are compared at a time; they are taken by ranges of their value.
+        at_once: about so many hashes are compared at a time, in ranges of their value.
 
     Returns:
-        Of each part, bool per cell.
+        For each part, bool per cell.
     """
     flags = [np.zeros(len(part), dtype=bool) for part in hashes]
     ranges = max(1, -(-sum(map(len, hashes)) // at_once))
@@ -63,12 +63,12 @@ def flag_repeats(hashes: Sequence[np.ndarray], at_once: int = HASHES) -> list[np
 
 
 def _bucket(values: np.ndarray, n: int) -> np.ndarray:
-    """Which of ``n`` equal ranges of uint64 each value lies in."""
+    """For each value, which of ``n`` equal ranges of uint64 it is in."""
     return ((values >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32)
 
 
 def order_part(folder: str, plan_hash: str, key: str) -> dict[str, Any]:
-    """Sort the cells of a part that stay by their place in the shuffled corpus, and record how many stay."""
+    """Sort the kept cells of a part by their place in the shuffled corpus, and record their number."""
     run = worker_state(folder, plan_hash)
     n_cells = read_table([run.parts_folder / f"data-{key}.arrow"]).num_rows
     kept = np.arange(n_cells)
@@ -110,7 +110,7 @@ def write_part(folder: str, plan_hash: str, key: str) -> dict[str, Any]:
 
 
 class _Input:
-    """A part of the first pass with the order of its cells."""
+    """A part of the first pass, with the order of its cells."""
 
     def __init__(self, run: WorkerState, key: str) -> None:
         place = run.work.folder / "order"
@@ -152,12 +152,12 @@ def _save_array(path: Path, array: np.ndarray) -> None:
 
 
 def close_inputs() -> None:
-    """Let the parts of the first pass go."""
+    """Close the parts of the first pass."""
     _inputs.cache_clear()
 
 
 def mark_repeats(run: WorkerState, keys: Sequence[str], after: TokenStore | None) -> dict[str, int]:
-    """Mark the cells of every part that occurred before, also in the store ``after``; how many there are in each."""
+    """Mark the cells that occur before, also in the store ``after``; their number in each part."""
     columns = [read_table([run.parts_folder / f"data-{key}.arrow"]) for key in keys]
     hashes = [table["hash"].to_numpy() if len(table) else np.zeros(0, np.uint64) for table in columns]
     before = np.zeros(0, np.uint64) if after is None else after.hashes
@@ -168,7 +168,7 @@ def mark_repeats(run: WorkerState, keys: Sequence[str], after: TokenStore | None
 
 
 def rearrange_parts(steps: Steps, run: WorkerState, keys: Sequence[str]) -> list[dict[str, Any]]:
-    """Run the second pass; the records of the final parts, in order."""
+    """Run the second pass; the records of the final parts in order."""
     steps = steps.stop_on_error()
     keys = [key for key in keys if read_table([run.parts_folder / f"data-{key}.arrow"]).num_rows]
     kept = sum(record["cells"] for record in steps.run_tasks("order", order_part, keys).values())

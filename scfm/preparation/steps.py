@@ -1,4 +1,4 @@
-"""The steps of a run: each does, for every file or part, what is not yet recorded."""
+"""The steps of a run: each runs its task for every file or part that has no record."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Steps:
         plan_hash: of the plan in it.
         inputs: the files by number.
         executor: where the tasks run.
-        workers: tasks under way at a time.
+        workers: tasks that run at a time.
         on_error: a bad file ends the run (``stop``) or is left out (``skip``).
 
     Attributes:
@@ -45,19 +45,19 @@ class Steps:
         self.skipped: dict[int, str] = {}
 
     def stop_on_error(self) -> Steps:
-        """The same, for steps whose keys are not files: any error ends the run."""
+        """The same for steps whose keys are not files: any error ends the run."""
         return Steps(self.work, self.plan_hash, self.inputs, self._executor, self._ahead, "stop")
 
     @property
     def files(self) -> list[int]:
-        """Numbers of the files that are still in."""
+        """Numbers of the files that were not skipped."""
         return [number for number in self.inputs if number not in self.skipped]
 
     def run_files(self, step: str, function: Callable[..., Any]) -> dict[int, dict[str, Any]]:
         """One task per file, ``function(folder, plan_hash, key)``.
 
         Returns:
-            The record of each file that is still in.
+            The record of each file that was not skipped.
 
         Raises:
             ValueError: a bad file, or no file is left.
@@ -75,15 +75,15 @@ class Steps:
         cells: Sequence[int] | None = None,
         valid: Callable[[dict[str, Any]], bool] = lambda record: True,
     ) -> dict[str, dict[str, Any]]:
-        """One task per key, ``function(folder, plan_hash, key, *args)``; what is recorded and valid is not done again.
+        """One task per key, ``function(folder, plan_hash, key, *args)``; keys with a valid record are skipped.
 
         Args:
             step: name of the step and of the folder of its records.
-            function: the task; it writes its record itself, and returns it.
+            function: the task; it writes its record and returns it.
             keys: ``FILE`` or ``FILE-PART``.
-            args: more for the task.
+            args: further arguments of the task.
             cells: of each key, for the progress bar; None shows none.
-            valid: whether a record can be trusted.
+            valid: whether a record counts.
 
         Returns:
             The record of each key, without those of files that were skipped.
@@ -122,7 +122,7 @@ class Steps:
             raise ValueError(f"every input was skipped, no store is written: {'; '.join(self.skipped.values())}")
 
     def _failed(self, file: int, error: ValueError | OSError) -> None:
-        """Raise, or note that a file is skipped."""
+        """Raise the error, or skip the file."""
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OSError(
                 error.errno,

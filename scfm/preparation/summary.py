@@ -1,4 +1,4 @@
-"""What became of every file and of the corpus, in numbers."""
+"""Numbers of cells, genes and counts that were kept and dropped, by file and for the corpus."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class FileSummary:
         file: number of the file.
         survey: its record of the survey.
         parts: records of its parts by key.
-        repeated: cells that occurred before, None where no one looked.
+        repeated: cells that occur before; None if they were not searched for.
     """
 
     def __init__(
@@ -71,13 +71,13 @@ class FileSummary:
 
 
 def histogram_median(histogram: np.ndarray) -> int:
-    """The lower median of a histogram of integers; 0 of nothing."""
+    """The lower median of a histogram of integers; 0 if it is empty."""
     below = np.cumsum(histogram)
     return int(np.searchsorted(below, (below[-1] + 1) // 2)) if len(below) and below[-1] else 0
 
 
 def corpus_summary(files: Sequence[FileSummary]) -> dict[str, Any]:
-    """All files together, with the histograms of the report."""
+    """The sums over all files, with the histograms of the report."""
     genes = files[0].genes
     for file in files[1:]:
         genes = genes + file.genes
@@ -96,7 +96,7 @@ def corpus_summary(files: Sequence[FileSummary]) -> dict[str, Any]:
 
 
 def merge_summaries(before: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """The corpus summary of a store and of what was added to it."""
+    """The sum of the summaries of a store and of the files added to it."""
     genes = _gene_report(before["genes"]) + _gene_report(more["genes"])
     lengths = np.array(before["tokens_per_cell"]) + np.array(more["tokens_per_cell"])
     dropped = Counter(before["dropped"]) + Counter(more["dropped"])
@@ -120,7 +120,7 @@ def _gene_report(state: Mapping[str, Any]) -> GeneReport:
 
 
 def format_table(files: Sequence[Mapping[str, Any]], corpus: Mapping[str, Any]) -> str:
-    """The closing table, a line per file and one for the corpus."""
+    """The final table in the log: a line per file and one for the corpus."""
     head = ("file", "cells", "kept", "dropped", "genes", "mapped", "merged", "dropped", "counts lost", "tokens", "cut")
     rows = [head, *(_row(file["name"], file) for file in files if "cells" in file)]
     if len(rows) > 2:

@@ -1,4 +1,4 @@
-"""A first look at every file, before anything is written: its cells, its labels, its genes."""
+"""The survey of every file before anything is written: its cells, labels and genes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from scfm.store.layout import write_arrays, write_json
 from scfm.store.obs_columns import merge_columns, require_columns, survey_columns
 from scfm.store.token_store import TokenStore
 
-#: The gene check looks at so many cells in so many places of a file.
+#: The gene check reads so many cells at so many places of a file.
 SAMPLE_CELLS, SAMPLE_PLACES = 128, 4
 
 
@@ -39,7 +39,7 @@ def fix_corpus(
     after: TokenStore | None,
     share: Share | None = None,
 ) -> WorkerState:
-    """Save the corpus-wide tables; where they are not those of an earlier start, its work is done again.
+    """Save the corpus-wide tables; if an earlier start had others, its results are removed.
 
     Args:
         steps: of the run.
@@ -77,7 +77,7 @@ def survey_file(folder: str, plan_hash: str, key: str) -> dict[str, Any]:
         The record: ``cells``, ``genes``, ``counts_from``, ``genes_from``, ``columns`` {name: categories or None}.
 
     Raises:
-        ValueError: whatever is wrong with the file, in one sentence.
+        ValueError: what is wrong with the file.
     """
     run = worker_state(folder, plan_hash)
     cells, where = run.open_file(int(key)), run.file_path(int(key))
@@ -109,7 +109,7 @@ def _windows(cells: CellFile, names: Sequence[str]) -> Iterator[pd.DataFrame]:
 
 
 def check_genes(folder: str, plan_hash: str, key: str) -> dict[str, Any]:
-    """Find the token of every gene of a file, and refuse the file if too many counts of a sample have none.
+    """Find the token of every gene of a file; refuse the file if too many counts of a sample have none.
 
     Returns:
         The record: the sample's gene report.

@@ -1,4 +1,4 @@
-"""Checkpoint files that are either whole or not there."""
+"""Checkpoint files, written whole or not at all."""
 
 import logging
 from collections.abc import Callable
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class SafeFiles(TorchCheckpointIO):
-    """Writes a checkpoint aside, waits until it is on disk, and renames it.
+    """Writes checkpoint files, each whole or not at all.
 
     Args:
         asynchronous: write in the background while training goes on; costs a copy of the state in host memory.
@@ -31,29 +31,29 @@ class SafeFiles(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Save; an error of a save in the background is raised by the next one."""
         if not self.asynchronous:
-            write(checkpoint, Path(path))
+            write_checkpoint(checkpoint, Path(path))
             return
         self.wait()
         copy = apply_to_collection(checkpoint, Tensor, _on_host)
-        self.later(lambda: write(copy, Path(path)))
+        self.run_in_background(lambda: write_checkpoint(copy, Path(path)))
 
-    def later(self, work: Callable[[], None]) -> None:
-        """Do something in the background; after :meth:`wait`, so that there is one such thing at a time."""
+    def run_in_background(self, work: Callable[[], None]) -> None:
+        """Run a task in the background. Call :meth:`wait` before: there is one task at a time."""
         self._thread = self._thread or ThreadPoolExecutor(max_workers=1, thread_name_prefix="save")
         self._pending = self._thread.submit(work)
 
     def wait(self) -> None:
-        """Wait for the save in the background, and raise what went wrong in it."""
+        """Wait for the task in the background, and raise its error."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
 
     def teardown(self) -> None:
-        """Wait for what is still being written."""
+        """Wait for the last save."""
         self.wait()
 
 
-def write(checkpoint: dict[str, Any], path: Path) -> None:
+def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     """Write a checkpoint file, whole or not at all."""
     with atomic_write(path) as part, part.open("wb") as file:
         torch.save(checkpoint, file)

@@ -1,4 +1,4 @@
-"""Data parallelism in which a rank whose memory ran out can do its step again."""
+"""Data parallelism in which a rank that ran out of memory can repeat its micro-batch in parts."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +13,10 @@ class DDP(DDPStrategy):
     """Each device holds the whole model; gradients are averaged over the devices.
 
     Args:
-        overlap: average them while the backward pass is still under way, by torch's ``DistributedDataParallel``: the
-            fast way. A rank that runs out of memory then leaves the others in the middle of a collective, and the run
-            ends. ``false`` averages when the backward passes of a step are done: until then a rank is alone, and does
-            its micro-batches again in smaller parts. ``data.auto_budget=true`` sets it so.
+        overlap: average them during the backward pass, by torch's ``DistributedDataParallel``, which is faster. The run
+            ends if a rank runs out of memory, because the others wait in a collective. ``false`` averages after the
+            backward passes of a step: a rank can repeat a micro-batch in smaller parts. ``data.auto_budget=true`` sets
+            ``false``.
         find_unused_parameters: see torch.
         gradient_as_bucket_view: see torch; saves a copy of the gradients.
         timeout_minutes: how long a collective may take.
@@ -40,11 +40,11 @@ class DDP(DDPStrategy):
 
     @property
     def alone_in_backward(self) -> bool:
-        """Whether a rank can do its backward pass again without the others."""
+        """Whether a rank can repeat its backward pass without the others."""
         return not self.overlap
 
     def configure_ddp(self) -> None:
-        """Wrap the model, or only give every rank the first one's weights."""
+        """Wrap the model, or only copy the weights of the first rank to all ranks."""
         if self.overlap:
             super().configure_ddp()
         else:
@@ -62,7 +62,7 @@ class DDP(DDPStrategy):
             self._accumulating = False
 
     def post_backward(self, closure_loss: Tensor) -> None:
-        """Average the gradients, where the wrapped model does not."""
+        """Average the gradients if the wrapped model does not."""
         if not self.overlap and not self._accumulating:
             self._average_gradients()
 

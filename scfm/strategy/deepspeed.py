@@ -13,16 +13,15 @@ import torch
 from pytorch_lightning.strategies import DeepSpeedStrategy
 from torch import nn
 
-from scfm.strategy.init_on_rank0 import allocate, built_on_first_rank, send_buffers
-from scfm.strategy.sharded import about_of, swap_in
+from scfm.strategy.init_on_rank0 import allocate, build_on_first_rank, send_buffers
+from scfm.strategy.sharded import atomic_folder, describe_checkpoint
 
 
 class DeepSpeed(DeepSpeedStrategy):
     """ZeRO stages 1 (optimizer states divided), 2 (gradients too) and 3 (weights too).
 
-    A checkpoint is a folder that each rank writes its part of. It is written aside and renamed, and the one at the end
-    of a run also holds the weights as a single file, so that it is read like any other; ``scfm-consolidate`` does this
-    for the others.
+    A checkpoint is a folder; each rank writes its part. The last one of a run also holds the weights as a single file,
+    so that it is read like any other; ``scfm-consolidate`` makes that file for the others.
 
     Args:
         stage: 1, 2 or 3.
@@ -72,11 +71,11 @@ class DeepSpeed(DeepSpeedStrategy):
         return self.root_device.type == "cpu"
 
     def building(self) -> AbstractContextManager[None]:
-        """Where the model is to be built: stage 3 holds it whole on the first rank alone."""
-        return built_on_first_rank(self.global_rank) if self.zero_stage_3 else nullcontext()
+        """The context in which to build the model: at stage 3 only the first rank builds it."""
+        return build_on_first_rank(self.global_rank) if self.zero_stage_3 else nullcontext()
 
     def shard(self, module: nn.Module) -> None:
-        """Stage 3: divide a built module over the ranks, one parameter after the other.
+        """At stage 3, divide a built module over the ranks, one parameter after the other.
 
         The module is built outside ``deepspeed.zero.Init``, which breaks the initialisation of transformers' models.
         """
@@ -98,14 +97,14 @@ class DeepSpeed(DeepSpeedStrategy):
         yield
 
     def setup_environment(self) -> None:
-        """As Lightning's, which refuses everything but CUDA."""
+        """Like Lightning's, which refuses everything except CUDA."""
         if self._on_cpu:
             super(DeepSpeedStrategy, self).setup_environment()
         else:
             super().setup_environment()
 
     def setup_distributed(self) -> None:
-        """As Lightning's, which asks for CUDA devices."""
+        """Like Lightning's, which needs CUDA devices."""
         if self._on_cpu:
             self.set_world_ranks()
             self._init_deepspeed_distributed()
@@ -113,13 +112,13 @@ class DeepSpeed(DeepSpeedStrategy):
             super().setup_distributed()
 
     def _auto_select_batch_size(self) -> int:
-        return 1  # DeepSpeed wants it for its own log lines alone; batches are counted in tokens here
+        return 1  # only for the log lines of DeepSpeed; batches are counted in tokens here
 
     def _get_process_group_backend(self) -> str:
         return "gloo" if self._on_cpu else super()._get_process_group_backend()
 
     def _setup_model_and_optimizer(self, model: nn.Module, optimizer: Any, lr_scheduler: Any = None) -> tuple[Any, Any]:
-        """As Lightning's, whose ``device_rank`` is None on a CPU."""
+        """Like Lightning's, whose ``device_rank`` is None on a CPU."""
         import deepspeed
 
         self._engine, optimizer, _, _ = deepspeed.initialize(
@@ -134,16 +133,16 @@ class DeepSpeed(DeepSpeedStrategy):
         return self._engine, optimizer
 
     def _initialize_deepspeed_inference(self, model: nn.Module) -> None:
-        """Evaluate with the engine that trained; where none did, a model that is not divided needs none."""
+        """Evaluate with the engine of training; without one, the model is not divided and needs none."""
         self.model = self._engine or model
         if not self.zero_stage_3:
             self.model.to(self.root_device)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        """Write the folder aside, and rename it when every rank's part is on disk."""
+        """Write the folder, and rename it when the part of every rank is on disk."""
         final = Path(self.broadcast(filepath))
-        about = about_of(checkpoint, self.kind, self.world_size)
-        with swap_in(final, first=self.is_global_zero, barrier=self.barrier, about=about) as aside:
+        about = describe_checkpoint(checkpoint, self.kind, self.world_size)
+        with atomic_folder(final, first=self.is_global_zero, barrier=self.barrier, about=about) as aside:
             super().save_checkpoint(checkpoint, aside, storage_options)
 
     def skip_step(self) -> None:
@@ -154,4 +153,4 @@ class DeepSpeed(DeepSpeedStrategy):
         def overflow(found: bool) -> None:
             zero.overflow, zero._update_scale = True, update
 
-        zero._update_scale = overflow  # what every stage calls before it looks whether to drop the step
+        zero._update_scale = overflow  # every stage calls it before it decides whether to drop the step

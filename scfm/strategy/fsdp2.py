@@ -12,8 +12,8 @@ from torch.distributed.checkpoint import async_save
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
-from scfm.strategy.init_on_rank0 import built_on_first_rank, send_buffers
-from scfm.strategy.sharded import about_of, open_aside, settle, swap_in
+from scfm.strategy.init_on_rank0 import build_on_first_rank, send_buffers
+from scfm.strategy.sharded import atomic_folder, describe_checkpoint, finish_folder, make_part_folder
 
 #: Lightning's name for what a folder of shards holds beside them.
 METADATA = "meta.pt"
@@ -23,8 +23,8 @@ _STEPS = ("training_step", "validation_step", "test_step", "predict_step")
 class FSDP2(ModelParallelStrategy):
     """Weights, gradients and optimizer states are divided over the devices; each layer is gathered when it runs.
 
-    It pays where the optimizer states do not fit one device, above about a billion parameters; below, DDP is faster.
-    Only the first rank ever holds the model whole, in host memory, so every strategy starts from the same weights.
+    Use it if the optimizer states do not fit one device, above about a billion parameters; below, DDP is faster.
+    Only the first rank holds the whole model, in host memory, so every strategy starts from the same weights.
     Checkpoints are single files like those of every other strategy, or with ``sharded_checkpoint`` a folder that each
     rank writes its part of (torch's distributed checkpoint).
 
@@ -52,19 +52,19 @@ class FSDP2(ModelParallelStrategy):
         self._writers: Any = None  # a process group of their own: training uses the other at the same time
 
     def setup_environment(self) -> None:
-        """All devices shard together: one data-parallel dimension over nodes and devices."""
+        """Shard over all devices: one data-parallel dimension over nodes and devices."""
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
     def building(self) -> AbstractContextManager[None]:
-        """Where the model is to be built: see :func:`scfm.strategy.init_on_rank0.built_on_first_rank`."""
-        return built_on_first_rank(self.global_rank)
+        """The context in which to build the model: see :func:`scfm.strategy.init_on_rank0.build_on_first_rank`."""
+        return build_on_first_rank(self.global_rank)
 
     def shard(self, module: nn.Module) -> None:
         """Divide a module over the devices, in place; called by its ``configure_model``.
 
         Args:
-            module: its weights count on the first rank only.
+            module: the weights of the first rank are used.
         """
         if isinstance(module, FSDPModule):
             return  # a second stage of the trainer (test after fit)
@@ -87,29 +87,29 @@ class FSDP2(ModelParallelStrategy):
         )
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        """A file as always; a folder is written aside and renamed when every rank's part is on disk.
+        """A file as in other strategies; a folder is renamed when the part of every rank is on disk.
 
         With ``files.asynchronous`` torch's distributed checkpoint copies the shards to host memory, and writes them
-        while training goes on.
+        during training.
         """
         if not self.sharded_checkpoint:
             super().save_checkpoint(checkpoint, filepath, storage_options)
             return
         final = Path(self.broadcast(filepath))
-        about = about_of(checkpoint, self.kind, self.world_size)
+        about = describe_checkpoint(checkpoint, self.kind, self.world_size)
         if getattr(self.checkpoint_io, "asynchronous", False):
             self._save_in_background(checkpoint, final, about)
             return
-        with swap_in(final, first=self.is_global_zero, barrier=self.barrier, about=about) as aside:
+        with atomic_folder(final, first=self.is_global_zero, barrier=self.barrier, about=about) as aside:
             super().save_checkpoint(checkpoint, aside, storage_options)
 
     def _save_in_background(self, checkpoint: dict[str, Any], final: Path, about: dict[str, Any]) -> None:
-        """Each rank waits for its own part, and the first, whose write ends when all have, renames the folder."""
+        """Each rank waits for its own part; the first, whose write ends after all others, renames the folder."""
         files: Any = self.checkpoint_io
         files.wait()
         self._writers = self._writers or distributed.new_group(backend="gloo")
-        self.barrier()  # the folder of a save before this one is settled
-        aside = open_aside(final, first=self.is_global_zero)
+        self.barrier()  # the folder of the save before this one has its name
+        aside = make_part_folder(final, first=self.is_global_zero)
         self.barrier()
         state = {"state_dict": checkpoint.pop("state_dict")}
         state |= {f"optimizer_{i}": part for i, part in enumerate(checkpoint.pop("optimizer_states", []))}
@@ -120,9 +120,9 @@ class FSDP2(ModelParallelStrategy):
         def finish() -> None:
             written.result()
             if self.is_global_zero:
-                settle(aside, final, about)
+                finish_folder(aside, final, about)
 
-        files.later(finish)
+        files.run_in_background(finish)
 
 
 def _layers(module: nn.Module) -> list[nn.Module]:
@@ -132,7 +132,7 @@ def _layers(module: nn.Module) -> list[nn.Module]:
 
 
 def _empty(module: nn.Module) -> None:
-    """Free every parameter, keeping which ones are tied."""
+    """Free every parameter; tied ones stay tied."""
     for parameter in module.parameters():
         if not parameter.is_meta:
             empty = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
@@ -140,7 +140,7 @@ def _empty(module: nn.Module) -> None:
 
 
 def _allocate(module: nn.Module, device: torch.device) -> None:
-    """Give the shards memory; swapping, so that tied parameters stay one."""
+    """Allocate memory for the shards; tied parameters stay tied."""
     before = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(True)
     try:

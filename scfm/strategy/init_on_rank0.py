@@ -1,4 +1,4 @@
-"""Models that only the first rank holds whole: built there, empty elsewhere, and handed out parameter by parameter."""
+"""Models that only the first rank builds: the others allocate nothing and receive their part of each parameter."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,8 +8,8 @@ from torch import Tensor, distributed, nn
 
 
 @contextmanager
-def built_on_first_rank(rank: int) -> Iterator[None]:
-    """Inside, rank 0 builds modules as always and the others allocate nothing (``torch.device("meta")``)."""
+def build_on_first_rank(rank: int) -> Iterator[None]:
+    """A block in which rank 0 builds modules and the others allocate nothing (``torch.device("meta")``)."""
     if rank == 0:
         yield
     else:
@@ -18,7 +18,7 @@ def built_on_first_rank(rank: int) -> Iterator[None]:
 
 
 def allocate(tensor: Tensor, device: torch.device) -> None:
-    """Give an empty tensor memory of unset content, in place: whoever shares it (tied weights) shares the memory."""
+    """Allocate memory for an empty tensor in place, uninitialized; tied weights stay tied."""
     if tensor.is_meta:
         made = torch.empty_like(tensor, device=device)
         if isinstance(tensor, nn.Parameter):
@@ -27,7 +27,7 @@ def allocate(tensor: Tensor, device: torch.device) -> None:
 
 
 def send_buffers(module: nn.Module, device: torch.device) -> None:
-    """Every rank gets the first rank's buffers (tables, masks: small, and not sharded)."""
+    """Copy the buffers of the first rank (tables, masks: small, not sharded) to every rank."""
     for owner in module.modules():
         for name, buffer in owner._buffers.items():
             if buffer is None:

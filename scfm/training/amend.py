@@ -4,7 +4,7 @@ from pathlib import Path
 
 from scfm.checkpoint import WEIGHTS, read_state
 from scfm.head.base import Head
-from scfm.strategy.checkpoint_io import write
+from scfm.strategy.checkpoint_io import write_checkpoint
 
 
 def amend(path: str | Path, task: Head) -> Path:
@@ -25,5 +25,5 @@ def amend(path: str | Path, task: Head) -> Path:
     state["state_dict"] = {**kept, **own}
     classes = {column: list(names) for column, names in task.class_names().items()}
     state["scfm"]["classes"] = {**state["scfm"]["classes"], **classes}
-    write(state, path)
+    write_checkpoint(state, path)
     return path

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from scfm.checkpoint import WEIGHTS
-from scfm.strategy.checkpoint_io import write
-from scfm.strategy.sharded import missing
+from scfm.strategy.checkpoint_io import write_checkpoint
+from scfm.strategy.sharded import list_missing
 from scfm.training.shards import plain_loads, read_shards, require_whole_shards
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ def consolidate(folder: Path, *, trusted: bool = False) -> Path:
     Raises:
         ValueError: it is no checkpoint folder, not whole, or holds what only a trusted folder may hold.
     """
-    lacking = missing(folder) if folder.is_dir() else ["the folder itself"]
+    lacking = list_missing(folder) if folder.is_dir() else ["the folder itself"]
     if lacking:
         raise ValueError(f"{folder} is not a whole checkpoint folder; it lacks {', '.join(lacking)}")
     output = folder / WEIGHTS
@@ -35,7 +35,7 @@ def consolidate(folder: Path, *, trusted: bool = False) -> Path:
     absent = [name for name in parts if name not in whole]
     if absent:
         raise ValueError(f"{folder} is no checkpoint of scfm: it lacks {', '.join(absent)}")
-    write({name: whole[name] for name in parts}, output)
+    write_checkpoint({name: whole[name] for name in parts}, output)
     log.info("Wrote %s (%.0f MB).", output, output.stat().st_size / 1e6)
     return output
 

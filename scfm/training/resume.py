@@ -13,7 +13,7 @@ from scfm.config import plain
 from scfm.plain import plain_fault
 from scfm.store.arrow import read_json
 from scfm.strategy.deepspeed import DeepSpeed
-from scfm.strategy.sharded import ABOUT, missing
+from scfm.strategy.sharded import ABOUT, list_missing
 from scfm.training.shards import guard_resume
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def newest_whole(folder: Path) -> Path | None:
 def torn(path: Path) -> str | None:
     """What is wrong with a checkpoint on disk, or None when every byte is as it was written."""
     if path.is_dir():
-        lacking = missing(path)
+        lacking = list_missing(path)
         return f"cut off or missing: {', '.join(lacking)}" if lacking else None
     return archive_fault(path)
 

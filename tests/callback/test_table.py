@@ -50,9 +50,9 @@ def test_killed_while_a_new_column_rewrites_the_file(table, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_killed_while_a_resumed_run_drops_rows(table, tmp_path, monkeypatch, call):
-    killed_at(call, lambda: table.forget_after(200), monkeypatch)
+    killed_at(call, lambda: table.drop_rows_from(200), monkeypatch)
     assert len(rows(tmp_path)) == 300
-    table.forget_after(200)
+    table.drop_rows_from(200)
     assert [int(row["step"]) for row in rows(tmp_path)] == list(range(200))
 
 
@@ -60,7 +60,7 @@ def test_a_last_row_that_was_cut_off_is_dropped(tmp_path, table):
     path = tmp_path / "metrics.csv"
     path.write_bytes(path.read_bytes()[:-3])
     resumed = MetricsTable(folder=str(tmp_path))
-    resumed.forget_after(300)
+    resumed.drop_rows_from(300)
     assert len(rows(tmp_path)) == 299
 
 

@@ -11,7 +11,7 @@ from scfm.data.loader import CellLoader, PackedCells
 from scfm.data.module import CellData
 from scfm.store.mix import MixedStore, open_mix
 from scfm.store.token_store import TokenStore
-from scfm.types import Sampling
+from scfm.types import Needs, Sampling
 from support import command, write_made_store
 
 
@@ -157,8 +157,7 @@ def test_refusals(paths, mix, tmp_path):
         open_mix(paths=[])
     with pytest.raises(FileNotFoundError, match="there is no store"):
         open_mix(paths=[paths[0], "nowhere"])
-    cells = data(mix)
-    cells.sampling = Sampling("cell_type")
+    cells = data(mix).planned(Needs(sampling=Sampling("cell_type")))
     with pytest.raises(ValueError, match="store.weights=null"):
         cells.order(cells.split.train, multiple=1, shuffle=True)
     with pytest.raises(ValueError, match="not written with scfm-prepare shuffle=true"):

@@ -1,4 +1,4 @@
-"""What one rank knows and all must act on: agreed on the CPU, so that no GPU waits."""
+"""Values that all ranks have to agree on, compared on the CPU so that no GPU waits."""
 
 from datetime import timedelta
 
@@ -8,10 +8,10 @@ from torch import distributed
 
 
 class Agreement:
-    """The largest value that any rank holds.
+    """Computes maxima over the ranks.
 
     Args:
-        trainer: its processes agree. Every rank must make the agreement, and ask, at the same points.
+        trainer: of the ranks. Every rank must make the object, and call it, at the same points.
         minutes: how long to wait for the slowest rank.
     """
 
