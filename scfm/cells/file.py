@@ -136,8 +136,7 @@ class CellFile:
             raise ValueError(f"{self.path}: {_line(error)}") from error
         except DAMAGE as error:
             raise ValueError(
-                f"{self.path}: {self.counts_from} cannot be read after cell {low}: the file is damaged or was "
-                f"truncated; copy or download it again ({_line(error)})"
+                f"{self.path}: {self.counts_from} cannot be read after cell {low}: {_cause(error)}"
             ) from error
 
     def _blocks(self, start: int, stop: int, size: int, columns: list[str]) -> Iterator[Block]:
@@ -260,7 +259,14 @@ def _refuse(path: Path | str, source: Source | None, error: Exception) -> NoRetu
         source.close()
     if isinstance(error, ValueError):
         raise ValueError(f"{path}: {_line(error)}") from error
-    raise ValueError(f"{path}: is damaged or was truncated; copy or download it again ({_line(error)})") from error
+    raise ValueError(f"{path}: {_cause(error)}") from error
+
+
+def _cause(error: Exception) -> str:
+    """What is wrong with a file, by what a library raised, and what to do."""
+    if isinstance(error, KeyError):
+        return f"a part of it is missing ({_line(error)}); it was written by another program or cut, write it again"
+    return f"it is damaged or was truncated; copy or download it again ({_line(error)})"
 
 
 def _line(error: BaseException) -> str:

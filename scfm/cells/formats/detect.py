@@ -10,6 +10,7 @@ from typing import Any
 import h5py
 
 from scfm.cells.formats.anndata import Annotated, OfAllModalities
+from scfm.cells.formats.filters import require_filters
 from scfm.cells.formats.hdf5_limits import require_own_data
 from scfm.cells.formats.loom import Loom
 from scfm.cells.formats.matrix_market import find_market, open_market
@@ -48,6 +49,7 @@ def open_source(path: Path, mod: str) -> Source:
         raise ValueError(f"cannot be opened as HDF5: {error}") from error
     try:
         require_own_data(file)
+        require_filters(file)
         return _open_hdf5(file, path, mod)
     except BaseException:
         file.close()

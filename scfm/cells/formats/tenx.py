@@ -8,7 +8,6 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from scfm.cells.formats.hdf5_limits import require_size
 from scfm.cells.formats.hdf5_matrix import Compressed
 from scfm.cells.formats.names_only import Plain
 
@@ -29,11 +28,12 @@ def open_tenx(file: h5py.File, name: str) -> Plain:
     """The cells of the group ``name``; genes x cells by columns, which is cells x genes by rows.
 
     Raises:
-        ValueError: the number of genes, cells and the shape contradict each other.
+        ValueError: a member is missing, or the number of genes, cells and the shape contradict each other.
     """
     group = file[name]
-    genes = group["features/id"] if "features" in group else group["genes"]
-    require_size(group["barcodes"].shape[0], genes.shape[0], name)
+    for member in ("shape", "data", "indices", "indptr"):
+        if member not in group:
+            raise ValueError(f"looks like a 10x file, but its {name} has no {member!r}; {_members(group)}")
     names = _texts(group["barcodes"])
     var = _features(group)
     shape = tuple(int(n) for n in group["shape"][:])
@@ -45,13 +45,23 @@ def open_tenx(file: h5py.File, name: str) -> Plain:
 
 
 def _features(group: h5py.Group) -> pd.DataFrame:
-    if "features" not in group:
-        return pd.DataFrame({"gene_ids": _texts(group["genes"])}, index=_texts(group["gene_names"]))
-    features = group["features"]
-    return pd.DataFrame(
-        {"gene_ids": _texts(features["id"]), "feature_types": _texts(features["feature_type"])},
-        index=_texts(features["name"]),
-    )
+    """The features' table, named by symbol where the file has symbols; all but one of its names may be missing.
+
+    Raises:
+        ValueError: it has neither ids nor symbols.
+    """
+    features = group.get("features", group)
+    ids, symbols, kinds = ("genes", "gene_names", None) if features is group else ("id", "name", "feature_type")
+    columns = {"gene_ids": ids, "gene_names": symbols, "feature_types": kinds}
+    found = {column: _texts(features[member]) for column, member in columns.items() if member and member in features}
+    index = found.pop("gene_names", found.get("gene_ids"))
+    if index is None:
+        raise ValueError(f"its {features.name} has neither {ids!r} nor {symbols!r}; {_members(features)}")
+    return pd.DataFrame(found, index=pd.Index(index, dtype=object, name="gene_names"))
+
+
+def _members(group: h5py.Group) -> str:
+    return f"it has {', '.join(map(repr, sorted(group.keys())))}"
 
 
 def _texts(dataset: Any) -> np.ndarray:
