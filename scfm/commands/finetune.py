@@ -4,7 +4,7 @@ import json
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,6 @@ from scfm.inference.load import checkpoint_vocab, restore_backbone
 from scfm.io import write_text
 from scfm.metrics.direction import falls
 from scfm.model.adapt import anew
-from scfm.module import CellModule
 from scfm.report.finetune import report
 from scfm.store.token_store import TokenStore
 from scfm.training.consolidate import consolidate
@@ -29,11 +28,11 @@ from scfm.training.fit import (
     claim_output,
     fit,
     fit_budget,
+    make_module,
     make_spec,
     make_trainer,
     open_store,
     require_positions,
-    total_steps,
 )
 from scfm.training.pictures import draw_curves
 from scfm.training.publish import publish
@@ -72,15 +71,9 @@ def _finetune(cfg: DictConfig, output: Path) -> float | None:
     data = prepare_head(head, backbone, data)
     trainer = make_trainer(cfg, data)
     data = fit_budget(cfg, trainer, data, backbone, head)
-    module = CellModule(
-        backbone,
-        head,
-        spec,
-        describe("finetune", _with_model(cfg, checkpoint), checkpoint.tokenizer, spec, causal=checkpoint.causal),
-        optimizer=lambda groups: build(cfg.optim, groups),
-        schedule=lambda optimizer, n_steps: build(cfg.schedule, optimizer, n_steps),
-        n_steps=total_steps(trainer, data),
-    )
+    config = plain(cfg) | {"model": checkpoint.config["model"]}  # the architecture that the checkpoint brought
+    about = describe("finetune", config, checkpoint.tokenizer, spec, causal=checkpoint.causal)
+    module = make_module(cfg, trainer, data, backbone, head, spec, about)
     found = fit(cfg, trainer, module, data)
     if trainer.is_global_zero:
         write_split(output / "split.csv", data)
@@ -161,8 +154,3 @@ def _require_causality(cfg: DictConfig, checkpoint: Checkpoint) -> None:
             f"the head needs {kinds[wanted]} but {checkpoint.path} holds {kinds[checkpoint.causal]}; "
             "choose another head or pretrain with the other objective"
         )
-
-
-def _with_model(cfg: DictConfig, checkpoint: Checkpoint) -> dict[str, Any]:
-    """The config of this run with the architecture that the checkpoint brought."""
-    return plain(cfg) | {"model": checkpoint.config["model"]}

@@ -8,17 +8,16 @@ from omegaconf import DictConfig
 
 from scfm.checkpoint import describe
 from scfm.config import build, plain, target
-from scfm.module import CellModule
 from scfm.training.fit import (
     building,
     claim_output,
     fit,
     fit_budget,
+    make_module,
     make_spec,
     make_trainer,
     open_store,
     require_positions,
-    total_steps,
 )
 from scfm.training.pictures import draw_curves
 from scfm.training.tracking import close, gene_predictions, send_files, show_samples
@@ -44,15 +43,8 @@ def _train(cfg: DictConfig, output: Path) -> float | None:
         spec = make_spec(data, backbone.width)
         objective = build(cfg.objective, spec)
     data = fit_budget(cfg, trainer, data, backbone, objective)
-    module = CellModule(
-        backbone,
-        objective,
-        spec,
-        describe("train", plain(cfg), store.tokenizer, spec, causal=causal),
-        optimizer=lambda groups: build(cfg.optim, groups),
-        schedule=lambda optimizer, n_steps: build(cfg.schedule, optimizer, n_steps),
-        n_steps=total_steps(trainer, data),
-    )
+    about = describe("train", plain(cfg), store.tokenizer, spec, causal=causal)
+    module = make_module(cfg, trainer, data, backbone, objective, spec, about)
     found = fit(cfg, trainer, module, data)
     if trainer.is_global_zero:
         log.info("%s", verdict(found))

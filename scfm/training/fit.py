@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from scfm.module import CellModule
 from scfm.store.token_store import TokenStore
 from scfm.strategy.ddp import DDP
 from scfm.strategy.deepspeed import DeepSpeed
+from scfm.task import Task
 from scfm.training.consolidate import consolidate
 from scfm.training.demo_store import prepared_source
 from scfm.training.quiet import quiet_lightning
@@ -193,6 +194,27 @@ def building(trainer: pl.Trainer) -> AbstractContextManager[None]:
     """Where the model is built: a sharding strategy has the first rank alone hold it whole."""
     where = getattr(trainer.strategy, "building", nullcontext)
     return where()
+
+
+def make_module(
+    cfg: DictConfig,
+    trainer: pl.Trainer,
+    data: CellData,
+    backbone: nn.Module,
+    task: Task,
+    spec: Spec,
+    about: Mapping[str, Any],
+) -> CellModule:
+    """Backbone and task with the optimizer and schedule of the config; ``about`` is what its checkpoints say."""
+    return CellModule(
+        backbone,
+        task,
+        spec,
+        about,
+        optimizer=lambda groups: build(cfg.optim, groups),
+        schedule=lambda optimizer, n_steps: build(cfg.schedule, optimizer, n_steps),
+        n_steps=total_steps(trainer, data),
+    )
 
 
 def total_steps(trainer: pl.Trainer, data: CellData) -> int:

@@ -1,0 +1,1 @@
+"""Checkpoints of other projects, read as ours: one file for each family of models."""
