@@ -63,8 +63,8 @@ def _shares(matches: Matches, rows: np.ndarray) -> tuple[float, bool]:
     """The share of some cells that were found, and whether that is certain; 0 for what chance explains."""
     counts, names = float(matches.by_counts[rows].mean()), float(matches.by_name[rows].mean())
     either = float((matches.by_counts | matches.by_genes)[rows].mean())
-    if counts > 0 or either >= FEW:
-        return either, True
+    if counts > 0 or either >= FEW:  # the file is of these cells, so that equal names are no chance
+        return float((matches.by_counts | matches.by_genes | matches.by_name)[rows].mean()), True
     return (names, False) if names >= CHANCE else (0.0, False)
 
 
