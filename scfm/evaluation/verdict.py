@@ -10,6 +10,9 @@ from scfm.evaluation.method import COMPONENTS, FROZEN, LINEAR, UNTRAINED, Method
 from scfm.evaluation.trajectory import Trajectory
 from scfm.metrics.annotation import interval
 
+#: How a sentence names a space.
+ARTICLES = {UNTRAINED: "", FROZEN: "the "}
+
 
 def annotation_verdict(label: str, annotation: Annotation) -> str:
     """Which method names cells best, and by how much.
@@ -75,7 +78,7 @@ def pretraining_verdict(annotation: Annotation) -> list[str]:
     if not steps:
         return []
     best = scores[annotation.names("ours")].idxmax()
-    listed = " and ".join(f"{value:.3f} with {space}" for space, value in steps.items())
+    listed = " and ".join(f"{value:.3f} with {ARTICLES[space]}{space}" for space, value in steps.items())
     text = f"A linear probe reaches {listed}; {best} {scores[best]:.3f}"
     return [text + ("." if scores[best] > max(steps.values()) else ": the training in between has brought nothing.")]
 
