@@ -58,6 +58,8 @@ class CellModule(pl.LightningModule):
         self.backbone, self.task = backbone, task
         self.spec, self.about = spec, dict(about)
         self._optimizer, self._schedule, self.n_steps = optimizer, schedule, n_steps
+        #: Learning rates of the config, by parameter group: restoring a checkpoint brings back those of its run.
+        self.rates: list[float] = []
         #: Parts that each micro-batch is cut into: more than one after memory ran out.
         self.parts = 1
         self._step_batches: list[Batch] = []
@@ -78,6 +80,7 @@ class CellModule(pl.LightningModule):
         if self._schedule is None:
             return optimizer
         schedule = self._schedule(optimizer, self.n_steps)
+        self.rates = [float(group["initial_lr"]) for group in optimizer.param_groups]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -22,6 +22,7 @@ from scfm import checkpoint
 from scfm.callback.save import RESUME_ME
 from scfm.strategy.sharded import atomic_folder
 from scfm.training.resume import newest_whole, resume_path, torn
+from support import write_made_store
 
 STEPS = 240
 COMMON = (
@@ -221,3 +222,48 @@ def test_a_finished_run_goes_on_where_it_ended(made_store, tmp_path):
     assert cells(tmp_path / "once") == cells(tmp_path / "twice")
     first, second = weights(tmp_path / "once"), weights(tmp_path / "twice")
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture(scope="module")
+def begun(made_store, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("begun")
+    stoppable.run(str(made_store), str(folder), *COMMON, "trainer.max_steps=6", "schedule=constant")
+    return folder
+
+
+def _resumed(begun, folder, store, *options):
+    shutil.copytree(begun, folder)
+    stoppable.run(str(store), str(folder), *COMMON, "schedule=constant", "ckpt_path=last", *options)
+    return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+
+
+def test_a_resumed_run_takes_the_rate_the_schedule_and_the_length_of_its_command(begun, made_store, tmp_path):
+    found = _resumed(
+        begun, tmp_path / "run", made_store, "trainer.max_steps=9", "optim.lr=1e-5", "schedule.warmup=0",
+    )  # fmt: skip
+    assert found["global_step"] == 9
+    groups = found["optimizer_states"][0]["param_groups"]
+    assert all(group["initial_lr"] == group["lr"] == pytest.approx(1e-5) for group in groups)
+    record = OmegaConf.load(tmp_path / "run/config.yaml")
+    assert record.optim.lr == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("objective.mask_fraction=0.3",), r"objective.mask_fraction=0.15, now 0.3"),
+        (("optim=muon",), r"optim._target_=.*AdamW, now .*Muon"),
+        (("objective=ar",), r"objective._target_=scfm.objective.mlm.MLM, now scfm.objective.ar.AR"),
+    ],
+)
+def test_another_objective_or_optimizer_is_refused_and_the_record_stays(begun, made_store, tmp_path, options, message):
+    before = (begun / "config.yaml").read_bytes()
+    with pytest.raises(ValueError, match=message):
+        _resumed(begun, tmp_path / "run", made_store, "trainer.max_steps=9", *options)
+    assert (tmp_path / "run/config.yaml").read_bytes() == before
+
+
+def test_another_store_of_as_many_batches_is_refused(begun, tmp_path):
+    other = write_made_store(tmp_path / "other", seed=1).path
+    with pytest.raises(ValueError, match=r"was trained on the cells .* a run is resumed on its own store"):
+        _resumed(begun, tmp_path / "run", other, "trainer.max_steps=9")

@@ -183,6 +183,24 @@ class CellData(pl.LightningDataModule):
             pin=pin,
         )
 
+    def state_dict(self) -> dict[str, str]:
+        """Which cells a checkpoint was trained on."""
+        return {"store": self.store.fingerprint}
+
+    def load_state_dict(self, state_dict: dict[str, str]) -> None:
+        """Refuse to go on with other cells.
+
+        Raises:
+            ValueError: the checkpoint is of another store.
+        """
+        before = state_dict.get("store", self.store.fingerprint)
+        if before != self.store.fingerprint:
+            raise ValueError(
+                f"the checkpoint was trained on the cells {before[:12]}, the store {self.store.path} has "
+                f"{self.store.fingerprint[:12]}: a run is resumed on its own store; begin another run with another "
+                "name=..."
+            )
+
     def setup(self, stage: str) -> None:
         """Have all ranks compose by what the first one found: neighbors that nearly tie differ between devices."""
         if self.plan.sampling is not None and self.trainer is not None:

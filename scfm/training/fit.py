@@ -14,13 +14,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.loggers import CSVLogger, WandbLogger
+from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from torch import nn
 
 from scfm import __version__
 from scfm.callback.last_validation import LastValidation
-from scfm.config import build, plain
+from scfm.config import build
 from scfm.data.module import CellData
 from scfm.io import hold, remove_parts, write_text
 from scfm.model.backbone import Backbone
@@ -33,6 +33,7 @@ from scfm.training.consolidate import consolidate
 from scfm.training.demo_store import prepared_source
 from scfm.training.quiet import quiet_lightning
 from scfm.training.resume import require_same_run, resume_path
+from scfm.training.start import Start
 from scfm.training.token_budget import choose_budget, fits_memory
 from scfm.training.tracking import close
 from scfm.types import Spec
@@ -240,12 +241,8 @@ def fit(cfg: DictConfig, trainer: pl.Trainer, module: CellModule, data: CellData
     if begin_from is not None:
         require_same_run(Path(begin_from), cfg, data.store.vocab.hash, trainer.strategy)
     module.show_samples = any(isinstance(logger, WandbLogger) for logger in trainer.loggers)
-    if trainer.is_global_zero:
-        OmegaConf.save(cfg, output / "config.yaml", resolve=True)
+    trainer.callbacks.append(Start(cfg, surroundings(data)))  # type: ignore[attr-defined]
     try:
-        for logger in trainer.loggers:
-            if not isinstance(logger, CSVLogger):  # its hparams.yaml would be config.yaml again
-                logger.log_hyperparams(plain(cfg) | {"run": surroundings(data)})
         trainer.fit(module, datamodule=data, ckpt_path=begin_from, weights_only=True)
         save_last(trainer, output / "checkpoints" / "last.ckpt")
         found = _held_out(trainer, module, data)

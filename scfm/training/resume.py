@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from scfm.archive import archive_fault
 from scfm.checkpoint import read_state
 from scfm.config import plain
+from scfm.migrate import migrate_config
 from scfm.plain import plain_fault
 from scfm.store.arrow import read_json
 from scfm.strategy.deepspeed import DeepSpeed
@@ -91,6 +92,7 @@ def require_same_run(path: Path, cfg: DictConfig, vocab_hash: str, strategy: Any
             f"{path} has the vocabulary {about['vocab_hash'][:12]}, the store {vocab_hash[:12]}: resume on the store "
             "that the run was begun with"
         )
+    _require_same_parts(path, migrate_config(about.get("config", {})), cfg)
     before, now = about.get("config", {}).get("model"), cfg.get("model")
     if before is not None and now is not None:
         now = plain(now)
@@ -99,6 +101,28 @@ def require_same_run(path: Path, cfg: DictConfig, vocab_hash: str, strategy: Any
         changed = [text for text in changed if not text.startswith(tuple(f"model.{key}=" for key in harmless))]
         if changed:
             raise ValueError(f"{path} is of another model: {', '.join(changed)}")
+
+
+def _require_same_parts(path: Path, before: Mapping[str, Any], cfg: DictConfig) -> None:
+    """A resumed run learns what it learned before, by the same optimizer; rates, schedule and length may change."""
+    now = plain(cfg)
+    pairs: list[tuple[str, Any, Any]] = [
+        (name, before.get(name), now.get(name)) for name in ("objective", "head", "adapt")
+    ]
+    kinds = [{"_target_": part.get("_target_")} for part in (before.get("optim", {}), now["optim"])]
+    pairs.append(("optim", kinds[0], kinds[1]))
+    changed = [
+        f"{name}.{key}={then[key]}, now {here.get(key)}"
+        for name, then, here in pairs
+        if isinstance(then, Mapping) and isinstance(here, Mapping)
+        for key in then
+        if then[key] is not None and then[key] != here.get(key)
+    ]
+    if changed:
+        raise ValueError(
+            f"{path} is of a run with {'; '.join(changed)}: a resumed run goes on as it began (optim.lr, schedule and "
+            "trainer.max_steps may change); leave that out, or begin another run with another name=..."
+        )
 
 
 def _require_own_paths(path: Path, callbacks: Any) -> None:
