@@ -267,3 +267,8 @@ def test_another_store_of_as_many_batches_is_refused(begun, tmp_path):
     other = write_made_store(tmp_path / "other", seed=1).path
     with pytest.raises(ValueError, match=r"was trained on the cells .* a run is resumed on its own store"):
         _resumed(begun, tmp_path / "run", other, "trainer.max_steps=9")
+
+
+def test_that_nothing_was_left_to_do_is_said(begun, made_store, tmp_path, caplog):
+    _resumed(begun, tmp_path / "run", made_store, "trainer.max_steps=6")
+    assert "Nothing was left to train: the run has done all of its 6 steps" in caplog.text

@@ -108,7 +108,7 @@ class CellData(pl.LightningDataModule):
 
     def calibrated(self, share: float) -> "CellData":
         """The same with a share of the cells kept for calibration, out of training and validation."""
-        groups = None if self.group is None else self.store.obs(self.group)
+        groups = None if self.group is None else whole_groups(self.store, self.group)
         return self._with_plan(split=take_calibration(self.split, share, seed=self.split_seed, groups=groups))
 
     def budgeted(self, tokens_per_batch: int) -> "CellData":
@@ -262,4 +262,16 @@ def _split(store: TokenStore, *, val: float, test: float, column: str | None, se
     if store.categories(column) is None:
         have = ", ".join(name for name in store.columns if store.categories(name) is not None) or "none"
         raise ValueError(f"data.group={column!r} is not a categorical obs column of {store.path}; it has {have}")
-    return split_rows(len(store), val=val, test=test, seed=seed, group=column, groups=store.obs(column))
+    return split_rows(len(store), val=val, test=test, seed=seed, group=column, groups=whole_groups(store, column))
+
+
+def whole_groups(store: TokenStore, column: str) -> np.ndarray:
+    """(n,) int64: the group of each cell; one without a group is a group of its own, and that is said."""
+    groups = store.obs(column)
+    missing = groups < 0
+    if not missing.any():
+        return groups
+    log.warning("%d of %d cells have no %s: each is a group of its own.", int(missing.sum()), len(groups), column)
+    groups = groups.copy()
+    groups[missing] = int(groups.max()) + 1 + np.arange(int(missing.sum()))
+    return groups

@@ -241,9 +241,15 @@ def fit(cfg: DictConfig, trainer: pl.Trainer, module: CellModule, data: CellData
     if begin_from is not None:
         require_same_run(Path(begin_from), cfg, data.store.vocab.hash, trainer.strategy)
     module.show_samples = any(isinstance(logger, WandbLogger) for logger in trainer.loggers)
-    trainer.callbacks.append(Start(cfg, surroundings(data)))  # type: ignore[attr-defined]
+    start = Start(cfg, surroundings(data))
+    trainer.callbacks.append(start)  # type: ignore[attr-defined]
     try:
         trainer.fit(module, datamodule=data, ckpt_path=begin_from, weights_only=True)
+        if not start.trained:
+            log.warning(
+                "Nothing was left to train: the run has done all of its %d steps; a larger trainer.max_steps goes on.",
+                trainer.global_step,
+            )
         save_last(trainer, output / "checkpoints" / "last.ckpt")
         found = _held_out(trainer, module, data)
     except BaseException:

@@ -29,6 +29,8 @@ class Start(pl.Callback):
 
     def __init__(self, cfg: DictConfig, about: dict[str, Any]) -> None:
         self.cfg, self.about = cfg, about
+        #: Whether a step was left to do.
+        self.trained = False
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Write the record; set the rates where they are others than the checkpoint's."""
@@ -39,6 +41,10 @@ class Start(pl.Callback):
                 logger.log_hyperparams(plain(self.cfg) | {"run": self.about})
         if not isinstance(trainer.strategy, DeepSpeed):  # which holds the groups itself
             _set_rates(trainer, module.rates)  # type: ignore[arg-type]
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        """A step is done."""
+        self.trained = True
 
 
 def _set_rates(trainer: pl.Trainer, rates: list[float]) -> None:

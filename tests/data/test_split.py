@@ -5,7 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scfm.data.module import CellData
 from scfm.data.split import split_rows, take_calibration
+from scfm.store.token_store import TokenStore
+from support import write_made_store
 
 
 @given(st.lists(st.integers(0, 8), min_size=30, max_size=200), st.integers(0, 10))
@@ -74,3 +77,17 @@ class TestCalibrationCells:
     def test_none_when_none_are_wanted(self):
         before, after, _ = self.made(20, share=0.0)
         assert after is before
+
+
+def test_cells_without_a_group_are_groups_of_their_own_and_said(tmp_path, caplog):
+    store = write_made_store(tmp_path / "store")
+    obs = store.obs("donor").copy()
+    obs[:60] = -1
+    store.obs = lambda column: obs if column == "donor" else TokenStore.obs(store, column)
+    data = CellData(store, val=0.25, test=0.25)
+    assert "60 of 240 cells have no donor: each is a group of its own" in caplog.text
+    parts = [set(rows) for rows in (data.split.train, data.split.val, data.split.test)]
+    assert sum(map(len, parts)) == 240
+    assert sum(bool(part & set(range(60))) for part in parts) > 1
+    for donor in range(4):
+        assert sum(bool(part & set(np.flatnonzero(obs == donor))) for part in parts) == 1
