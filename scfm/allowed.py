@@ -90,7 +90,8 @@ def _part_faults(part: str, node: Any) -> Iterator[str]:
         return
     for path, inner in _nodes(node, part):
         name = inner["_target_"]
-        if inner is not node and not str(name).startswith(("torch.nn.", *trusted_prefixes())):
+        shipped = name in shipped_targets(part) or str(name).startswith(("torch.nn.", *trusted_prefixes()))
+        if inner is not node and not shipped:
             yield f"{path} names {name!r}, which a stored config must not build"
     yield from _odd_values(node, part)
 

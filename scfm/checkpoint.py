@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from scfm import __version__
 from scfm.archive import archive_fault
 from scfm.config import check_stored
-from scfm.migrate import migrate_config
+from scfm.migrate import migrate_config, migrate_weights
 from scfm.plain import plain_fault
 from scfm.types import Spec
 from scfm.vocab import Vocab
@@ -118,7 +118,7 @@ def read(path: str | Path) -> Checkpoint:
         tokenizer=about["tokenizer"],
         classes={name: tuple(classes) for name, classes in about["classes"].items()},
         batches={name: tuple(batches) for name, batches in about["batches"].items()},
-        weights=state["state_dict"],
+        weights=migrate_weights(state["state_dict"], about["config"]),
         step=state.get("global_step", 0),
     )
 

@@ -26,6 +26,7 @@ from scfm.allowed import (
     trust_extensions,
     trusted_prefixes,
 )
+from scfm.migrate import accept_old_keys
 
 __all__ = ["ALLOWED", "EXTENSIONS", "build", "check", "check_stored", "plain", "shipped", "target"]
 
@@ -81,6 +82,7 @@ def check(cfg: DictConfig, known: Mapping[str, Any]) -> None:
         ValueError: a list of all unknown keys (with the nearest known one), values of the wrong type, targets outside
             the allow-list, missing values and interpolations that lead nowhere.
     """
+    accept_old_keys(cfg)
     try:
         values = plain(cfg)
     except OmegaConfBaseException as error:

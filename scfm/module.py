@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from scfm.batch import Batch
 from scfm.head.base import Head
+from scfm.migrate import migrate_weights
 from scfm.model.cached import CachedBackbone
 from scfm.model.flops import Work, peak_of
 from scfm.model.pooling import embed
@@ -217,6 +218,11 @@ class CellModule(pl.LightningModule):
         outputs = {"embedding": embedding, **outputs}
         arrays = {name: value.float().cpu().numpy() for name, value in outputs.items()}
         return {"index": batch.index.cpu().numpy(), **arrays}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Give weights of earlier versions today's names, before they are loaded."""
+        for key in {"state_dict", "current_model_state"} & checkpoint.keys():  # the latter beside averaged weights
+            checkpoint[key] = migrate_weights(checkpoint[key], checkpoint["scfm"]["config"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint describe itself."""

@@ -53,11 +53,11 @@ def test_a_word_that_is_no_choice():
 
 def test_arguments_that_a_class_shares_with_its_base_are_checked_like_its_own():
     triplet = {"_target_": "scfm.head.integration.triplet.Triplet", "batch_key": "batch"}
-    check(cfg(optim={**triplet, "longest": None, "within": 0.5}), KNOWN)
-    message = problem(optim={**triplet, "batch_key": 3, "hiden": 8, "longest": "all"})
+    check(cfg(optim={**triplet, "max_tokens": None, "own_batch_share": 0.5}), KNOWN)
+    message = problem(optim={**triplet, "batch_key": 3, "hiden": 8, "max_tokens": "all"})
     assert "optim.batch_key=3 is int; expected str" in message
     assert "optim.hiden is unknown; did you mean 'hidden'?" in message
-    assert "optim.longest='all' is str; expected int | None" in message
+    assert "optim.max_tokens='all' is str; expected int | None" in message
     assert "optim.batch_key is missing" in problem(optim={"_target_": triplet["_target_"]})
 
 

@@ -61,7 +61,7 @@ def test_a_new_type_without_training(folder):
 
 
 def test_a_vector_for_a_new_batch(folder):
-    command("finetune", "head=integration/batch_token", "head.size=8", "output=outputs/batches", *folder)
+    command("finetune", "head=integration/batch_token", "head.width=8", "output=outputs/batches", *folder)
     found = {}
     exec(ADOPT, found)
     assert found["integrated"].shape == (len(found["store"]), 8)

@@ -28,7 +28,7 @@ Spaces = tuple[np.ndarray, np.ndarray]
 
 
 def integration(bench: Bench, measure: Measure, name: str, one: Set, seed: int) -> None:
-    """Scores of scIB over all cells, and neighbours that stay; then one batch cut at random, which should not move."""
+    """Scores of scIB over all cells, and neighbors that stay; then one batch cut at random, which should not move."""
     cells = bench.cells(one)
     cells.obs_names_make_unique()
     cells.obs["batch"] = cells.obs[str(one.group)].astype(str)
@@ -70,7 +70,7 @@ def _all_cells(bench: Bench, measure: Measure, name: str, cells: ad.AnnData, lab
 
 
 def _pseudo_batches(bench: Bench, measure: Measure, name: str, cells: ad.AnnData, seed: int) -> None:
-    """Cells of one batch that differ in nothing, cut at random into three: the share of 30 neighbours that stay."""
+    """Cells of one batch that differ in nothing, cut at random into three: the share of 30 neighbors that stay."""
     pieces = np.random.default_rng(seed).permutation(cells.n_obs) % 3
     cells.obs["batch"] = np.array(["a", "b", "c"])[pieces]
     batch, expression = cells.obs["batch"].to_numpy(dtype=object), read_expression(cells)
@@ -112,4 +112,4 @@ def _ours(bench: Bench, name: str, head: str, store: Path, seed: int) -> Spaces:
     outputs, trained = predicted(folder, store)
     cells = TokenStore.open(store)
     length = OmegaConf.load(folder / "config.yaml").data.max_length
-    return trained.state.bag.of(cells.gather(np.arange(len(cells)), length)), outputs["integrated"]
+    return trained.state.components.transform(cells.gather(np.arange(len(cells)), length)), outputs["integrated"]

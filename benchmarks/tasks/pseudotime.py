@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from scfm.evaluation.expression import read_expression
-from scfm.head.trajectory.diffusion import absorption, diffusion_pseudotime, extreme_cell, neighbour_graph, rank_scaled
+from scfm.head.trajectory.diffusion import absorption, diffusion_pseudotime, extreme_cell, neighbor_graph, scale_ranks
 from tasks.bench import Bench, Measure, Set, predicted
 
 #: For a set, its clusters of each branch: where it ends, and those on the way.
@@ -54,11 +54,11 @@ def pseudotime(bench: Bench, measure: Measure, name: str, one: Set, seed: int) -
         return judged(outputs["pseudotime"], outputs.get("fates"))
 
     def theirs(neighbours: int) -> dict[str, float]:
-        graph = neighbour_graph(read_expression(cells).principal_components(seed=seed), neighbours)
+        graph = neighbor_graph(read_expression(cells).principal_components(seed=seed), neighbours)
         found = diffusion_pseudotime(graph, extreme_cell(graph, truth == 0))
         if name not in BRANCHES:
             return judged(found, None)
-        return judged(found, absorption(graph.obsp["connectivities"], rank_scaled(found), ends, len(BRANCHES[name])))
+        return judged(found, absorption(graph.obsp["connectivities"], scale_ranks(found), ends, len(BRANCHES[name])))
 
     def nearest_end() -> dict[str, float]:
         values = read_expression(cells).principal_components(seed=seed)

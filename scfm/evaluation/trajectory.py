@@ -18,7 +18,7 @@ from scfm.evaluation.cost import measure
 from scfm.evaluation.embeddings import Embeddings
 from scfm.evaluation.folds import Fold
 from scfm.evaluation.method import Method, Role, names
-from scfm.head.trajectory.diffusion import diffusion_pseudotime, extreme_cell, neighbour_graph
+from scfm.head.trajectory.diffusion import diffusion_pseudotime, extreme_cell, neighbor_graph
 from scfm.metrics.trajectory import conservation, trajectory_scores
 
 log = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ def _scores(
 
 def diffusion_time(embedding: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """(B,) diffusion pseudotime from the most extreme of the earliest cells; NaN where it does not reach."""
-    graph = neighbour_graph(embedding, N_NEIGHBORS)
+    graph = neighbor_graph(embedding, N_NEIGHBORS)
     earliest = truth == np.nanmin(truth)
     if np.isfinite(truth).all() and len(np.unique(truth)) > len(truth) / 2:  # a number of its own for each cell
         earliest = truth <= np.quantile(truth, 0.05)

@@ -1,4 +1,4 @@
-"""The small network between a cell embedding and what a head makes of it."""
+"""The small network between the state of a cell and the output of a head."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -9,12 +9,12 @@ from torch import nn
 def perceptron(sizes: Sequence[int], *, dropout: float = 0.0, norm: bool = True) -> nn.Sequential:
     """Linear layers with GELU between them, after a LayerNorm of the input.
 
-    No normalisation looks at other cells, so that what a cell becomes never depends on its company.
+    The normalization is over the entries of one cell, so that the output does not depend on other cells.
 
     Args:
         sizes: widths from the input to the output; two make a linear layer.
         dropout: before each linear layer.
-        norm: whether the input is normalised.
+        norm: whether the input is normalized.
     """
     layers: list[nn.Module] = [nn.LayerNorm(sizes[0])] if norm else []
     for i, (before, after) in enumerate(pairwise(sizes)):

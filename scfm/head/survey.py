@@ -1,4 +1,4 @@
-"""What a head may look at before it is trained: all cells as the pretrained backbone sees them."""
+"""The cells before fine-tuning: what a head may read before its first step."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from scfm.types import Ragged
 
 @dataclass(frozen=True)
 class Survey:
-    """Cells before fine-tuning. A head with a method ``prepare(survey)`` is handed one before the first step.
+    """Cells before fine-tuning: the argument of :meth:`scfm.head.base.Head.prepare`.
 
     Attributes:
         rows: (n,) int64, ascending: their rows in the store.
-        train: (n,) bool: training cells. Only these may be fitted on; the others may be looked up.
-        embedding: (n, D) float32, frozen: the pretrained backbone's.
-        obs: (n,) each: the columns that the head names in ``labels``; class codes (-1 = missing) or numbers.
+        train: (n,) bool: training cells. A head may fit on these alone; the others may be read.
+        embedding: (n, D) float32, by the pretrained backbone.
+        obs: the columns that the head names in ``labels``, (n,) each; class codes (-1 = missing) or numbers.
         names: (n,) names of the cells.
-        tokens: gives the token ids of some of the cells, by their place 0 to n - 1; None where there are none.
-        counts: likewise the counts beside these tokens, (T,) float32; None where the head needs none.
+        tokens: a function of places 0 to n - 1 that returns the token ids of these cells; None where there are none.
+        counts: a function of places that returns the counts of these tokens, (T,) float32; None where the head needs
+            none.
     """
 
     rows: np.ndarray
@@ -35,21 +36,22 @@ class Survey:
     counts: Callable[[np.ndarray], np.ndarray] | None = None
 
     def __post_init__(self) -> None:
-        lost = np.isnan(self.embedding).any(axis=1)
-        if lost.any():
+        damaged = np.isnan(self.embedding).any(axis=1)
+        if damaged.any():
             raise ValueError(
-                f"{int(lost.sum())} of {len(lost)} cells have an embedding with NaN (first: row "
-                f"{self.rows[lost][0]} of the store); the checkpoint is damaged or its training diverged"
+                f"{int(damaged.sum())} of {len(damaged)} cells have an embedding with NaN (first: row "
+                f"{self.rows[damaged][0]} of the store); the checkpoint is damaged or its training diverged: use "
+                "another one"
             )
 
 
-def scattered(rows: np.ndarray, values: np.ndarray, *, missing: float = -1) -> np.ndarray:
-    """A table by store row of what is known of some rows.
+def build_row_table(rows: np.ndarray, values: np.ndarray, *, missing: float = -1) -> np.ndarray:
+    """A table indexed by store row.
 
     Args:
         rows: (n,) store rows.
         values: (n, ...) one entry for each.
-        missing: what stands at all other rows.
+        missing: the entry of all other rows.
 
     Returns:
         (largest row + 1, ...).
@@ -59,9 +61,9 @@ def scattered(rows: np.ndarray, values: np.ndarray, *, missing: float = -1) -> n
     return table
 
 
-def looked_up(table: Tensor, rows: Tensor, *, missing: float = -1) -> Tensor:
-    """Entries of a table by store row, (B, ...); ``missing`` for rows beyond its end."""
+def lookup_rows(table: Tensor, rows: Tensor, *, missing: float = -1) -> Tensor:
+    """Entries of a table indexed by store row, (B, ...); ``missing`` for rows beyond its end."""
     known = rows < len(table)
-    found = table[torch.where(known, rows, torch.zeros_like(rows))]
-    shape = (-1, *[1] * (found.dim() - 1))
-    return torch.where(known.view(shape), found, torch.full_like(found, missing))
+    entries = table[torch.where(known, rows, torch.zeros_like(rows))]
+    shape = (-1, *[1] * (entries.dim() - 1))
+    return torch.where(known.view(shape), entries, torch.full_like(entries, missing))

@@ -18,7 +18,7 @@ def test_only_probes_make_a_backbone_read_training_cells(head, probes, made_stor
 
     monkeypatch.setattr(store_probes, "embeddings", watched)
     chosen = {
-        "integration/triplet": ("head.batch_key=donor", "head.genes=8", "head.neighbours=5"),
+        "integration/triplet": ("head.batch_key=donor", "head.gene_components=8", "head.neighbors=5"),
         "annotation/classifier": ("head.label=cell_type", "calibration=0"),
     }
     command(

@@ -17,12 +17,12 @@ HEADS = {
     "annotation/classifier": ("head.counts=true", "head.label=[lineage,cell_type]", "head.levels=true"),
     "annotation/prototype": ("head.counts=true",),
     "integration/contrastive_sampler": (
-        "head.mode=knn", "head.neighbours=5", "head.p_in=0.8", "head.micro_batches=coverage"
+        "head.mode=knn", "head.neighbors=5", "head.p_in=0.8", "head.micro_batches=coverage"
     ),
-    "integration/batch_token": ("head.thin=0.3", "head.queue=50"),
-    "integration/batch_token_prototype": ("head.size=16",),
+    "integration/batch_token": ("head.view.min_depth=0.3", "head.queue=50"),
+    "integration/batch_token_prototype": ("head.width=16",),
     "integration/cond_decoder": ("head.anneal=2",),
-    "integration/triplet": ("head.neighbours=10",),
+    "integration/triplet": ("head.neighbors=10",),
     "integration/distill": ("adapt=frozen", "head.label=cell_type", "head.cosine=0.5"),
     "integration/adversarial": ("head.label=cell_type", "head.condition=cell_type"),
     "trajectory/time": ("head.label=pseudotime",),
@@ -134,7 +134,9 @@ def test_projection_onto_other_genes_is_refused(made, tmp_path):
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("options", [("head=integration/cond_decoder",), ("head=integration/distill", "head.thin=0.5")])
+@pytest.mark.parametrize(
+    "options", [("head=integration/cond_decoder",), ("head=integration/distill", "head.view.min_depth=0.5")]
+)
 def test_counts_that_the_store_does_not_keep_are_refused(options, made, made_store, tmp_path):
     command("train", f"output={tmp_path / 'pre'}", f"store={made_store}", *SMALL, "trainer.max_steps=1")
     start = (f"init_from={tmp_path / 'pre/checkpoints/last.ckpt'}", f"store={made_store}", f"output={tmp_path / 'run'}")

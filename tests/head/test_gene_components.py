@@ -7,8 +7,8 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from scfm.head.cell_state import CellState, shortened
-from scfm.head.gene_components import GeneBag, gene_scores, rank_scores, score_matrix
+from scfm.head.cell_state import CellState, shorten
+from scfm.head.gene_components import GeneComponents, gene_scores, rank_scores, score_matrix
 from scfm.types import Ragged
 
 
@@ -40,7 +40,7 @@ def test_cells_of_all_depths_are_about_as_long(score):
 
 
 def fitted(cells, tiny, spec, size=5, score="linear"):
-    bag = GeneBag(spec.vocab, size, score)
+    bag = GeneComponents(spec.vocab, size, score)
     bag.prepare(cells.survey(tiny))
     return bag
 
@@ -49,7 +49,7 @@ def test_components_are_those_of_a_plain_pca(cells, tiny, spec):
     bag = fitted(cells, tiny, spec)
     scores = score_matrix(cells.ragged(range(120)), bag.gene.numpy() > 0).toarray()
     oracle = PCA(5, svd_solver="full").fit_transform(scores)
-    ours = bag.of(cells.ragged(range(120)))
+    ours = bag.transform(cells.ragged(range(120)))
     assert np.square(ours).mean() == pytest.approx(1, rel=1e-4)
     for k in range(5):
         assert abs(np.corrcoef(oracle[:, k], ours[:, k])[0, 1]) == pytest.approx(1, abs=1e-4)
@@ -59,13 +59,13 @@ def test_components_are_those_of_a_plain_pca(cells, tiny, spec):
 def test_a_packed_batch_and_a_sparse_matrix_give_the_same(score, cells, tiny, spec):
     bag, rows = fitted(cells, tiny, spec, score=score), [3, 77, 12]
     packed = bag(cells.batch(rows, counts=True))
-    np.testing.assert_allclose(packed.numpy(), bag.of(cells.ragged(rows), cells.beside(rows)), atol=1e-5)
+    np.testing.assert_allclose(packed.numpy(), bag.transform(cells.ragged(rows), cells.beside(rows)), atol=1e-5)
     torch.testing.assert_close(bag(cells.batch([77], counts=True)), packed[1:2], atol=1e-6, rtol=1e-5)
 
 
 def test_counts_that_are_not_there_are_asked_for(cells, tiny, spec):
     bag = fitted(cells, tiny, spec, score="counts")
-    for read in (lambda: bag(cells.batch([0])), lambda: bag.of(cells.ragged([0]))):
+    for read in (lambda: bag(cells.batch([0])), lambda: bag.transform(cells.ragged([0]))):
         with pytest.raises(ValueError, match="head.counts=true reads counts, but the store keeps ranks only"):
             read()
 
@@ -75,12 +75,12 @@ def test_a_cell_without_genes_is_a_cell_of_zeros(cells, spec):
     empty = replace(batch, ids=torch.tensor([2, 3]), boundaries=torch.tensor([0, 2], dtype=torch.int32))
     assert not gene_scores(torch.zeros(2), empty).any()
     assert not gene_scores(torch.zeros(2), empty.with_token_field("counts", torch.zeros(2)), "counts").any()
-    assert GeneBag(spec.vocab, 4)(empty).isfinite().all()
+    assert GeneComponents(spec.vocab, 4)(empty).isfinite().all()
 
 
 def test_only_training_cells_are_fitted_on(cells, tiny, spec):
     train = np.arange(120) < 60
-    one, two = GeneBag(spec.vocab, 4), GeneBag(spec.vocab, 4)
+    one, two = GeneComponents(spec.vocab, 4), GeneComponents(spec.vocab, 4)
     survey = cells.survey(tiny, train)
     one.prepare(survey)
 
@@ -90,19 +90,19 @@ def test_only_training_cells_are_fitted_on(cells, tiny, spec):
         return tokens
 
     two.prepare(replace(survey, tokens=others_changed))
-    torch.testing.assert_close(one.rows, two.rows)
+    torch.testing.assert_close(one.loadings, two.loadings)
 
 
 def test_too_few_cells_leave_the_last_components_empty(cells, tiny, spec):
-    bag = GeneBag(spec.vocab, 10)
+    bag = GeneComponents(spec.vocab, 10)
     bag.prepare(cells.survey(tiny, np.arange(120) < 4))
-    assert bag.rows[:, :3].any(0).all()
-    assert not bag.rows[:, 3:].any()
+    assert bag.loadings[:, :3].any(0).all()
+    assert not bag.loadings[:, 3:].any()
 
 
 def test_refuses_a_survey_without_tokens(cells, tiny, spec):
-    with pytest.raises(ValueError, match="head.genes=4 needs the tokens of at least 3 training cells"):
-        GeneBag(spec.vocab, 4).prepare(replace(cells.survey(tiny), tokens=None))
+    with pytest.raises(ValueError, match="head.gene_components=4 needs the tokens of at least 3 training cells"):
+        GeneComponents(spec.vocab, 4).prepare(replace(cells.survey(tiny), tokens=None))
 
 
 @pytest.mark.parametrize("genes", [0, 6])
@@ -113,11 +113,11 @@ def test_surveyed_states_are_those_of_the_forward_pass(genes, cells, tiny, spec)
     with torch.inference_mode():
         forward = state(tiny, cells.batch(range(120)))
     assert forward.shape == (120, 32 + genes)
-    np.testing.assert_allclose(state.of(survey), forward.numpy(), atol=1e-5)
+    np.testing.assert_allclose(state.from_survey(survey), forward.numpy(), atol=1e-5)
 
 
 def test_the_backbone_reads_a_part_and_the_components_read_all(cells, tiny, spec):
-    rows, short, whole = [3, 77, 12], CellState(spec, 6, context=10), CellState(spec, 6)
+    rows, short, whole = [3, 77, 12], CellState(spec, 6, max_tokens=10), CellState(spec, 6)
     for state in (short, whole):
         state.prepare(cells.survey(tiny))
     batch = cells.batch(rows)
@@ -128,11 +128,11 @@ def test_the_backbone_reads_a_part_and_the_components_read_all(cells, tiny, spec
 
 
 def test_a_shortened_cell_is_what_a_store_would_have_cut(cells, spec):
-    batch, cut = cells.batch([3, 77]), shortened(cells.batch([3, 77]), 10, spec.vocab)
+    batch, cut = cells.batch([3, 77]), shorten(cells.batch([3, 77]), 10, spec.vocab)
     for i in range(2):
         whole = batch.ids[batch.boundaries[i] : batch.boundaries[i + 1]]
         expected = torch.cat([whole[:9], whole[-1:]]) if len(whole) > 10 else whole
         assert torch.equal(cut.ids[cut.boundaries[i] : cut.boundaries[i + 1]], expected)
     assert cut.longest == 10
-    with pytest.raises(ValueError, match="head.context=2"):
-        CellState(spec, 0, context=2)
+    with pytest.raises(ValueError, match="head.max_tokens=2"):
+        CellState(spec, 0, max_tokens=2)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from scfm.head.logistic import BALANCED, EITHER, NEVER, Penalty, best_penalty, logistic_regression, regress
+from scfm.head.logistic import BALANCED, EITHER, NEVER, Penalty, choose_penalty, logistic_regression, regress
 
 
 def blobs(n_classes, n=120, seed=0):
@@ -39,9 +39,9 @@ def test_the_penalty_is_that_which_names_held_out_cells_best():
     rng = np.random.default_rng(0)
     codes = (np.arange(400) % 40 == 0).astype(int)  # ten cells of a class that no value tells
     values = rng.normal(size=(400, 3))
-    assert best_penalty(values, codes, EITHER).balance == 0.5
-    assert best_penalty(values, codes, BALANCED) in BALANCED
-    assert best_penalty(values[:3], codes[:3], EITHER) == EITHER[0]
+    assert choose_penalty(values, codes, EITHER).balance == 0.5
+    assert choose_penalty(values, codes, BALANCED) in BALANCED
+    assert choose_penalty(values[:3], codes[:3], EITHER) == EITHER[0]
 
 
 def test_a_class_without_cells_is_never_called():

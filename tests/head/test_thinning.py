@@ -10,7 +10,7 @@ from scfm.commands.finetune import scale_of
 from scfm.config import build
 from scfm.data.loader import PackedCells
 from scfm.datasets.synthetic import synthetic_cells
-from scfm.head.views import Views, generator_of
+from scfm.head.views import ViewOptions, Views, batch_generator
 from scfm.preparation.api import prepare
 from scfm.store.token_store import TokenStore
 from scfm.tokenizer import from_dict
@@ -52,14 +52,16 @@ def assert_same_ranks(view: Batch, ids: np.ndarray, store: TokenStore) -> None:
 
 def test_nothing_thinned_is_the_cell_itself(store):
     batch = batch_of(store)
-    view = Views(store.vocab, thin=1 - 1e-9, scale=scale_of(store)).thinned(batch, generator_of(batch))
+    view = Views(ViewOptions(min_depth=1 - 1e-9), store.vocab, scale_of(store)).thin_counts(
+        batch, batch_generator(batch)
+    )
     assert_same_ranks(view, batch.ids.numpy(), store)
     assert torch.equal(view.boundaries, batch.boundaries)
 
 
 def test_a_thinned_cell_is_ranked_as_the_tokenizer_would(store):
     batch = batch_of(store)
-    view = Views(store.vocab, thin=0.2, scale=scale_of(store)).thinned(batch, generator_of(batch))
+    view = Views(ViewOptions(min_depth=0.2), store.vocab, scale_of(store)).thin_counts(batch, batch_generator(batch))
     assert view.n_tokens < batch.n_tokens
     counts = as_matrix(view, len(store.vocab))
     counts.eliminate_zeros()
@@ -80,8 +82,8 @@ def test_counts_follow_the_tokens_when_cells_are_cut(store):
 
 def test_a_cell_that_would_lose_everything_keeps_a_gene(store):
     batch = batch_of(store, 4)
-    views = Views(store.vocab, thin=1e-9, scale=scale_of(store))
-    view = views.thinned(batch, torch.Generator().manual_seed(0))
+    views = Views(ViewOptions(min_depth=1e-9), store.vocab, scale_of(store))
+    view = views.thin_counts(batch, torch.Generator().manual_seed(0))
     genes = ~torch.isin(view.ids, torch.tensor(list(store.vocab.specials.values())))
     assert (torch.zeros(view.n_cells).index_add(0, view.token_cell, genes.float()) >= 1).all()
 
@@ -90,7 +92,7 @@ def test_refusals(store):
     from dataclasses import replace
 
     batch = replace(batch_of(store), token_fields={})
-    with pytest.raises(ValueError, match="prepare it again with keep_counts=true, or set head.thin=1"):
-        Views(store.vocab, thin=0.5)(batch, generator_of(batch))
-    with pytest.raises(ValueError, match="head.thin=0"):
-        Views(store.vocab, thin=0)
+    with pytest.raises(ValueError, match="prepare it again with keep_counts=true, or set head.view.min_depth=1"):
+        Views(ViewOptions(min_depth=0.5), store.vocab)(batch, batch_generator(batch))
+    with pytest.raises(ValueError, match="head.view.min_depth=0"):
+        Views(ViewOptions(min_depth=0), store.vocab)

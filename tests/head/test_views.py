@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scfm.data.batch import pack
-from scfm.head.views import Views, generator_of
+from scfm.head.views import ViewOptions, Views, batch_generator
 from scfm.types import Ragged
 from scfm.vocab import Vocab
 
@@ -39,7 +39,7 @@ def split(batch):
 @settings(deadline=None, max_examples=60)
 def test_a_view_is_a_packed_batch_of_some_of_each_cells_genes(lengths, specials, drop, jitter, context, seed):
     batch = cells(lengths, specials, seed)
-    view = Views(VOCAB, drop=drop, jitter=jitter, context=context)(batch, generator_of(batch))
+    view = Views(ViewOptions(drop=drop, jitter=jitter, min_share=context), VOCAB)(batch, batch_generator(batch))
     assert view.boundaries[0] == 0
     assert view.boundaries[-1] == view.n_tokens
     assert view.longest >= view.lengths.max()
@@ -59,27 +59,27 @@ def test_a_view_is_a_packed_batch_of_some_of_each_cells_genes(lengths, specials,
 
 def test_no_randomness_asked_leaves_the_cells():
     batch = cells([5, 1, 17])
-    view = Views(VOCAB, drop=0.0, jitter=0.0, context=1.0)(batch, generator_of(batch))
+    view = Views(ViewOptions(drop=0.0, jitter=0.0, min_share=1.0), VOCAB)(batch, batch_generator(batch))
     torch.testing.assert_close(view.ids, batch.ids)
     torch.testing.assert_close(view.boundaries, batch.boundaries)
 
 
 def test_two_views_differ_and_the_seed_repeats_them():
-    batch, views = cells([30] * 8), Views(VOCAB)
-    generator = generator_of(batch)
+    batch, views = cells([30] * 8), Views(ViewOptions(drop=0.1), VOCAB)
+    generator = batch_generator(batch)
     one, two = views(batch, generator), views(batch, generator)
     assert split(one) != split(two)
-    again = generator_of(batch)
+    again = batch_generator(batch)
     assert [split(views(batch, again)), split(views(batch, again))] == [split(one), split(two)]
     other = replace(batch, seed=9)
-    assert split(views(other, generator_of(other))) != split(one)
+    assert split(views(other, batch_generator(other))) != split(one)
 
 
 def test_shares_are_as_asked():
     batch = cells([40] * 400, specials=False)
-    dropped = Views(VOCAB, drop=0.3, jitter=0, context=1)(batch, generator_of(batch))
+    dropped = Views(ViewOptions(drop=0.3, jitter=0, min_share=1), VOCAB)(batch, batch_generator(batch))
     assert dropped.n_tokens / batch.n_tokens == pytest.approx(0.7, abs=0.02)
-    cut = Views(VOCAB, drop=0, jitter=0, context=0.5)(batch, generator_of(batch))
+    cut = Views(ViewOptions(drop=0, jitter=0, min_share=0.5), VOCAB)(batch, batch_generator(batch))
     assert cut.lengths.min() >= 20
     assert cut.n_tokens / batch.n_tokens == pytest.approx(0.76, abs=0.02)
     for before, after in zip(split(batch), split(cut), strict=True):
@@ -89,14 +89,18 @@ def test_shares_are_as_asked():
 def test_counts_stay_with_their_tokens():
     batch = cells([10, 20])
     batch = batch.with_token_field("counts", batch.ids.float())
-    view = Views(VOCAB)(batch, generator_of(batch))
+    view = Views(ViewOptions(drop=0.1), VOCAB)(batch, batch_generator(batch))
     torch.testing.assert_close(view.counts, view.ids.float())
 
 
 @pytest.mark.parametrize(
     ("wrong", "words"),
-    [({"drop": 1.0}, "head.drop=1.0"), ({"jitter": -1}, "head.jitter=-1"), ({"context": 0}, "head.context=0")],
+    [
+        ({"drop": 1.0}, "head.view.drop=1.0"),
+        ({"jitter": -1}, "head.view.jitter=-1"),
+        ({"min_share": 0}, "head.view.min_share=0"),
+    ],
 )
 def test_refuses_numbers_out_of_range(wrong, words):
     with pytest.raises(ValueError, match=words):
-        Views(VOCAB, **wrong)
+        Views(ViewOptions(**wrong), VOCAB)

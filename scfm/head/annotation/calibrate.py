@@ -4,22 +4,22 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
-#: A class with fewer correct calibration cells than this takes the threshold of all classes together.
+#: A class with fewer correct calibration cells than this gets the threshold of all classes together.
 MIN_CELLS = 20
 
 
 def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
     """The temperature under which held-out cells are most likely (Guo et al., 2017).
 
-    The target of the true class is (n+1)/(n+2) rather than 1 (Platt, 1999): where every calibration cell is right, the
-    likelihood alone would drive T to 0 and make all calls, those of strange cells too, look certain.
+    The target of the true class is (n+1)/(n+2) rather than 1 (Platt, 1999): where all calibration cells are called
+    correctly, the likelihood alone would drive T to 0, and calls of unknown cells would have probabilities near 1 too.
 
     Args:
         logits: (B, C) of labelled cells.
         truth: (B,) their class codes.
 
     Returns:
-        T in [1/20, 20] that minimises the cross-entropy of softmax(logits / T); 1 without cells.
+        T in [1/20, 20] that minimizes the cross-entropy of softmax(logits / T); 1 without cells.
     """
     n_cells, n_classes = logits.shape
     if n_cells == 0:
@@ -38,28 +38,29 @@ def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
 
 
 def fit_thresholds(
-    probabilities: np.ndarray, truth: np.ndarray, quantile: float, sure: np.ndarray | None = None
+    probabilities: np.ndarray, truth: np.ndarray, quantile: float, confidence: np.ndarray | None = None
 ) -> np.ndarray:
-    """How sure a call of each class must be.
+    """The confidence below which a call of each class is rejected.
 
-    Only *correct* calls count: a threshold taken over wrong ones too would sink where the classifier errs most.
+    Only *correct* calls count: with wrong calls included, the threshold would be lowest where errors are most frequent.
 
     Args:
         probabilities: (B, C) of labelled cells, after temperature.
         truth: (B,) their class codes.
         quantile: share of the correct calls that may be rejected.
-        sure: (B,) how sure each call is; None for its probability.
+        confidence: (B,) of each call; None for its probability.
 
     Returns:
-        (C,) float64: the quantile of ``sure`` over the cells correctly called that class; where these
+        (C,) float64: the quantile of the confidence over the cells correctly called that class; where these
         are fewer than 20, the quantile over the correct calls of all classes; 0 without any correct call.
     """
-    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1) if sure is None else sure
+    predicted = probabilities.argmax(axis=1)
+    confidence = probabilities.max(axis=1) if confidence is None else confidence
     correct = predicted == truth
     pooled = np.quantile(confidence[correct], quantile) if correct.any() else 0.0
     thresholds = np.full(probabilities.shape[1], pooled)
     for code in range(probabilities.shape[1]):
-        own = confidence[correct & (predicted == code)]
-        if len(own) >= MIN_CELLS:
-            thresholds[code] = np.quantile(own, quantile)
+        of_class = confidence[correct & (predicted == code)]
+        if len(of_class) >= MIN_CELLS:
+            thresholds[code] = np.quantile(of_class, quantile)
     return thresholds

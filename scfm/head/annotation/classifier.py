@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from scfm.batch import Batch
-from scfm.head.annotation.label_layer import Column
+from scfm.head.annotation.label_layer import LabelLayer
 from scfm.head.annotation.levels import Levels
 from scfm.head.annotation.pseudo import pseudo_label_loss
 from scfm.head.base import Arrays, Head, Outputs, Written
@@ -20,39 +21,39 @@ from scfm.types import Backbone, Metrics, Spec
 
 
 class Classifier(Head):
-    """Names the class of each cell, for one or several label columns at once.
+    """Predicts the class of each cell, for one or several label columns at once.
 
-    Where the backbone reads a cell in depth, ``genes`` components of its ranked genes stand beside (a wide and a deep
-    path, Cheng et al. 2016). A linear classifier begins at the logistic regression of both (a head that starts at
-    random first spoils the pretrained weights, Kumar et al. 2022) and ends at that of what they have become. The loss
-    is the sum over the columns of the weighted cross-entropy of their labelled cells. Where labels are missing, cells
-    can take part through pseudo-labels (:mod:`scfm.head.annotation.pseudo`). Metrics and outputs of the first column
-    have plain names, those of the others end in ``/column``.
+    The classifier reads the backbone's embedding and, beside it, linear components of the cell's genes (a deep and a
+    wide path, Cheng et al. 2016). A linear classifier begins at the logistic regression of this state, because a head
+    that begins at random damages the pretrained weights (Kumar et al. 2022), and is fitted once more after training.
+    The loss is the sum over the columns of the weighted cross-entropy of their labelled cells. Cells without a label
+    can be used through pseudo-labels (:mod:`scfm.head.annotation.pseudo`). Metrics and outputs of the first column have
+    plain names, those of the others end in ``/column``.
 
     Args:
         spec: classes, their counts, width, vocabulary.
         label: obs column, or several.
         levels: the columns go from broad to fine, each class inside one of the column before; calls then agree
             (:class:`~scfm.head.annotation.levels.Levels`).
-        genes: linear components of the cell's genes beside the embedding; 0 leaves them out.
-        counts: the components are of log-normalised counts instead of ranks; the store has to keep counts.
-        context: tokens of a cell that the backbone reads, at most; the components read all. None: no limit.
-        probe: begin at a logistic regression on the frozen backbone and end at one on the tuned; without effect where
-            there is a hidden layer.
+        gene_components: linear components of the cell's genes beside the embedding; 0 for none.
+        counts: the components are of log-normalized counts instead of ranks; the store has to keep counts.
+        max_tokens: tokens of a cell that the backbone reads, at most; the components read all. None: no limit.
+        probe: whether the classifier begins at a logistic regression on the pretrained backbone and ends at one on the
+            fine-tuned backbone; without effect where there is a hidden layer.
         hidden: width of a hidden layer; 0 for a linear classifier.
         dropout: before each linear layer.
-        class_weights: weigh the classes inversely to their frequency, within a factor of ten.
+        class_weights: whether the weight of a class is inverse to its frequency, within a factor of ten.
         reject: share of correct calls that calibration may turn into ``unknown``.
-        pseudo_weight: weight of the pseudo-label loss of unlabelled cells; 0 leaves it out.
-        pseudo_confidence: only calls at least this sure become pseudo-labels.
-        token_drop: share of tokens left out of the view that learns from a pseudo-label.
+        pseudo_weight: weight of the pseudo-label loss of unlabelled cells; 0 for none.
+        pseudo_confidence: smallest probability of a call that becomes a pseudo-label.
+        token_drop: share of tokens left out of the view that is trained on a pseudo-label.
 
     Raises:
         ValueError: no such column, fewer than two classes, no labelled cell, or a number out of its range.
     """
 
     metric: ClassVar[str] = "macro_f1"
-    columns: Sequence[Column]
+    columns: Sequence[LabelLayer]
 
     def __init__(
         self,
@@ -60,9 +61,9 @@ class Classifier(Head):
         *,
         label: str | list[str],
         levels: bool = False,
-        genes: int = 64,
+        gene_components: int = 64,
         counts: bool = False,
-        context: int | None = None,
+        max_tokens: int | None = None,
         probe: bool = True,
         hidden: int = 0,
         dropout: float = 0.1,
@@ -86,11 +87,11 @@ class Classifier(Head):
         self.labels = (label,) if isinstance(label, str) else tuple(label)
         if not self.labels or len(set(self.labels)) != len(self.labels):
             raise ValueError(f"head.label={list(self.labels)}; expected one obs column or several different ones")
-        self.state = CellState(spec, genes, context, score="counts" if counts else "log")
+        self.state = CellState(spec, gene_components, max_tokens, score="counts" if counts else "log")
         self.probe, self.reject = probe, reject
         self.pseudo_weight, self.pseudo_confidence, self.token_drop = pseudo_weight, pseudo_confidence, token_drop
         self.columns = nn.ModuleList(  # type: ignore[assignment]
-            Column(spec, name, self.state.width, hidden=hidden, dropout=dropout, class_weights=class_weights)
+            LabelLayer(spec, name, self.state.width, hidden=hidden, dropout=dropout, class_weights=class_weights)
             for name in self.labels
         )
         self.levels = Levels(self.labels, [column.names for column in self.columns]) if levels else None
@@ -100,7 +101,7 @@ class Classifier(Head):
         return self.state.view(batch)
 
     def prepare(self, survey: Survey) -> None:
-        """Fit the components of genes on the training cells, and begin where a logistic regression ends.
+        """Fit the gene components and, on them and the embedding, the logistic regression to begin with.
 
         Raises:
             ValueError: levels that are no tree.
@@ -110,12 +111,12 @@ class Classifier(Head):
         self.state.prepare(survey)
         if not self.probe:
             return
-        states = self.state.of(survey)[survey.train]
+        states = self.state.from_survey(survey)[survey.train]
         for column in self.columns:
             column.regress(states, survey.obs[column.label][survey.train])
 
     def refit(self, outputs: Arrays, targets: Arrays) -> None:
-        """End where a logistic regression on the tuned backbone does; not where cells without a label have taught.
+        """Fit the logistic regression on the fine-tuned backbone; not where pseudo-labels were used.
 
         Args:
             outputs: what :meth:`predict` gave for the cells to learn from.
@@ -154,8 +155,8 @@ class Classifier(Head):
         state = self.state(backbone, batch)
         logits = self._scores(state)
         if self.levels is not None:
-            logits = self.levels.settled(logits)
-        return {"state": state, **{self._key("logits", i): own for i, own in enumerate(logits)}}
+            logits = self.levels.enforce_levels(logits)
+        return {"state": state, **{self._key("logits", i): scores for i, scores in enumerate(logits)}}
 
     def summarise(self, outputs: Arrays, targets: Arrays) -> dict[str, float]:
         """Metrics of a whole epoch.
@@ -179,7 +180,7 @@ class Classifier(Head):
         """Fit temperatures and rejection thresholds; they are buffers, saved with the head.
 
         Args:
-            outputs: what :meth:`predict` gave for cells that neither training nor early stopping saw.
+            outputs: what :meth:`predict` gave for cells that neither training nor early stopping used.
             targets: their class codes by column, -1 where missing.
 
         Returns:
@@ -200,21 +201,23 @@ class Classifier(Head):
             outputs: what :meth:`predict` gave.
 
         Returns:
-            See :class:`~scfm.head.annotation.label_layer.Said`, of each column; novelty is in [0, 1]
+            The columns of :class:`~scfm.head.annotation.label_layer.Prediction` for each label; novelty is in [0, 1]
             (:mod:`scfm.head.annotation.familiarity`).
         """
-        found = [column.name(outputs[self._key("logits", i)]) for i, column in enumerate(self.columns)]
+        predictions = [column.name(outputs[self._key("logits", i)]) for i, column in enumerate(self.columns)]
         if self.levels is not None:
-            found = self.levels.named(found)
-        named = zip(self.columns, found, strict=True)
-        return Written(obs={key: values for column, own in named for key, values in own.columns(column.label).items()})
+            predictions = self.levels.align_names(predictions)
+        obs: dict[str, np.ndarray] = {}
+        for column, prediction in zip(self.columns, predictions, strict=True):
+            obs |= prediction.columns(column.label)
+        return Written(obs=obs)
 
     def logits(self, backbone: Backbone, batch: Batch) -> list[Tensor]:
-        """(B, C) float32 of each column, as the loss takes them."""
+        """Scores of each column, (B, C) float32, for the loss."""
         return self._scores(self.state(backbone, batch))
 
     def _scores(self, state: Tensor) -> list[Tensor]:
-        """(B, C) float32 of each column; log-probabilities where there are levels."""
+        """Scores of each column, (B, C) float32; log-probabilities where there are levels."""
         scores = [column(state) for column in self.columns]
         return scores if self.levels is None else self.levels(scores)
 

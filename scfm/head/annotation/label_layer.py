@@ -14,20 +14,20 @@ from scfm.head.logistic import EITHER, Penalty, regress
 from scfm.metrics.classification import labelled, softmax
 from scfm.types import Spec
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
-#: What a cell is called when no class is sure enough.
+#: The name of a cell that is not familiar enough.
 UNKNOWN = "unknown"
 
 
-class Said(NamedTuple):
-    """What a head says of cells, (B,) each.
+class Prediction(NamedTuple):
+    """Names that a head predicts for cells, (B,) each.
 
     Attributes:
-        names: ``unknown`` where no class is sure enough, and of a cell without any gene that the model knows.
-        guess: the likeliest class in any case; ``unknown`` only of a cell without genes.
-        confidence: float32, probability of the likeliest class; NaN of a cell without genes.
-        novelty: float32, what ``unknown`` is decided on; NaN likewise.
+        names: the likeliest class; ``unknown`` where the cell is not familiar enough or has no gene of the vocabulary.
+        guess: the likeliest class in any case; ``unknown`` for a cell without genes alone.
+        confidence: float32, probability of the likeliest class; NaN for a cell without genes.
+        novelty: float32, by which ``unknown`` is decided; NaN for a cell without genes.
     """
 
     names: np.ndarray
@@ -37,41 +37,43 @@ class Said(NamedTuple):
 
     def columns(self, label: str) -> dict[str, np.ndarray]:
         """As obs columns: ``scfm_<label>`` and ``scfm_<label>_guess, _confidence, _novelty``."""
-        own = f"scfm_{label}"
+        name = f"scfm_{label}"
         return {
-            own: self.names,
-            f"{own}_guess": self.guess,
-            f"{own}_confidence": self.confidence,
-            f"{own}_novelty": self.novelty,
+            name: self.names,
+            f"{name}_guess": self.guess,
+            f"{name}_confidence": self.confidence,
+            f"{name}_novelty": self.novelty,
         }
 
 
-def said(names: list[str], called: np.ndarray, sure: np.ndarray, confidence: np.ndarray, novelty: np.ndarray) -> Said:
-    """Names of calls.
+def name_cells(
+    names: list[str], called: np.ndarray, familiar: np.ndarray, confidence: np.ndarray, novelty: np.ndarray
+) -> Prediction:
+    """Names of cells from class codes.
 
     Args:
-        names: of the classes.
+        names: names of the classes.
         called: (B,) class codes.
-        sure: (B,) bool, False for ``unknown``.
+        familiar: (B,) bool, False for ``unknown``.
         confidence: (B,), NaN for a cell without genes.
         novelty: (B,).
     """
-    lost = np.isnan(confidence)
+    empty = np.isnan(confidence)
     classes = np.array([*names, UNKNOWN], dtype=object)
-    return Said(
-        names=classes[np.where(sure & ~lost, called, -1)],
-        guess=classes[np.where(lost, -1, called)],
+    return Prediction(
+        names=classes[np.where(familiar & ~empty, called, -1)],
+        guess=classes[np.where(empty, -1, called)],
         confidence=confidence.astype(np.float32),
-        novelty=np.where(lost, np.nan, novelty).astype(np.float32),
+        novelty=np.where(empty, np.nan, novelty).astype(np.float32),
     )
 
 
-#: No class weighs more than this many times, or less than this part of, an average cell.
+#: The weight of a class is within this factor of that of an average cell.
 MAX_WEIGHT = 10.0
 
 
 def check_classes(spec: Spec, label: str) -> np.ndarray:
-    """The labelled training cells of each class of a column, after refusing what cannot be learned.
+    """Count the labelled training cells of each class of a column, and refuse columns that cannot be learned.
 
     Args:
         spec: classes and their counts.
@@ -85,9 +87,9 @@ def check_classes(spec: Spec, label: str) -> np.ndarray:
     """
     names = spec.categories("head.label", label)
     if UNKNOWN in names:
-        logger.warning(
-            "%s has a class %r, the word for a cell that no class is sure of: the two cannot be told apart; name the "
-            "class otherwise, or leave these cells without a label",
+        log.warning(
+            "%s has a class %r, which is also the name of cells that are not familiar: the two cannot be told apart; "
+            "rename the class, or remove the label of its cells",
             label,
             UNKNOWN,
         )
@@ -104,25 +106,25 @@ def check_classes(spec: Spec, label: str) -> np.ndarray:
     if (counts > 0).sum() < 2:
         only = names[int(counts.argmax())]
         raise ValueError(f"all labelled training cells have {label}={only!r}; a classifier needs at least two classes")
-    _warn_of_rare(label, names, counts)
+    _warn_rare(label, names, counts)
     return counts
 
 
-def _warn_of_rare(label: str, names: tuple[str, ...], counts: np.ndarray) -> None:
-    for how_many, meaning in ((0, "no training cell: never predicted"), (1, "one training cell: hardly learnable")):
-        rare = [name for name, count in zip(names, counts, strict=True) if count == how_many]
+def _warn_rare(label: str, names: tuple[str, ...], counts: np.ndarray) -> None:
+    for n_cells, meaning in ((0, "no training cell: never predicted"), (1, "one training cell: rarely learned")):
+        rare = [name for name, count in zip(names, counts, strict=True) if count == n_cells]
         if rare:
-            logger.warning("%s: %d class(es) with %s (%s)", label, len(rare), meaning, ", ".join(rare[:8]))
+            log.warning("%s: %d class(es) with %s (%s)", label, len(rare), meaning, ", ".join(rare[:8]))
 
 
 def class_weight(counts: np.ndarray) -> np.ndarray:
-    """Weight of a cell of each class: inverse to the class's frequency, within [1/10, 10] of an average cell.
+    """Weight of a cell of each class: inverse to the frequency of the class, within [1/10, 10].
 
     Args:
         counts: (C,) cells of each class.
 
     Returns:
-        (C,) n / (C' n_c), clipped, C' classes having cells; 1 for a class without any.
+        n / (C' n_c), (C,), clipped, with C' the number of classes that have cells; 1 for a class without cells.
     """
     present = counts > 0
     weight = np.ones(len(counts))
@@ -130,20 +132,20 @@ def class_weight(counts: np.ndarray) -> np.ndarray:
     return weight.clip(1 / MAX_WEIGHT, MAX_WEIGHT)
 
 
-class Column(nn.Module):
+class LabelLayer(nn.Module):
     """Scores one label column from cell embeddings.
 
     Args:
         spec: classes and counts.
         label: obs column.
-        width: D of what :meth:`forward` is given.
+        width: D of the state that it reads.
         hidden: width of one hidden layer; 0 for a linear classifier.
         dropout: before each linear layer.
-        class_weights: weigh the classes inversely to their frequency.
+        class_weights: whether the weight of a class is inverse to its frequency.
 
     Attributes:
         temperature: () divides the scores; 1 until calibrated.
-        thresholds: (C,) calls of cells less familiar than this are ``unknown``; 0, none rejected, until calibrated.
+        thresholds: (C,) familiarity below which calls are ``unknown``; 0 (no rejection) until calibrated.
 
     Raises:
         ValueError: see :func:`check_classes`.
@@ -172,9 +174,9 @@ class Column(nn.Module):
         return self.layers(state).float()
 
     def regress(self, states: np.ndarray, truth: np.ndarray) -> None:
-        """Become the logistic regression of the labelled cells, where the classifier is linear.
+        """Set the weights to those of a logistic regression of the labelled cells, where the classifier is linear.
 
-        Its penalty is chosen the first time: scores of a second time are on the scale that calibration knows.
+        The penalty is chosen at the first call and kept, so that later scores are on the same scale.
 
         Args:
             states: (n, D) of the cells to learn from.
@@ -188,7 +190,7 @@ class Column(nn.Module):
     def loss(self, logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
         """Weighted cross-entropy over the labelled cells (-1 = missing), and how many of them there are.
 
-        Σ_i w_{y_i} · (−log softmax(logits_i)_{y_i}) / Σ_i w_{y_i}; a zero with gradient when no cell is labelled.
+        Σ_i w_{y_i} · (−log softmax(logits_i)_{y_i}) / Σ_i w_{y_i}; 0 (with a gradient) where no cell is labelled.
         """
         known = truth >= 0
         if not known.any():
@@ -209,17 +211,17 @@ class Column(nn.Module):
         logits, truth = labelled(logits, truth)
         temperature = fit_temperature(logits, truth)
         probabilities = softmax(logits, temperature)
-        familiar = self.familiarity.fit(logits, truth, temperature)
-        thresholds = fit_thresholds(probabilities, truth, quantile, familiar)
+        familiarity = self.familiarity.fit(logits, truth, temperature)
+        thresholds = fit_thresholds(probabilities, truth, quantile, familiarity)
         self.temperature.fill_(temperature)
         self.thresholds.copy_(torch.from_numpy(thresholds))
-        kept = familiar >= thresholds[probabilities.argmax(axis=1)]
+        kept = familiarity >= thresholds[probabilities.argmax(axis=1)]
         return {"temperature": temperature, "coverage": float(kept.mean()) if len(kept) else float("nan")}
 
-    def name(self, logits: np.ndarray) -> Said:
-        """What scores (B, C) say: ``unknown`` below the threshold of the call; novelty is in [0, 1]."""
+    def name(self, logits: np.ndarray) -> Prediction:
+        """Names of cells with scores (B, C): ``unknown`` below the threshold of the call; novelty is in [0, 1]."""
         probabilities = softmax(logits, self.temperature.item())
         called = probabilities.argmax(axis=1)
-        familiar = self.familiarity.of(logits, self.temperature.item()).astype(np.float32)
-        sure = familiar >= self.thresholds.cpu().numpy()[called]
-        return said(list(self.names), called, sure, probabilities.max(axis=1), 1 - familiar)
+        familiarity = self.familiarity.rate(logits, self.temperature.item()).astype(np.float32)
+        familiar = familiarity >= self.thresholds.cpu().numpy()[called]
+        return name_cells(list(self.names), called, familiar, probabilities.max(axis=1), 1 - familiarity)

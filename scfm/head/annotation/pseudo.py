@@ -1,4 +1,4 @@
-"""Learning from cells without a label: sure predictions become targets for a thinner view of the same cells."""
+"""Pseudo-labels: confident predictions become targets for views of the same cells with fewer tokens."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from scfm.head.annotation.classifier import Classifier
 
 
-def thinner(batch: Batch, cells: Tensor, drop: float) -> Batch:
+def drop_tokens(batch: Batch, cells: Tensor, drop: float) -> Batch:
     """Some of the cells, each without a random part of its tokens; the first token of a cell always stays.
 
-    Ranks close up: positions restart and run on without gaps, as if the dropped genes had not been seen.
+    Positions run without gaps, as if the dropped genes had not been detected.
 
     Args:
-        batch: packed cells; what is dropped is a function of ``batch.seed``.
+        batch: packed cells; which tokens are dropped depends on ``batch.seed`` alone.
         cells: (B,) bool, the cells to keep.
-        drop: share of tokens to leave out.
+        drop: share of tokens that are left out.
 
     Returns:
-        The chosen cells, shortened.
+        The chosen cells.
     """
     generator = torch.Generator(batch.ids.device).manual_seed(batch.seed)
     random = torch.rand(batch.n_tokens, generator=generator, device=batch.ids.device)
@@ -37,7 +37,7 @@ def thinner(batch: Batch, cells: Tensor, drop: float) -> Batch:
 def pseudo_label_loss(
     head: Classifier, backbone: Backbone, batch: Batch, logits: list[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of a thinner view against the sure predictions of the whole one (FixMatch; JIND's rule).
+    """Cross-entropy of a view with fewer tokens against the confident predictions of the whole cell (FixMatch; JIND).
 
     L = (1/n) Σ_columns Σ_i 1[y_i missing] · 1[max p_i > c] · CE(logits(view of i), argmax p_i), n the number of terms;
     no gradient flows into p.
@@ -49,21 +49,21 @@ def pseudo_label_loss(
         logits: (B, C) of each column, from the whole cells.
 
     Returns:
-        The loss, zero where no call is sure, and the number of terms n.
+        The loss, 0 where no prediction is confident, and the number of terms n.
     """
     targets = []
     for column, scores in zip(head.columns, logits, strict=True):
         confidence, called = (scores.detach() / column.temperature).softmax(1).max(1)
-        sure = (batch.obs[column.label] < 0) & (confidence > head.pseudo_confidence)
-        targets.append(torch.where(sure, called, -1))
-    used = torch.stack(targets)
-    cells = (used >= 0).any(0)
-    n_terms = (used >= 0).sum()
+        confident = (batch.obs[column.label] < 0) & (confidence > head.pseudo_confidence)
+        targets.append(torch.where(confident, called, -1))
+    used = torch.stack(targets) >= 0
+    cells = used.any(0)
+    n_terms = used.sum()
     if not cells.any():
         return logits[0].sum() * 0.0, n_terms
-    views = head.logits(backbone, thinner(batch, cells, head.token_drop))
+    views = head.logits(backbone, drop_tokens(batch, cells, head.token_drop))
     losses = [
-        F.cross_entropy(scores, own[cells], ignore_index=-1, reduction="sum")
-        for scores, own in zip(views, targets, strict=True)
+        F.cross_entropy(scores, target[cells], ignore_index=-1, reduction="sum")
+        for scores, target in zip(views, targets, strict=True)
     ]
     return torch.stack(losses).sum() / n_terms, n_terms

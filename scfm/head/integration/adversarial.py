@@ -1,4 +1,4 @@
-"""Integration against a discriminator that tries to name the batch. It over-corrects: for comparison."""
+"""Integration against a discriminator that predicts the batch. It over-corrects and is here for comparison."""
 
 from __future__ import annotations
 
@@ -10,28 +10,27 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scfm.batch import Batch
-from scfm.head.integration.base import Contrastive, Viewed, check_positive, unrest
+from scfm.head.integration.base import Contrastive, ContrastiveOptions, check_positive, neighbor_loss
 from scfm.head.integration.contrast import nt_xent
 from scfm.head.layers import perceptron
 from scfm.head.survey import Survey
-from scfm.head.views import generator_of
 from scfm.types import Backbone, Metrics, Spec
 
 
 class Adversarial(Contrastive):
     """Contrast of views, and a gradient-reversed batch classifier (Ganin et al. 2016; iMAP, JIND, GLUE).
 
-    L = NT-Xent + CE(D(GRL_λ(z)), b), where GRL hands the gradient on multiplied by −λ, z is the integrated space, and
-    each cell counts inversely to the frequency of its batch, or of its batch and type. Where a type is in one batch
-    only, the discriminator erases it: compare with care.
+    L = NT-Xent + CE(D(GRL_λ(z)), b), where GRL multiplies the gradient by −λ, z is the integrated space, and the weight
+    of a cell is inverse to the frequency of its batch, or of its batch and type. A type that only one batch has is
+    removed by this loss: compare with care.
 
     Args:
         spec: what only the run knows.
-        label: obs column of types for the weights; null weighs by batch alone.
+        label: obs column of types for the weights; null for weights by batch alone.
         strength: λ, reached after ``warmup`` training micro-batches.
         warmup: micro-batches over which λ rises from 0.
         temperature: of the contrast.
-        **viewed: see :class:`~scfm.head.integration.base.Contrastive`.
+        **options: see :class:`~scfm.head.integration.base.Contrastive`.
 
     Raises:
         ValueError: a single batch, an unknown column, or a number out of its range.
@@ -48,19 +47,19 @@ class Adversarial(Contrastive):
         strength: float = 0.1,
         warmup: int = 100,
         temperature: float = 0.4,
-        **viewed: Unpack[Viewed],
+        **options: Unpack[ContrastiveOptions],
     ) -> None:
-        super().__init__(spec, **viewed)
+        super().__init__(spec, **options)
         check_positive(strength=strength, warmup=warmup, temperature=temperature, hidden=self.hidden)
         self.label, self.strength, self.warmup, self.temperature = label, strength, warmup, temperature
         self.labels = self.labels if label is None else (*self.labels, label)
-        self.discriminator = perceptron([self.size, self.hidden, len(self.names)])
+        self.discriminator = perceptron([self.width, self.hidden, len(self.names)])
         n_types = 1 if label is None else len(spec.categories("head.label", label)) + 1  # the last is a missing type
         self.register_buffer("weights", torch.ones(len(self.names), n_types))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     def prepare(self, survey: Survey) -> None:
-        """Weigh batches and types inversely to how many training cells they have."""
+        """Set the weights of batches and types, inverse to the number of their training cells."""
         super().prepare(survey)
         batches = survey.obs[self.batch_key][survey.train]
         types = np.zeros_like(batches) if self.label is None else survey.obs[self.label][survey.train]
@@ -71,23 +70,23 @@ class Adversarial(Contrastive):
 
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
         """``loss``, ``accuracy`` of the contrast, and ``batch_accuracy`` of the discriminator (chance is best)."""
-        generator, codes = generator_of(batch), batch.obs[self.batch_key]
-        (one, shift), (two, _) = (self.place(self.state(backbone, self.views(batch, generator))) for _ in range(2))
+        codes = batch.obs[self.batch_key]
+        one, two, shift = self.place_views(backbone, batch)
         views = F.normalize(one, dim=1), F.normalize(two, dim=1)
         loss, accuracy = nt_xent(*views, codes, temperature=self.temperature)
         slope = self.strength * min(1.0, int(self.step) / self.warmup)
-        logits = self.discriminator(reverse(torch.cat([one, two]), slope)).float()
-        against, found = self.naming(logits, codes.repeat(2), self._types(batch, codes).repeat(2))
+        logits = self.discriminator(reverse_gradient(torch.cat([one, two]), slope)).float()
+        naming, batch_accuracy = self.naming_loss(logits, codes.repeat(2), self._types(batch, codes).repeat(2))
         if self.training:
             self.step += 1
         return {
-            "loss": loss + against + self.stay * unrest(one - shift, shift, codes),
+            "loss": loss + naming + self.neighbor_weight * neighbor_loss(one - shift, shift, codes),
             "accuracy": accuracy,
-            "batch_accuracy": found,
+            "batch_accuracy": batch_accuracy,
         }
 
-    def naming(self, logits: Tensor, codes: Tensor, types: Tensor) -> tuple[Tensor, Tensor]:
-        """Weighted cross-entropy of batch codes (N,), -1 left out, and the accuracy."""
+    def naming_loss(self, logits: Tensor, codes: Tensor, types: Tensor) -> tuple[Tensor, Tensor]:
+        """Weighted cross-entropy of batch codes (N,), without those of -1, and the accuracy."""
         known = codes >= 0
         weight = self.weights[codes.clamp(min=0), types] * known
         total = (F.cross_entropy(logits, codes.clamp(min=0), reduction="none") * weight).sum()
@@ -98,8 +97,8 @@ class Adversarial(Contrastive):
         return torch.zeros_like(codes) if self.label is None else batch.obs[self.label]
 
 
-class _Reversed(torch.autograd.Function):
-    """The identity, whose gradient is multiplied by −λ."""
+class _GradientReversal(torch.autograd.Function):
+    """The identity, with its gradient multiplied by −λ."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, slope: float) -> Tensor:
@@ -111,6 +110,6 @@ class _Reversed(torch.autograd.Function):
         return -ctx.slope * gradient, None
 
 
-def reverse(value: Tensor, slope: float) -> Tensor:
-    """GRL_λ of Ganin et al.: the value as it is, its gradient times −``slope``."""
-    return _Reversed.apply(value, slope)
+def reverse_gradient(value: Tensor, slope: float) -> Tensor:
+    """GRL_λ of Ganin et al.: the same value, with the gradient multiplied by −``slope``."""
+    return _GradientReversal.apply(value, slope)

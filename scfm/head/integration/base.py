@@ -1,4 +1,4 @@
-"""What all integration heads share: batches, the projection, and what it needs."""
+"""What all integration heads share: batches, the projector, and the space it begins in."""
 
 from __future__ import annotations
 
@@ -14,57 +14,54 @@ from scfm.head.cell_state import CellState
 from scfm.head.integration.check import check_batches, warn_confounded
 from scfm.head.layers import perceptron
 from scfm.head.survey import Survey
-from scfm.head.views import Views
+from scfm.head.views import ViewOptions, Views, batch_generator
 from scfm.types import Backbone, Spec
 
 #: The obsm entry of integrated cells.
 KEY = "X_scfm_integrated"
-#: How many neighbours a cell should stay with.
-NEIGHBOURS = 5
+#: Neighbors of a cell whose distances :func:`neighbor_loss` preserves.
+N_NEIGHBORS = 5
 
 
-class Shared(TypedDict, total=False):
+class SharedOptions(TypedDict, total=False):
     """Arguments of :class:`Integration` with the same default in every head."""
 
     batch_key: Required[str]
     condition: str | None
     hidden: int
-    longest: int | None
+    max_tokens: int | None
 
 
-class Viewed(Shared, total=False):
-    """Arguments of :class:`Contrastive`, with the same default in every head that is one."""
+class ContrastiveOptions(SharedOptions, total=False):
+    """Arguments of :class:`Contrastive` with the same default in every head derived from it."""
 
-    size: int
-    genes: int
-    stay: float
-    drop: float
-    jitter: float
-    context: float
-    thin: float
+    width: int
+    gene_components: int
+    neighbor_weight: float
+    view: ViewOptions | None
 
 
 class Integration(Head):
-    """A projector on the cell embedding, from which batch effects are to be removed.
+    """A projector on the cell state, from which batch effects are to be removed.
 
-    With ``genes`` the space begins at the first ``size`` gene components, and the projector, whose last layer starts at
-    zero, adds a shift to them: training moves cells only as far as its loss pays for it, and ``stay`` is what it pays
-    for tearing neighbours of a batch apart.
+    With ``gene_components`` the integrated space begins at the first ``width`` gene components, and the projector,
+    whose last layer starts at zero, adds a shift to them: training moves a cell only as far as the loss requires, and
+    ``neighbor_weight`` penalizes moving neighbors of a batch apart.
 
     Args:
         spec: what only the run knows.
         batch_key: obs column of the experimental batches.
-        condition: obs column whose effect should survive; a warning says where every batch has a single one.
-        size: width d of the integrated space.
-        hidden: width of the projector's hidden layer; 0 for a linear one.
-        genes: linear components of the cell's genes beside the backbone's embedding, where the space begins; 0 leaves
-            them out, and the projector begins at random.
-        longest: tokens of a cell that the backbone reads, at most; the components read all. None: no limit.
-        stay: weight of :func:`unrest`; 0: none.
+        condition: obs column whose effect should be preserved; a warning follows where every batch has a single one.
+        width: width d of the integrated space.
+        hidden: width of the projector's hidden layer; 0 for a linear projector.
+        gene_components: linear components of the cell's genes beside the backbone's embedding, at which the integrated
+            space begins; 0 for none, and the projector begins at random.
+        max_tokens: tokens of a cell that the backbone reads, at most; the components read all. None: no limit.
+        neighbor_weight: weight of :func:`neighbor_loss`; 0 for none.
 
     Attributes:
         labels: obs columns that batches carry.
-        learned: those of them whose classes are learnt; batches that only held-out cells have are no fault.
+        learned: those of them whose classes are learned; batches that only held-out cells have are no fault.
         projection: what projecting new cells takes, in a sentence.
         sampling: how micro-batches are chosen, or None.
 
@@ -83,32 +80,30 @@ class Integration(Head):
         *,
         batch_key: str,
         condition: str | None = None,
-        size: int = 64,
+        width: int = 64,
         hidden: int = 256,
-        genes: int = 64,
-        longest: int | None = None,
-        stay: float = 0.0,
+        gene_components: int = 64,
+        max_tokens: int | None = None,
+        neighbor_weight: float = 0.0,
     ) -> None:
         super().__init__()
-        if stay < 0:
-            raise ValueError(f"head.stay={stay}; expected a weight, 0 or more")
-        if longest is not None and longest < 3:
-            raise ValueError(f"head.longest={longest}; expected at least 3 tokens, or null for all")
-        if size < 2:
-            raise ValueError(f"head.size={size}; expected at least 2 dimensions of the integrated space")
+        check_not_negative(neighbor_weight=neighbor_weight)
+        if width < 2:
+            raise ValueError(f"head.width={width}; expected at least 2 dimensions of the integrated space")
         self.names = check_batches(spec, batch_key)
         self.vocab, self.batch_key, self.condition = spec.vocab, batch_key, condition
         self.labels: tuple[str, ...] = (batch_key,) if condition is None else (batch_key, condition)
         self.learned: tuple[str, ...] = ()
         self.conditions = () if condition is None else spec.categories("head.condition", condition)
-        self.size, self.hidden, self.stay = size, hidden, stay if genes else 0.0
-        self.state = CellState(spec, genes, longest, score="log")
-        self.projector = perceptron([self.state.width, *([hidden] if hidden else []), size], norm=False)
-        if genes:
+        self.width, self.hidden = width, hidden
+        self.neighbor_weight = neighbor_weight if gene_components else 0.0
+        self.state = CellState(spec, gene_components, max_tokens, score="log")
+        self.projector = perceptron([self.state.width, *([hidden] if hidden else []), width], norm=False)
+        if gene_components:
             start_at_zero(self.projector[-1])
 
     def prepare(self, survey: Survey) -> None:
-        """Look at the cells before training: fit the components; warn where batch and condition are one."""
+        """Fit the components; warn where each batch has a single condition."""
         self.state.prepare(survey)
         if self.condition is not None:
             codes = [survey.obs[name][survey.train] for name in (self.batch_key, self.condition)]
@@ -123,13 +118,13 @@ class Integration(Head):
         return self.place(self.state(backbone, batch))[0]
 
     def place(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Where cells of a state (B, D + k) lie in the integrated space, (B, d) float32, and their shift, likewise."""
+        """Positions in the integrated space and shifts, (B, d) float32 each, from the state of cells (B, D + k)."""
         shift = self.projector(state).float()
-        return self.begin(state[:, self.state.deep :]) + shift, shift
+        return self.start_position(state[:, self.state.deep :]) + shift, shift
 
-    def begin(self, components: Tensor) -> Tensor:
+    def start_position(self, components: Tensor) -> Tensor:
         """The first d of the gene components (B, k), float32; 0 where there are fewer."""
-        return F.pad(components[:, : self.size].float(), (0, max(0, self.size - components.shape[1])))
+        return F.pad(components[:, : self.width].float(), (0, max(0, self.width - components.shape[1])))
 
     @torch.no_grad()
     def predict(self, backbone: Backbone, batch: Batch) -> Outputs:
@@ -143,28 +138,28 @@ class Integration(Head):
 
 
 def start_at_zero(layer: nn.Module) -> None:
-    """Set what a last layer gives to 0 until it is trained."""
+    """Set the parameters of a last layer to 0, so that its output is 0 until it is trained."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
 
 
-def unrest(start: Tensor, shift: Tensor, batches: Tensor) -> Tensor:
-    """Half the mean squared difference of shift between a cell and its nearest of its batch: 0 where they move alike.
+def neighbor_loss(start: Tensor, shift: Tensor, batches: Tensor) -> Tensor:
+    """Half the mean squared difference of shift between a cell and its nearest cells of the same batch.
 
-    Neighbours in a batch keep their distance when both are shifted alike, however other types move: a batch effect
-    may differ by type. Were all cells neighbours, this would be the variance of the shift in each batch.
+    The loss is 0 where neighbors have the same shift, however cells of other types are shifted: a batch effect may
+    differ by type. Were all cells neighbors, it would be the variance of the shift in each batch.
 
     Args:
-        start: (B, d) where cells begin; neighbours are the five nearest there of the micro-batch.
+        start: (B, d) positions before the shift; neighbors are the five nearest of the micro-batch there.
         shift: (B, d).
         batches: (B,) codes, -1 where missing: such cells do not count.
     """
-    own = (batches[:, None] == batches) & (batches[:, None] >= 0)
-    own &= ~torch.eye(len(batches), dtype=torch.bool, device=batches.device)
-    distance = torch.cdist(start.detach(), start.detach()).masked_fill(~own, float("inf"))
-    found, place = distance.topk(min(NEIGHBOURS, len(batches)), largest=False)
-    apart = (shift[:, None] - shift[place]).square().sum(2)[found.isfinite()]
-    return apart.sum() / (2 * max(len(apart), 1))
+    same = (batches[:, None] == batches) & (batches[:, None] >= 0)
+    same &= ~torch.eye(len(batches), dtype=torch.bool, device=batches.device)
+    distance = torch.cdist(start.detach(), start.detach()).masked_fill(~same, float("inf"))
+    nearest, place = distance.topk(min(N_NEIGHBORS, len(batches)), largest=False)
+    difference = (shift[:, None] - shift[place]).square().sum(2)[nearest.isfinite()]
+    return difference.sum() / (2 * max(len(difference), 1))
 
 
 class Contrastive(Integration):
@@ -172,14 +167,11 @@ class Contrastive(Integration):
 
     Args:
         spec: what only the run knows.
-        size: see :class:`Integration`.
-        genes: likewise.
-        stay: likewise.
-        drop: see :class:`~scfm.head.views.Views`.
-        jitter: likewise.
-        context: likewise.
-        thin: likewise; below 1 it needs a store with counts.
-        **shared: see :class:`Integration`; ``longest`` is of a view.
+        width: see :class:`Integration`.
+        gene_components: see :class:`Integration`.
+        neighbor_weight: see :class:`Integration`.
+        view: how far views differ from their cell; None for the defaults of :class:`~scfm.head.views.ViewOptions`.
+        **options: see :class:`Integration`; ``max_tokens`` is of a view.
 
     Raises:
         ValueError: a single batch, an unknown column, or a number out of its range.
@@ -189,26 +181,29 @@ class Contrastive(Integration):
         self,
         spec: Spec,
         *,
-        size: int = 64,
-        genes: int = 64,
-        stay: float = 1.0,
-        drop: float = 0.2,
-        jitter: float = 2.0,
-        context: float = 0.5,
-        thin: float = 1.0,
-        **shared: Unpack[Shared],
+        width: int = 64,
+        gene_components: int = 64,
+        neighbor_weight: float = 1.0,
+        view: ViewOptions | None = None,
+        **options: Unpack[SharedOptions],
     ) -> None:
-        super().__init__(spec, size=size, genes=genes, stay=stay, **shared)
-        self.views = Views(spec.vocab, drop=drop, jitter=jitter, context=context, thin=thin, scale=spec.scale)
-        self.counts = thin < 1
+        super().__init__(spec, width=width, gene_components=gene_components, neighbor_weight=neighbor_weight, **options)
+        self.views = Views(view or ViewOptions(), spec.vocab, spec.scale)
+        self.counts = self.views.options.min_depth < 1
 
     def encode(self, backbone: Backbone, batch: Batch) -> Tensor:
-        """The integrated space, (B, d) float32; unit vectors where it does not begin at gene components."""
-        return self.finished(super().encode(backbone, batch))
+        """The integrated space, (B, d) float32; unit vectors where there are no gene components."""
+        return self.finalize(super().encode(backbone, batch))
 
-    def finished(self, space: Tensor) -> Tensor:
-        """The space (B, d), on the unit sphere where it does not begin at gene components."""
-        return space if self.state.bag.size else F.normalize(space, dim=1)
+    def place_views(self, backbone: Backbone, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Positions of two views of each cell, and the shift of the first; (B, d) float32 each."""
+        generator = batch_generator(batch)
+        (one, shift), (two, _) = (self.place(self.state(backbone, self.views(batch, generator))) for _ in range(2))
+        return one, two, shift
+
+    def finalize(self, space: Tensor) -> Tensor:
+        """The space (B, d), scaled to unit vectors where there are no gene components."""
+        return space if self.state.components.width else F.normalize(space, dim=1)
 
 
 def check_positive(**values: float) -> None:
@@ -220,6 +215,17 @@ def check_positive(**values: float) -> None:
     for name, value in values.items():
         if value <= 0:
             raise ValueError(f"head.{name}={value}; expected a number above 0")
+
+
+def check_not_negative(**values: float) -> None:
+    """Refuse weights of the config below 0.
+
+    Raises:
+        ValueError: naming the first of them.
+    """
+    for name, value in values.items():
+        if value < 0:
+            raise ValueError(f"head.{name}={value}; expected a weight, 0 or more")
 
 
 def check_shares(**values: float) -> None:

@@ -1,4 +1,4 @@
-"""Integration by a learned vector of the experimental batch, which the backbone may use so that the cell need not."""
+"""Integration by a learned vector of the experimental batch, added to the input of the backbone."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch.nn import functional as F
 
 from scfm.batch import Batch
 from scfm.head.base import Arrays, Written
-from scfm.head.integration.base import Contrastive, Viewed, check_positive, check_shares, unrest
+from scfm.head.integration.base import Contrastive, ContrastiveOptions, check_positive, check_shares, neighbor_loss
 from scfm.head.integration.contrast import nt_xent
 from scfm.head.integration.queue import Follower, KeyQueue
-from scfm.head.views import generator_of
+from scfm.head.views import batch_generator
 from scfm.model.cached import CachedBackbone
 from scfm.types import Backbone, Metrics, Sampling, Spec
 
 
-class Vectored(Viewed, total=False):
-    """Arguments of :class:`BatchToken`, with the same default in every head that is one."""
+class BatchTokenOptions(ContrastiveOptions, total=False):
+    """Arguments of :class:`BatchToken` with the same default in every head derived from it."""
 
     null_share: float
     temperature: float
@@ -32,22 +32,23 @@ class Vectored(Viewed, total=False):
 class BatchToken(Contrastive):
     """A vector e_b is added to every token embedding of batch b (Fugue; scPoli's sample embeddings).
 
-    With probability ``null_share`` a view has a trained null row in its place, so that the null row is an input the
-    network knows and new cells of any batch can be projected with it. (Fugue projects without a vector, which its
-    network never saw, and augments one view only.) The loss is NT-Xent with negatives of the cell's own batch:
+    With probability ``null_share`` a view has a trained null row instead, so that the network is trained for the input
+    with which new cells of any batch are projected. (Fugue projects without a vector, an input that its network is not
+    trained for, and augments one view only.) The loss is NT-Xent with negatives of the cell's own batch:
 
     L = −1/(2B) Σ_i log[e^{s_ip(i)/T} / (e^{s_ip(i)/T} + Σ_{k∈N(i)} e^{s_ik/T})]
 
-    With a ``queue``, training is by MoCo: the negatives are earlier keys of the cell's own batch, and keys come from
-    weights that follow the trained ones slowly; validation stays NT-Xent. It costs another pass without gradient.
+    With a ``queue``, training is by MoCo: the negatives are earlier keys of the cell's own batch, and keys are computed
+    with a moving average of the trained weights, in another pass without gradient. Validation stays NT-Xent.
 
     Args:
         spec: what only the run knows.
         null_share: probability of the null row, for each view.
         temperature: T.
-        queue: keys that are kept, about 5 % of the cells; 0: none, negatives are the cells of the micro-batch.
-        momentum: share of the key network's weights that a micro-batch leaves as they are.
-        **viewed: see :class:`~scfm.head.integration.base.Contrastive`.
+        queue: number of keys that are kept, about 5 % of the cells and more than a micro-batch has; 0 for no queue:
+            negatives are the cells of the micro-batch.
+        momentum: share of the key network's weights that a micro-batch leaves unchanged.
+        **options: see :class:`~scfm.head.integration.base.Contrastive`.
 
     Attributes:
         rows: (batches + 1, D) the vectors; the last is the null row.
@@ -58,7 +59,7 @@ class BatchToken(Contrastive):
 
     projection: ClassVar[str] = (
         "genes alone: cells of unseen batches pass with the trained null row; adopt() trains a row for a new "
-        "batch and leaves all else, nearest_row() picks a known one"
+        "batch and nothing else, nearest_row() picks a known one"
     )
     rows: nn.Parameter
 
@@ -70,26 +71,26 @@ class BatchToken(Contrastive):
         temperature: float = 0.2,
         queue: int = 0,
         momentum: float = 0.999,
-        **viewed: Unpack[Viewed],
+        **options: Unpack[ContrastiveOptions],
     ) -> None:
-        super().__init__(spec, **viewed)
+        super().__init__(spec, **options)
         check_positive(temperature=temperature, null_share=null_share)
         check_shares(null_share=null_share, momentum=momentum)
         if queue < 0:
             raise ValueError(f"head.queue={queue}; expected a number of keys, 0 for no queue")
         self.null_share, self.temperature = null_share, temperature
         self.sampling = Sampling(by=self.batch_key)
-        self.queue = KeyQueue(queue, self.size) if queue else None
+        self.queue = KeyQueue(queue, self.width) if queue else None
         self.follower = Follower(momentum)
         self.rows = nn.Parameter(0.02 * torch.randn(len(self.names) + 1, spec.width))
 
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
         """``loss``, and ``accuracy``: how often the other view is nearer than every negative."""
-        return self.contrasted(backbone, batch)[0]
+        return self.compute_contrast(backbone, batch)[0]
 
-    def contrasted(self, backbone: Backbone, batch: Batch) -> tuple[Metrics, Tensor]:
-        """What :meth:`forward` gives, and where one view of each cell lies, (B, d)."""
-        generator, codes = generator_of(batch), batch.obs[self.batch_key]
+    def compute_contrast(self, backbone: Backbone, batch: Batch) -> tuple[Metrics, Tensor]:
+        """The metrics of :meth:`forward`, and the position of one view of each cell, (B, d)."""
+        generator, codes = batch_generator(batch), batch.obs[self.batch_key]
         one, two = (self.views(batch, generator) for _ in range(2))
         drawn = [self._draw(codes, generator) for _ in range(2)]
         space, shift = self.place_with(backbone, one, self.rows[drawn[0]])
@@ -99,50 +100,53 @@ class BatchToken(Contrastive):
         else:
             other = F.normalize(self.place_with(backbone, two, self.rows[drawn[1]])[0], dim=1)
             loss, accuracy = nt_xent(query, other, codes, temperature=self.temperature)
-        return {"loss": loss + self.stay * unrest(space - shift, shift, codes), "accuracy": accuracy}, space
+        return {
+            "loss": loss + self.neighbor_weight * neighbor_loss(space - shift, shift, codes),
+            "accuracy": accuracy,
+        }, space
 
     def write(self, outputs: Arrays) -> Written:
-        """Beside the integrated space ``sample_embeddings``, (batches, D): the vectors of the batches."""
+        """The integrated space, and ``sample_embeddings`` (batches, D), the vectors of the batches."""
         return super().write(outputs) | Written(uns={"sample_embeddings": self.rows[:-1].detach().cpu().numpy()})
 
     def _against_queue(
         self, backbone: Any, query: Tensor, other: Batch, drawn: Tensor, codes: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Loss and accuracy of a view against the key of the other and the queue, which then takes the keys."""
+        """Loss and accuracy of a view against the key of the other view and the queue, to which the keys are added."""
         assert self.queue is not None
         network = [*backbone.parameters(), *self.parameters()]
         self.follower.update(network)
-        with self.follower.in_place(network):
+        with self.follower.swap_in(network):
             keys = F.normalize(self.place_with(backbone, other, self.rows[drawn])[0], dim=1)
-        found = self.queue.loss(query, keys, codes, temperature=self.temperature)
+        loss, accuracy = self.queue.loss(query, keys, codes, temperature=self.temperature)
         self.queue.add(keys, codes)
-        return found
+        return loss, accuracy
 
     def encode(self, backbone: Backbone, batch: Batch) -> Tensor:
-        """The integrated space with the null row, (B, d) float32; unit vectors where it has no gene components."""
+        """The integrated space with the null row, (B, d) float32; unit vectors where there are no gene components."""
         return self.encode_with(backbone, batch, self.rows[-1].expand(batch.n_cells, -1))
 
     def encode_with(self, backbone: Backbone, batch: Batch, vectors: Tensor) -> Tensor:
-        """The same where each cell has the given vector (B, D) as its batch's: added to all its tokens."""
-        return self.finished(self.place_with(backbone, batch, vectors)[0])
+        """The integrated space, (B, d) float32, with the given vectors (B, D) as those of the cells' batches."""
+        return self.finalize(self.place_with(backbone, batch, vectors)[0])
 
     def place_with(self, backbone: Backbone, batch: Batch, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Where cells with these vectors lie, and their shift, (B, d) each; see :meth:`place`."""
-        with added(backbone, vectors[self.view(batch).token_cell]):
+        """Positions and shifts of cells with these vectors (B, D), (B, d) each; see :meth:`place`."""
+        with add_vectors(backbone, vectors[self.view(batch).token_cell]):
             return self.place(self.state(backbone, batch))
 
     def _draw(self, codes: Tensor, generator: torch.Generator) -> Tensor:
-        """(B,) the place of each cell's row; the null row's by chance and where the batch is missing."""
+        """Index of each cell's row, (B,): the null row's by chance and where the batch is missing."""
         drawn = torch.rand(len(codes), generator=generator, device=codes.device) < self.null_share
         return torch.where(drawn | (codes < 0), len(self.names), codes)
 
     def adopt(self, backbone: Backbone, batches: Iterable[Batch], *, epochs: int = 5, rate: float = 1e-2) -> Tensor:
-        """Surgery: train one new row on the cells of an unseen batch, with all else frozen.
+        """Train one new row on the cells of an unseen batch, with all else frozen.
 
         Args:
-            backbone: as it was fine-tuned; not changed.
-            batches: its cells, read once an epoch.
-            epochs: how often.
+            backbone: the fine-tuned backbone; not changed.
+            batches: the cells of the new batch, read once an epoch.
+            epochs: number of passes.
             rate: learning rate of Adam.
 
         Returns:
@@ -160,7 +164,7 @@ class BatchToken(Contrastive):
 
     @torch.no_grad()
     def nearest_row(self, backbone: Backbone, batches: Iterable[Batch]) -> str:
-        """Name of the known batch whose row gives the cells of a new batch the least loss."""
+        """Name of the known batch whose row gives the smallest loss on the cells of a new batch."""
         cells = list(batches)
         losses = [
             sum(float(self._loss_with(backbone, batch, row, batch.seed)) for batch in cells) for row in self.rows[:-1]
@@ -168,7 +172,7 @@ class BatchToken(Contrastive):
         return self.names[min(range(len(losses)), key=losses.__getitem__)]
 
     def _loss_with(self, backbone: Backbone, batch: Batch, row: Tensor, seed: int) -> Tensor:
-        """NT-Xent of cells that all are of one batch with the given row: its view against the null row's."""
+        """NT-Xent of cells of one batch: a view with the given row against a view with the null row."""
         generator = torch.Generator(batch.ids.device).manual_seed(seed)
         vectors = (row, self.rows[-1].detach())
         one, two = (
@@ -181,10 +185,11 @@ class BatchToken(Contrastive):
 
 
 @contextmanager
-def added(backbone: Any, vectors: Tensor) -> Iterator[None]:
-    """While this lasts, the token embeddings of a packed row have vectors (T, D) added to them.
+def add_vectors(backbone: Any, vectors: Tensor) -> Iterator[None]:
+    """Add vectors (T, D) to the token embeddings of a packed row, within a ``with`` block.
 
-    A cached backbone knows a batch by its tokens, which do not show the vectors: it forgets before and after.
+    A cached backbone identifies a batch by its tokens, which do not depend on the vectors: the cache is cleared before
+    and after.
     """
     forget = backbone.forget if isinstance(backbone, CachedBackbone) else lambda: None
     forget()

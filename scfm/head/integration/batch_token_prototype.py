@@ -8,35 +8,35 @@ import numpy as np
 import torch
 
 from scfm.batch import Batch
-from scfm.head.annotation.class_points import Named, Prototypes
+from scfm.head.annotation.class_prototypes import PrototypeHead, Prototypes
 from scfm.head.base import Outputs
 from scfm.head.integration.base import check_positive
-from scfm.head.integration.batch_token import BatchToken, Vectored
+from scfm.head.integration.batch_token import BatchToken, BatchTokenOptions
 from scfm.head.survey import Survey
 from scfm.types import Backbone, Metrics, Spec
 
 
-class BatchTokenPrototype(Named, BatchToken):
+class BatchTokenPrototype(PrototypeHead, BatchToken):
     """Batch vectors and class prototypes together (scPoli: De Donno et al., 2023).
 
     L = L of :class:`~scfm.head.integration.batch_token.BatchToken` + ``weight`` · L of
-    :class:`~scfm.head.annotation.class_points.Prototypes`, whose positions are the integrated space. The unit of its τ
-    is the root mean square distance of cells to the centre of their class where the space begins.
+    :class:`~scfm.head.annotation.class_prototypes.Prototypes`, whose positions are the integrated space. The unit of τ
+    is the root mean square distance of cells to the center of their class where the space begins.
 
     Args:
         spec: what only the run knows.
-        label: obs column of the types; cells without one take part in the contrast alone.
-        weight: of the prototypes' loss.
+        label: obs column of the types; cells without one count in the contrast alone.
+        weight: weight of the prototypes' loss.
         pull: η of the prototypes.
         reject: share of correct calls that calibration may turn into ``unknown``.
-        **vectored: see :class:`~scfm.head.integration.batch_token.BatchToken`; its ``temperature`` is of the contrast.
+        **options: see :class:`~scfm.head.integration.batch_token.BatchToken`; ``temperature`` is that of the contrast.
 
     Raises:
         ValueError: a single batch, an unknown column, fewer than two classes, or a number out of its range.
     """
 
     metric: ClassVar[str] = "macro_f1"
-    placed: ClassVar[str] = "integrated"
+    position_key: ClassVar[str] = "integrated"
 
     def __init__(
         self,
@@ -46,28 +46,28 @@ class BatchTokenPrototype(Named, BatchToken):
         weight: float = 1.0,
         pull: float = 0.01,
         reject: float = 0.05,
-        **vectored: Unpack[Vectored],
+        **options: Unpack[BatchTokenOptions],
     ) -> None:
-        super().__init__(spec, **vectored)
+        super().__init__(spec, **options)
         check_positive(weight=weight)
-        self.labels, self.learned, self.named_by = (*self.labels, label), (label,), label
+        self.labels, self.learned, self.label_column = (*self.labels, label), (label,), label
         self.weight = weight
-        self.prototypes = Prototypes(spec, label, self.size, pull=pull, reject=reject)
+        self.prototypes = Prototypes(spec, label, self.width, pull=pull, reject=reject)
 
     def prepare(self, survey: Survey) -> None:
-        """Look at the cells before training; see how wide classes are where the space begins."""
+        """Fit the components, and scale τ by the spread of the classes where the space begins."""
         super().prepare(survey)
-        if self.state.bag.size:
-            space = self.begin(torch.from_numpy(self.state.space(survey))).numpy()
-            codes = np.where(survey.train, survey.obs[self.named_by], -1)
-            self.prototypes.sharpness /= spread(space, codes) / self.size**0.5
+        if self.state.components.width:
+            space = self.start_position(torch.from_numpy(self.state.search_space(survey))).numpy()
+            codes = np.where(survey.train, survey.obs[self.label_column], -1)
+            self.prototypes.sharpness /= class_spread(space, codes) / self.width**0.5
 
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
         """``loss``, ``accuracy`` of the contrast, ``accuracy_of_types`` and ``n_targets``, the labelled cells."""
-        metrics, space = self.contrasted(backbone, batch)
-        found = self.prototypes(self.finished(space), batch.obs[self.named_by])
-        loss = metrics["loss"] + self.weight * found["loss"]
-        return {**metrics, "loss": loss, "accuracy_of_types": found["accuracy"], "n_targets": found["n_targets"]}
+        metrics, space = self.compute_contrast(backbone, batch)
+        of_types = self.prototypes(self.finalize(space), batch.obs[self.label_column])
+        loss = metrics["loss"] + self.weight * of_types["loss"]
+        return {**metrics, "loss": loss, "accuracy_of_types": of_types["accuracy"], "n_targets": of_types["n_targets"]}
 
     @torch.no_grad()
     def predict(self, backbone: Backbone, batch: Batch) -> Outputs:
@@ -76,8 +76,8 @@ class BatchTokenPrototype(Named, BatchToken):
         return {"integrated": space, "logits": self.prototypes.logits(space)}
 
 
-def spread(space: np.ndarray, codes: np.ndarray) -> float:
+def class_spread(space: np.ndarray, codes: np.ndarray) -> float:
     """Root mean square distance of cells (n, d) to the mean of their class (n,), -1 where missing."""
     classes = [space[codes == code] for code in np.unique(codes[codes >= 0])]
-    squares = np.concatenate([((own - own.mean(axis=0)) ** 2).sum(axis=1) for own in classes])
+    squares = np.concatenate([((cells - cells.mean(axis=0)) ** 2).sum(axis=1) for cells in classes])
     return float(np.sqrt(max(squares.mean(), 1e-12)))

@@ -1,4 +1,4 @@
-"""What integration needs of the cells, said in one sentence where it is not so."""
+"""Checks of the cells before integration."""
 
 import logging
 
@@ -34,7 +34,7 @@ def check_batches(spec: Spec, batch_key: str) -> tuple[str, ...]:
 def warn_confounded(
     batches: np.ndarray, conditions: np.ndarray, names: tuple[str, ...], condition_names: tuple[str, ...], key: str
 ) -> bool:
-    """Warn, with the contingency table, where every batch has one condition: bringing batches together removes it.
+    """Warn, with the contingency table, where every batch has one condition: integration removes its effect.
 
     Args:
         batches: (n,) batch codes, -1 where missing.
@@ -44,7 +44,7 @@ def warn_confounded(
         key: the condition's obs column.
 
     Returns:
-        Whether it is so.
+        Whether batch and condition are confounded.
     """
     known = (batches >= 0) & (conditions >= 0)
     table = np.zeros((len(names), len(condition_names)), dtype=np.int64)

@@ -1,11 +1,11 @@
-"""Contrast between views of the same cell and other cells of the same experimental batch."""
+"""Contrast between views of one cell and other cells of the same experimental batch."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-#: How similar two cells are that must not be compared.
+#: Similarity of two cells that must not be compared.
 NEVER = float("-inf")
 
 
@@ -21,7 +21,7 @@ def contrast(
         query: (N, d) unit vectors.
         positive: (N, d) unit vectors, the other view of each.
         others: (M, d) unit vectors.
-        allowed: (N, M) bool, N(i); a row without any contributes a loss of 0.
+        allowed: (N, M) bool, N(i); a row without negatives has a loss of 0.
         temperature: T.
         hardness: β.
 
@@ -65,5 +65,5 @@ def nt_xent(
 
 
 def same_batch(one: Tensor, two: Tensor) -> Tensor:
-    """(N, M) bool: which pairs are of one batch; a missing one (negative) is like no other."""
+    """Which pairs are of one batch, (N, M) bool; a missing batch (negative) matches none."""
     return (one[:, None] == two[None, :]) & (one[:, None] >= 0)

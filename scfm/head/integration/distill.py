@@ -1,4 +1,4 @@
-"""Integration by a light student that learns the backbone's space within each batch, and then works without it."""
+"""Integration by a small student that learns the backbone's space within each batch, and then needs no backbone."""
 
 from __future__ import annotations
 
@@ -9,10 +9,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scfm.batch import Batch
-from scfm.head.integration.base import Contrastive, Viewed, check_positive, start_at_zero, unrest
+from scfm.head.integration.base import (
+    Contrastive,
+    ContrastiveOptions,
+    check_not_negative,
+    check_positive,
+    neighbor_loss,
+    start_at_zero,
+)
 from scfm.head.integration.contrast import contrast, same_batch
 from scfm.head.layers import perceptron
-from scfm.head.views import generator_of, places
+from scfm.head.views import batch_generator, places
 from scfm.model.pooling import embed
 from scfm.types import Backbone, Metrics, Sampling, Spec
 from scfm.vocab import Vocab
@@ -21,20 +28,20 @@ from scfm.vocab import Vocab
 class Distill(Contrastive):
     """Teacher and student (Concerto, Yang et al. 2022): the backbone on one view, a bag of genes on another.
 
-    L = NT-Xent(z_t, z_s), each tower's negatives being the other tower's cells of the same batch, plus, by
-    ``cosine``, 1 − cos(sg(h_t), W h_s), and, where there are labels, the cross-entropy of the teacher's logits and by
-    ``kl`` the divergence KL(sg(p_t) ‖ p_s) of the student's, also of cells without a label. The teacher's backbone gets
-    no gradient, so that its moving average would be itself, unless ``train_teacher`` (Concerto trains both). The
-    student projects, on a CPU in no time.
+    L = NT-Xent(z_t, z_s), where the negatives of one network are the cells of the same batch as the other network
+    places them, plus ``cosine`` times 1 − cos(sg(h_t), W h_s). Where there are labels, the cross-entropy of the
+    teacher's logits is added, and ``kl`` times the divergence KL(sg(p_t) ‖ p_s) of the student's, which includes cells
+    without a label. The loss does not train the teacher's backbone unless ``train_teacher`` (Concerto trains both). New
+    cells are projected by the student alone.
 
     Args:
         spec: what only the run knows.
         temperature: T.
-        cosine: weight of the second term.
-        label: obs column of known types, for the logits; null for none. Missing labels are left out.
-        kl: weight of the divergence.
-        train_teacher: let the loss train the backbone too.
-        **viewed: see :class:`~scfm.head.integration.base.Contrastive`; ``hidden`` is also the student's width.
+        cosine: weight of the cosine term.
+        label: obs column of known types, for the logits; null for none. Cells without a label are left out.
+        kl: weight of the divergence term.
+        train_teacher: whether the loss trains the backbone too.
+        **options: see :class:`~scfm.head.integration.base.Contrastive`; ``hidden`` is also the width of the student.
 
     Raises:
         ValueError: a single batch, an unknown column, or a number out of its range.
@@ -51,18 +58,16 @@ class Distill(Contrastive):
         label: str | None = None,
         kl: float = 1.0,
         train_teacher: bool = False,
-        **viewed: Unpack[Viewed],
+        **options: Unpack[ContrastiveOptions],
     ) -> None:
-        super().__init__(spec, **viewed)
+        super().__init__(spec, **options)
         check_positive(temperature=temperature, hidden=self.hidden)
-        for name, value in (("cosine", cosine), ("kl", kl)):
-            if value < 0:
-                raise ValueError(f"head.{name}={value}; expected a weight, 0 or more")
+        check_not_negative(cosine=cosine, kl=kl)
         self.temperature, self.cosine, self.train_teacher = temperature, cosine, train_teacher
         self.sampling = Sampling(by=self.batch_key)
         self.bag = BagOfGenes(spec.vocab, self.hidden)
-        self.student = perceptron([self.hidden, self.hidden, self.size])
-        if self.state.bag.size:
+        self.student = perceptron([self.hidden, self.hidden, self.width])
+        if self.state.components.width:
             start_at_zero(self.student[-1])
         self.aligner = nn.Linear(self.hidden, self.state.width) if cosine else None
         self.label, self.kl = label, kl
@@ -75,15 +80,15 @@ class Distill(Contrastive):
             )
 
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
-        """``loss``, and ``accuracy``: how often a cell's other tower is nearer than every negative."""
-        generator = generator_of(batch)
+        """``loss``, and ``accuracy``: how often a cell's position by the other network is nearer than all negatives."""
+        generator = batch_generator(batch)
         view, codes = self.views(batch, generator), batch.obs[self.batch_key]
         with torch.set_grad_enabled(self.train_teacher and torch.is_grad_enabled()):
             embedding = embed(backbone, self.view(view), self.vocab)
-        state, view = self.state.beside(embedding, view), self.views(batch, generator)
+        state, view = self.state.join(embedding, view), self.views(batch, generator)
         bag = self.bag(view)
         shift = self.student(bag).float()
-        start = self.begin(self.state.bag(view))
+        start = self.start_position(self.state.components(view))
         teacher, student = (F.normalize(space, dim=1) for space in (self.place(state)[0], start + shift))
         loss, accuracy = self.loss(teacher, student, codes)
         if self.aligner is not None:
@@ -91,11 +96,11 @@ class Distill(Contrastive):
             loss = loss + self.cosine * apart.mean()
         if self.label is not None:
             logits = self.teacher_classes(state.detach()), self.student_classes(bag)
-            loss = loss + agreement(*logits, batch.obs[self.label], self.kl)
-        return {"loss": loss + self.stay * unrest(start, shift, codes), "accuracy": accuracy}
+            loss = loss + agreement_loss(*logits, batch.obs[self.label], self.kl)
+        return {"loss": loss + self.neighbor_weight * neighbor_loss(start, shift, codes), "accuracy": accuracy}
 
     def loss(self, teacher: Tensor, student: Tensor, batches: Tensor) -> tuple[Tensor, Tensor]:
-        """NT-Xent between the towers, both directions; (B, d) unit vectors and (B,) batch codes."""
+        """NT-Xent between teacher and student, both directions; (B, d) unit vectors and (B,) batch codes."""
         itself = torch.eye(len(batches), dtype=torch.bool, device=batches.device)
         allowed = same_batch(batches, batches) & ~itself
         pairs = ((teacher, student), (student, teacher))
@@ -104,15 +109,15 @@ class Distill(Contrastive):
         return loss, accuracy
 
     def encode(self, backbone: Backbone, batch: Batch) -> Tensor:
-        """Where the student places cells, (B, d) float32; the backbone is not asked."""
-        return self.finished(self.begin(self.state.bag(batch)) + self.student(self.bag(batch)).float())
+        """Positions that the student gives cells, (B, d) float32; the backbone is not used."""
+        return self.finalize(self.start_position(self.state.components(batch)) + self.student(self.bag(batch)).float())
 
 
-def agreement(teacher: Tensor, student: Tensor, truth: Tensor, weight: float) -> Tensor:
+def agreement_loss(teacher: Tensor, student: Tensor, truth: Tensor, weight: float) -> Tensor:
     """Cross-entropy of the teacher's logits and ``weight`` times KL(sg(p_t) ‖ p_s), means over cells.
 
     Args:
-        teacher: (B, C) logits; only the cross-entropy trains them.
+        teacher: (B, C) logits; the divergence does not train them.
         student: (B, C) logits.
         truth: (B,) class codes, -1 where missing: such cells count in the divergence alone.
         weight: of the divergence.
@@ -124,11 +129,11 @@ def agreement(teacher: Tensor, student: Tensor, truth: Tensor, weight: float) ->
 
 
 class BagOfGenes(nn.Module):
-    """Mean of gene vectors, weighed by 1 / log2(2 + rank) so that what a cell expresses most counts most.
+    """Mean of gene vectors, weighted by 1 / log2(2 + rank): the most expressed genes have the largest weights.
 
     Args:
         vocab: the tokens; specials that stand before or after the genes do not count.
-        width: of the vectors.
+        width: width of the vectors.
     """
 
     def __init__(self, vocab: Vocab, width: int) -> None:

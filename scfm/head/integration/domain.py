@@ -1,19 +1,19 @@
-"""Batch normalisation with statistics and affine maps of each experimental batch (DSBN, Chang et al. 2019)."""
+"""Batch normalization with statistics and affine maps of each experimental batch (DSBN, Chang et al. 2019)."""
 
 import torch
 from torch import Tensor, nn
 
 
 class DomainNorm(nn.Module):
-    """Normalises each domain by itself in training, and by its running statistics in evaluation.
+    """Normalizes each domain by its own statistics: of the micro-batch in training, running ones in evaluation.
 
-    Parameters and statistics of all domains are rows of one table, so none is ever an unused module, whatever domains
-    a rank happens to see. A lone cell has no variance: it is normalised by the running statistics.
+    Parameters and statistics of all domains are rows of one table, so that all parameters are used whatever domains a
+    rank reads. A single cell of a domain has no variance and is normalized by the running statistics.
 
     Args:
         n_domains: number of domains.
-        width: of the input.
-        momentum: of the running statistics.
+        width: width of the input.
+        momentum: share of the running statistics that a micro-batch replaces.
     """
 
     mean: Tensor
@@ -28,14 +28,14 @@ class DomainNorm(nn.Module):
         self.register_buffer("variance", torch.ones(n_domains, width))
 
     def forward(self, values: Tensor, domains: Tensor) -> Tensor:
-        """(B, width) values of domains (B,)."""
+        """Normalized values, (B, width), given values (B, width) and their domains (B,)."""
         mean, variance = self.mean, self.variance
         if self.training:
-            mean, variance = self._of_batch(values.float(), domains)
+            mean, variance = self._batch_statistics(values.float(), domains)
         normal = (values.float() - mean[domains]) * torch.rsqrt(variance[domains] + 1e-5)
         return (normal * self.scale[domains] + self.shift[domains]).to(values.dtype)
 
-    def _of_batch(self, values: Tensor, domains: Tensor) -> tuple[Tensor, Tensor]:
+    def _batch_statistics(self, values: Tensor, domains: Tensor) -> tuple[Tensor, Tensor]:
         count = torch.bincount(domains, minlength=len(self.mean))[:, None]
         zeros = torch.zeros_like(self.mean)
         mean = zeros.index_add(0, domains, values) / count.clamp(min=1)

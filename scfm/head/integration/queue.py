@@ -1,4 +1,4 @@
-"""Momentum contrast (MoCo, He et al. 2020): keys of a slowly following network, kept in a queue."""
+"""Momentum contrast (MoCo, He et al. 2020): keys of a moving average of the network, kept in a queue."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from scfm.head.integration.contrast import contrast, same_batch
 
 
 class Follower:
-    """Weights that follow those of a network: ``momentum`` of themselves and the rest of its own, at every update.
+    """A moving average of a network's trained weights.
 
-    Only weights that are trained are followed. They begin as the network's, at the first update and after a resume.
+    It begins with the network's weights, at the first update and after a resume.
 
     Args:
-        momentum: share that stays.
+        momentum: share of the average that an update leaves unchanged.
     """
 
     def __init__(self, momentum: float) -> None:
@@ -27,29 +27,32 @@ class Follower:
 
     @torch.no_grad()
     def update(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Move towards the network's trained parameters, which are the same at every call.
+        """Move towards the network's trained parameters, which must be the same at every call.
 
         Raises:
-            ValueError: they are divided over the ranks.
+            ValueError: the parameters are divided over the ranks.
         """
         trained = [p for p in parameters if p.requires_grad]
         if any(isinstance(p, DTensor) or hasattr(p, "ds_id") for p in trained):
-            raise ValueError("head.queue follows whole weights: use strategy=ddp or one device, or set head.queue=0")
+            raise ValueError("head.queue averages whole weights: use strategy=ddp or one device, or set head.queue=0")
         if not self.weights:
             self.weights = [p.detach().clone() for p in trained]
-        for own, theirs in zip(self.weights, trained, strict=True):
-            own.lerp_(theirs.detach(), 1 - self.momentum)
+        for average, theirs in zip(self.weights, trained, strict=True):
+            average.lerp_(theirs.detach(), 1 - self.momentum)
 
     @contextmanager
-    def in_place(self, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-        """While this lasts, the network has these weights and no gradient; copied, for graphs that know addresses."""
+    def swap_in(self, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+        """Give the network these weights, without gradient, within a ``with`` block.
+
+        The values are copied in place, because captured graphs refer to addresses.
+        """
         trained = [p for p in parameters if p.requires_grad]
         kept = [p.detach().clone() for p in trained]
-        torch.clear_autocast_cache()  # casts of the one must not serve the other
+        torch.clear_autocast_cache()  # casts of one set of weights must not be used for the other
         try:
             with torch.no_grad():
-                for p, own in zip(trained, self.weights, strict=True):
-                    p.data.copy_(own)
+                for p, average in zip(trained, self.weights, strict=True):
+                    p.data.copy_(average)
                 yield
         finally:
             for p, value in zip(trained, kept, strict=True):
@@ -58,14 +61,14 @@ class Follower:
 
 
 class KeyQueue(nn.Module):
-    """The last keys with their experimental batches; negatives of queries of the same batch.
+    """The last keys with their experimental batches: negatives for queries of the same batch.
 
-    Plain buffers, empty after a resume; any number of cells may be added at a time. Under DDP all ranks use the first
-    one's, handed out before each step as all buffers are.
+    The queue is empty after a resume. Under DDP all ranks use the queue of the first, which is broadcast before each
+    step like all buffers.
 
     Args:
-        length: keys that are kept.
-        width: of a key.
+        length: number of keys that are kept.
+        width: width of a key.
     """
 
     keys: Tensor
@@ -79,7 +82,7 @@ class KeyQueue(nn.Module):
 
     @torch.no_grad()
     def add(self, keys: Tensor, batches: Tensor) -> None:
-        """Keep keys (B, d) of cells of batches (B,) in the place of the oldest."""
+        """Replace the oldest keys by keys (B, d) of cells of batches (B,)."""
         length = len(self.keys)
         keys, batches = keys[-length:], batches[-length:]
         place = (self.next + torch.arange(len(keys), device=self.keys.device)) % length
@@ -87,7 +90,7 @@ class KeyQueue(nn.Module):
         self.next = (self.next + len(keys)) % length
 
     def loss(self, query: Tensor, positive: Tensor, batches: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
-        """Loss and accuracy: L = −log e^{q·k⁺/T} / (e^{q·k⁺/T} + Σ e^{q·k/T}), k in the queue and of q's batch.
+        """Loss and accuracy: L = −log e^{q·k⁺/T} / (e^{q·k⁺/T} + Σ e^{q·k/T}), k the keys of q's batch in the queue.
 
         Args:
             query: (B, d) unit vectors.

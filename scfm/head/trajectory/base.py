@@ -26,13 +26,13 @@ class Trajectory(Head):
 
     Args:
         spec: what only the run knows.
-        label: obs column that orders the cells; None where none does.
-        fate: obs column that names the terminal state of terminal cells; None leaves fates out.
-        genes: linear components of the cell's genes beside the backbone's embedding; 0 leaves them out.
-        context: tokens of a cell that the backbone reads, at most; the components read all. None: no limit.
+        label: obs column that orders the cells; None for no such column.
+        fate: obs column that names the terminal state of terminal cells; None for no fates.
+        gene_components: linear components of the cell's genes beside the backbone's embedding; 0 for none.
+        max_tokens: tokens of a cell that the backbone reads, at most; the components read all. None: no limit.
         dropout: before each linear layer.
-        score: how much a gene counts by its rank, see :class:`~scfm.head.gene_components.GeneBag`.
-        size: numbers that place a cell on the line.
+        score: how the weight of a gene follows from its rank, see :class:`~scfm.head.gene_components.GeneComponents`.
+        n_values: outputs of the network from which a cell's position follows.
         hidden: width of the hidden layer; 0 for a linear network.
 
     Attributes:
@@ -43,7 +43,7 @@ class Trajectory(Head):
     """
 
     metric: ClassVar[str] = "spearman"
-    projection: ClassVar[str] = "genes alone: new cells pass the backbone and the head, whatever else is embedded"
+    projection: ClassVar[str] = "genes alone: new cells pass the backbone and the head, independently of other cells"
 
     def __init__(
         self,
@@ -51,23 +51,23 @@ class Trajectory(Head):
         *,
         label: str | None,
         fate: str | None,
-        genes: int,
-        context: int | None,
+        gene_components: int,
+        max_tokens: int | None,
         dropout: float,
         score: Score = "linear",
-        size: int = 1,
+        n_values: int = 1,
         hidden: int = 0,
     ) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
             raise ValueError(f"head.dropout={dropout}; expected a share, 0 <= dropout < 1")
-        self.state = CellState(spec, genes, context, score=score)
+        self.state = CellState(spec, gene_components, max_tokens, score=score)
         self.label, self.fate = label, fate
         self.fates = check_fate(spec, fate)
         self.labels = tuple(name for name in (label, fate) if name is not None)
         self.learned = self.labels
         sizes = [self.state.width, *([hidden] if hidden else [])]
-        self.line = perceptron([*sizes, size], dropout=dropout, norm=False)
+        self.line = perceptron([*sizes, n_values], dropout=dropout, norm=False)
         self.branches = perceptron([*sizes, len(self.fates)], dropout=dropout, norm=False) if self.fates else None
 
     def view(self, batch: Batch) -> Batch:
@@ -75,15 +75,15 @@ class Trajectory(Head):
         return self.state.view(batch)
 
     def prepare(self, survey: Survey) -> None:
-        """Fit the components of genes on the training cells."""
+        """Fit the gene components on the training cells."""
         self.state.prepare(survey)
 
     def place(self, state: Tensor) -> Tensor:
-        """Where cell embeddings (B, D) are on the line, (B,) float32."""
+        """Positions of cells along the process, (B,) float32, from their states (B, D)."""
         return self.line(state).squeeze(1).float()
 
     def fate_loss(self, state: Tensor, batch: Batch) -> Tensor:
-        """Cross-entropy of the terminal states (or lineages) of the cells that have one; 0 without any."""
+        """Cross-entropy of the terminal states (or lineages) of the cells that have one; 0 where none has."""
         assert self.branches is not None, "the head has no fates"
         truth = batch.obs[str(self.fate)]
         total = F.cross_entropy(self.branches(state).float(), truth, ignore_index=-1, reduction="sum")
@@ -93,15 +93,15 @@ class Trajectory(Head):
     def predict(self, backbone: Backbone, batch: Batch) -> Outputs:
         """``pseudotime`` (B,), ``fates`` (B, K) probabilities where there are any, and the ``state`` (B, D)."""
         state = self.state(backbone, batch)
-        found = {"state": state, **self.outputs(state)}
+        outputs = {"state": state, **self.outputs(state)}
         if self.branches is not None:
-            found["fates"] = self.branches(state).float().softmax(1)
-        return found
+            outputs["fates"] = self.branches(state).float().softmax(1)
+        return outputs
 
     def outputs(self, state: Tensor) -> dict[str, Tensor]:
-        """What a head predicts of cell embeddings (B, D), beside fates.
+        """Predictions from states (B, D), other than fates.
 
-        ``pseudotime`` (B,) is 0 to 1 over the cells that were learned from; new cells may lie beyond.
+        ``pseudotime`` (B,) is 0 to 1 over the training cells; new cells may lie outside.
         """
         return {"pseudotime": self.place(state)}
 
@@ -132,9 +132,9 @@ def pair_accuracy(predicted: Tensor, truth: Tensor) -> Tensor:
     return right.sum() / (sign != 0).sum().clamp(min=1)
 
 
-def with_fates(head: Trajectory, state: Tensor, batch: Batch, metrics: Metrics, weight: float) -> Metrics:
-    """Metrics with the loss of the fates added, where the head has fates."""
+def add_fate_loss(head: Trajectory, state: Tensor, batch: Batch, metrics: Metrics, weight: float) -> Metrics:
+    """Add the loss of the fates to metrics, where the head has fates."""
     if head.branches is None:
         return metrics
-    extra = head.fate_loss(state, batch)
-    return metrics | {"loss": metrics["loss"] + weight * extra, "fate_loss": extra}
+    fate_loss = head.fate_loss(state, batch)
+    return metrics | {"loss": metrics["loss"] + weight * fate_loss, "fate_loss": fate_loss}

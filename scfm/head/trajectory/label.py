@@ -1,4 +1,4 @@
-"""Numbers and ordered stages out of obs columns, refused in a sentence where they are neither."""
+"""Numbers and ordered stages read from obs columns."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from scfm.metrics.stages import order_stages
 from scfm.types import Spec
 
 
-def numbers_of(spec: Spec, label: str) -> Tensor | None:
-    """What the codes of a categorical column stand for, (C,) float32; None for a numeric column.
+def parse_numbers(spec: Spec, label: str) -> Tensor | None:
+    """The numbers that the categories of a column name, (C,) float32; None for a numeric column.
 
     Raises:
         ValueError: categories that are no numbers.
@@ -24,7 +24,7 @@ def numbers_of(spec: Spec, label: str) -> Tensor | None:
     except ValueError as error:
         raise ValueError(
             f"head.label={label!r} is not a time: its categories are {', '.join(names[:6])}; give a column of numbers, "
-            "or take head=trajectory/ordinal with head.stages=[first,...,last]"
+            "or use head=trajectory/ordinal with head.stages=[first,...,last]"
         ) from error
 
 
@@ -34,11 +34,11 @@ def ordered_stages(spec: Spec, label: str, stages: list[str] | None) -> tuple[st
     Args:
         spec: the categories of the column.
         label: obs column.
-        stages: their order; None takes the order of the numbers that they are.
+        stages: their order; None for the order of numbers.
 
     Raises:
         ValueError: no such column, fewer than two stages, an order that does not name every category once, or
-            categories without an order of their own.
+            categories that are no numbers and have no given order.
     """
     names = spec.categories("head.label", label)
     if stages is None:
@@ -46,22 +46,22 @@ def ordered_stages(spec: Spec, label: str, stages: list[str] | None) -> tuple[st
             stages = list(order_stages(names))
         except ValueError as error:
             raise ValueError(
-                f"the stages of {label!r} are not ordered ({', '.join(names[:6])}): say their order with "
+                f"the stages of {label!r} are no numbers ({', '.join(names[:6])}): give their order with "
                 "head.stages=[first,...,last]"
             ) from error
     if sorted(stages) != sorted(names):
         wrong = sorted(set(names) ^ set(stages)) or sorted({stage for stage in stages if stages.count(stage) > 1})
         raise ValueError(
             f"head.stages must name every category of {label!r} once ({', '.join(names[:8])}), from first to last; "
-            f"not so: {', '.join(wrong[:8])}"
+            f"wrong are: {', '.join(wrong[:8])}"
         )
     if len(stages) < 2:
-        raise ValueError(f"{label!r} has the single stage {stages[0]!r}; an order needs at least two")
+        raise ValueError(f"{label!r} has the single stage {stages[0]!r}; expected at least two")
     return tuple(stages)
 
 
 def check_fate(spec: Spec, fate: str | None) -> tuple[str, ...]:
-    """Names of the terminal states; none where there is no such column.
+    """Names of the terminal states; none where ``fate`` is None.
 
     Raises:
         ValueError: no such column, or a single terminal state.
@@ -78,7 +78,7 @@ def check_fate(spec: Spec, fate: str | None) -> tuple[str, ...]:
 
 
 def spearman(one: np.ndarray, two: np.ndarray) -> float:
-    """Rank correlation of the cells where both are known; nan for fewer than three or a constant."""
+    """Rank correlation over cells where both values are known; nan for fewer than three cells or constant values."""
     from scipy.stats import spearmanr
 
     known = np.isfinite(one) & np.isfinite(two)

@@ -11,13 +11,13 @@ from torch.nn import functional as F
 
 from scfm.batch import Batch
 from scfm.head.base import Arrays, Written
-from scfm.head.trajectory.base import STAGE, with_fates
+from scfm.head.trajectory.base import STAGE, add_fate_loss
+from scfm.head.trajectory.class_trajectory import ClassTrajectory
 from scfm.head.trajectory.label import ordered_stages, spearman
-from scfm.head.trajectory.staged import Staged
 from scfm.types import Backbone, Metrics, Spec
 
 
-class Ordinal(Staged):
+class Ordinal(ClassTrajectory):
     """The distribution of a cell over K ordered stages, by a linear layer on the cell's state.
 
     P(y > k) = Σ_{j>k} softmax(a(h))_j, L = −Σ_k [1{y>k} log P(y>k) + 1{y≤k} log P(y≤k)], mean over the cells with a
@@ -26,10 +26,10 @@ class Ordinal(Staged):
     Args:
         spec: what only the run knows.
         label: obs column of the stages.
-        stages: its categories from first to last; null takes the order of numbers.
-        fate: obs column that names the terminal state of terminal cells; null leaves it out.
-        genes: see :class:`~scfm.head.trajectory.base.Trajectory`.
-        context: likewise.
+        stages: its categories from first to last; null for the order of numbers.
+        fate: obs column that names the terminal state of terminal cells; null for no fates.
+        gene_components: see :class:`~scfm.head.trajectory.base.Trajectory`.
+        max_tokens: see :class:`~scfm.head.trajectory.base.Trajectory`.
         dropout: before each linear layer.
         fate_weight: weight of the fates.
 
@@ -46,8 +46,8 @@ class Ordinal(Staged):
         label: str,
         stages: list[str] | None = None,
         fate: str | None = None,
-        genes: int = 64,
-        context: int | None = None,
+        gene_components: int = 64,
+        max_tokens: int | None = None,
         dropout: float = 0.1,
         fate_weight: float = 1.0,
     ) -> None:
@@ -56,18 +56,18 @@ class Ordinal(Staged):
             spec,
             label=label,
             fate=fate,
-            genes=genes,
-            context=context,
+            gene_components=gene_components,
+            max_tokens=max_tokens,
             dropout=dropout,
             score="log",
-            size=len(ordered),
+            n_values=len(ordered),
         )
         self.stages, self.fate_weight = ordered, fate_weight
         rank = [self.stages.index(name) for name in spec.classes[label]]
         self.register_buffer("rank", torch.tensor(rank), persistent=False)
 
     def codes(self, targets: Mapping[str, np.ndarray]) -> np.ndarray:
-        """(n,) ranks of the stages, -1 where missing."""
+        """Ranks of the stages, (n,), -1 where missing."""
         codes = targets[str(self.label)]
         return np.where(codes >= 0, self.rank.cpu().numpy()[codes], -1)
 
@@ -85,10 +85,10 @@ class Ordinal(Staged):
             "error": (predicted - truth).abs().sum() / n.clamp(min=1),
             "n_targets": n,
         }
-        return with_fates(self, state, batch, metrics, self.fate_weight)
+        return add_fate_loss(self, state, batch, metrics, self.fate_weight)
 
     def logits(self, state: Tensor) -> Tensor:
-        """(B, K-1) log P(y > k) − log P(y ≤ k), falling in k."""
+        """Log P(y > k) − log P(y ≤ k), (B, K-1), decreasing in k."""
         log_p = self.line(state).float().log_softmax(1)
         above = log_p.flip(1).logcumsumexp(1).flip(1)[:, 1:]
         return above - log_p.logcumsumexp(1)[:, :-1]
@@ -105,7 +105,7 @@ class Ordinal(Staged):
         return {"pseudotime": logits.sigmoid().mean(1), "stage": (logits > 0).sum(1)}
 
     def write(self, outputs: Arrays) -> Written:
-        """``scfm_pseudotime`` and ``scfm_stage``, names; missing for a cell without genes."""
+        """``scfm_pseudotime``, and the names ``scfm_stage``; ``unknown`` for a cell without genes."""
         missing = np.isnan(outputs["pseudotime"])
         names = np.array(self.stages, dtype=object)[np.where(missing, 0, outputs["stage"]).astype(np.int64)]
         return super().write(outputs) | Written(obs={STAGE: np.where(missing, "unknown", names)})

@@ -13,31 +13,31 @@ from torch.nn import functional as F
 from scfm.batch import Batch
 from scfm.head.base import Arrays, Written
 from scfm.head.survey import Survey
-from scfm.head.trajectory.base import pair_accuracy, pairwise_order, with_fates
-from scfm.head.trajectory.label import numbers_of, spearman
-from scfm.head.trajectory.staged import Staged
+from scfm.head.trajectory.base import add_fate_loss, pair_accuracy, pairwise_order
+from scfm.head.trajectory.class_trajectory import ClassTrajectory
+from scfm.head.trajectory.label import parse_numbers, spearman
 from scfm.types import Backbone, Metrics, Spec
 
 log = logging.getLogger(__name__)
 
 
-class Time(Staged):
+class Time(ClassTrajectory):
     """Regression of time with its order, and lineages where cells branch.
 
-    t̂ = Σ_b softmax(a(h))_b c_b, the mean of a distribution over the times that were seen, or over ``bins`` stretches of
-    equally many training cells with mean times c_b where these are more.
+    t̂ = Σ_b softmax(a(h))_b c_b, the mean of a distribution over the times of the training cells or, where these are
+    more than ``bins``, over that many intervals with equally many training cells each and mean times c_b.
     L = Huber(t̂, t) + ``order`` · mean log(1 + e^{−sign(t_i−t_j)(t̂_i−t̂_j)/s}) + ``fate_weight`` · CE(lineage), with t
-    scaled to [0, 1] over the training cells and s = ``softness``. Cells without a time count for the lineage alone.
+    scaled to [0, 1] over the training cells and s = ``softness``. Cells without a time count in the last term alone.
 
     Args:
         spec: what only the run knows.
         label: obs column of the time: numbers, or categories that are numbers.
-        fate: obs column of the lineage or terminal state, empty where unknown; null leaves it out.
+        fate: obs column of the lineage or terminal state, empty where unknown; null for no fates.
         batch_key: obs column of experimental batches; warns where each has a single time.
-        genes: see :class:`~scfm.head.trajectory.base.Trajectory`.
-        context: likewise.
+        gene_components: see :class:`~scfm.head.trajectory.base.Trajectory`.
+        max_tokens: see :class:`~scfm.head.trajectory.base.Trajectory`.
         dropout: before each linear layer.
-        bins: classes of the distribution, at most.
+        bins: number of classes of the distribution, at most.
         order: weight of the pairwise term.
         softness: s, in units of the whole range.
         fate_weight: weight of the lineages.
@@ -48,7 +48,7 @@ class Time(Staged):
 
     low: Tensor
     span: Tensor
-    centres: Tensor
+    centers: Tensor
     edges: Tensor
     numbers: Tensor | None
 
@@ -59,8 +59,8 @@ class Time(Staged):
         label: str,
         fate: str | None = None,
         batch_key: str | None = None,
-        genes: int = 64,
-        context: int | None = None,
+        gene_components: int = 64,
+        max_tokens: int | None = None,
         dropout: float = 0.1,
         bins: int = 16,
         order: float = 0.1,
@@ -70,7 +70,14 @@ class Time(Staged):
         if bins < 2:
             raise ValueError(f"head.bins={bins}; expected at least 2")
         super().__init__(
-            spec, label=label, fate=fate, genes=genes, context=context, dropout=dropout, score="log", size=bins
+            spec,
+            label=label,
+            fate=fate,
+            gene_components=gene_components,
+            max_tokens=max_tokens,
+            dropout=dropout,
+            score="log",
+            n_values=bins,
         )
         if softness <= 0 or min(order, fate_weight) < 0:
             raise ValueError(
@@ -82,52 +89,54 @@ class Time(Staged):
         self.order, self.softness, self.fate_weight = order, softness, fate_weight
         self.batch_key = batch_key
         self.labels = self.labels if batch_key is None else (*self.labels, batch_key)
-        self.register_buffer("numbers", numbers_of(spec, label), persistent=False)
+        self.register_buffer("numbers", parse_numbers(spec, label), persistent=False)
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("span", torch.ones(()))
-        self.register_buffer("centres", torch.zeros(bins))
+        self.register_buffer("centers", torch.zeros(bins))
         self.register_buffer("edges", torch.full((bins - 1,), torch.inf))
 
     def prepare(self, survey: Survey) -> None:
-        """Learn the range of the training cells' times, and begin; warn where batch and time cannot be told apart.
+        """Learn the range of the training cells' times; warn where each batch has a single time.
 
         Raises:
-            ValueError: no time, or a single one.
+            ValueError: the training cells have no time, or a single one.
         """
         times = self.times(torch.from_numpy(survey.obs[str(self.label)][survey.train])).numpy()
         known = np.isfinite(times)
         if len(np.unique(times[known])) < 2:
-            found = f"all have {times[known][0]:g}" if known.any() else "none has one"
-            raise ValueError(f"head.label={self.label!r}: of {len(times)} training cells {found}; a time needs two")
+            have = f"all have the time {times[known][0]:g}" if known.any() else "none has a time"
+            raise ValueError(
+                f"head.label={self.label!r}: of {len(times)} training cells {have}; expected at least two times"
+            )
         self.low.fill_(float(times[known].min()))
         self.span.fill_(float(np.ptp(times[known])))
         if self.batch_key is not None:
-            _warn_of_batches(times[known], survey.obs[self.batch_key][survey.train][known], self.batch_key)
+            _warn_single_times(times[known], survey.obs[self.batch_key][survey.train][known], self.batch_key)
         self._divide((times[known] - self.low.item()) / self.span.item())
         super().prepare(survey)
 
     def _divide(self, scaled: np.ndarray) -> None:
-        """Learn the classes from the scaled times of training cells."""
-        seen, bins = np.unique(scaled), len(self.centres)
+        """Set the classes from the scaled times of training cells."""
+        seen, bins = np.unique(scaled), len(self.centers)
         edges = (seen[1:] + seen[:-1]) / 2
         if len(seen) > bins:
             edges = np.unique(np.quantile(scaled, np.arange(1, bins) / bins))
         self.edges[: len(edges)] = torch.from_numpy(edges).to(self.edges)
         code = np.searchsorted(edges, scaled)
-        for own in np.unique(code):
-            self.centres[own] = float(scaled[code == own].mean())
+        for place in np.unique(code):
+            self.centers[place] = float(scaled[code == place].mean())
 
     def codes(self, targets: Mapping[str, np.ndarray]) -> np.ndarray:
-        """(n,) classes of the times, -1 where missing."""
+        """Classes of the times, (n,), -1 where missing."""
         scaled = (self.times(torch.from_numpy(targets[str(self.label)]).to(self.low.device)) - self.low) / self.span
         return torch.where(scaled.isfinite(), torch.searchsorted(self.edges, scaled), -1).cpu().numpy()
 
     def place(self, state: Tensor) -> Tensor:
-        """Where cell embeddings (B, D) are on the line, (B,) float32: the mean of their distributions."""
-        return self.line(state).float().softmax(1) @ self.centres
+        """Scaled times of cells, (B,) float32, from their states (B, D): the means of their distributions."""
+        return self.line(state).float().softmax(1) @ self.centers
 
     def times(self, values: Tensor) -> Tensor:
-        """(B,) float32 times of the column's values, nan where missing."""
+        """Times that values of the column name, (B,) float32, nan where missing."""
         if self.numbers is None:
             return values.float()
         return torch.where(values >= 0, self.numbers[values.clamp(min=0)], torch.nan)
@@ -145,20 +154,20 @@ class Time(Staged):
             "order_accuracy": pair_accuracy(predicted, truth),
             "n_targets": known.sum(),
         }
-        return with_fates(self, state, batch, metrics, self.fate_weight)
+        return add_fate_loss(self, state, batch, metrics, self.fate_weight)
 
     def loss(self, predicted: Tensor, truth: Tensor) -> Tensor:
-        """Huber loss and order of scaled times, (B,) each."""
+        """Huber loss and pairwise order of scaled times, (B,) each."""
         regression = F.huber_loss(predicted, truth, reduction="sum") / max(len(truth), 1)
         return regression + self.order * pairwise_order(predicted / self.softness, truth)
 
     def outputs(self, state: Tensor) -> dict[str, Tensor]:
-        """``pseudotime``, 0 to 1 over the times seen, and ``time`` in the label's own units."""
+        """``pseudotime``, 0 to 1 over the times of the training cells, and ``time`` in the units of the label."""
         place = self.place(state)
         return {"pseudotime": place, "time": place * self.span + self.low}
 
     def write(self, outputs: Arrays) -> Written:
-        """``scfm_pseudotime`` and ``scfm_<label>``, the time in its own units."""
+        """``scfm_pseudotime``, and ``scfm_<label>`` in the units of the label."""
         return Written(obs={f"scfm_{self.label}": outputs["time"]}) | super().write(outputs)
 
     def summarise(self, outputs: Arrays, targets: Arrays) -> dict[str, float]:
@@ -167,9 +176,10 @@ class Time(Staged):
         return {"spearman": spearman(outputs["time"], truth)}
 
 
-def _warn_of_batches(times: np.ndarray, batches: np.ndarray, key: str) -> None:
+def _warn_single_times(times: np.ndarray, batches: np.ndarray, key: str) -> None:
     seen = {code: np.unique(times[batches == code]) for code in np.unique(batches[batches >= 0])}
     if len(seen) > 1 and all(len(values) == 1 for values in seen.values()):
         log.warning(
-            "Every %s has a single time: a batch effect looks like time here, so judge it on batches held out.", key
+            "Every %s has a single time, so a batch effect looks like an effect of time: evaluate on held-out batches.",
+            key,
         )

@@ -7,7 +7,7 @@ import torch
 
 from scfm.head.annotation.classifier import Classifier
 from scfm.head.annotation.label_layer import class_weight
-from scfm.head.annotation.pseudo import thinner
+from scfm.head.annotation.pseudo import drop_tokens
 from scfm.head.logistic import logistic_regression
 
 
@@ -118,7 +118,7 @@ def test_pseudo_labels_use_only_sure_unlabelled_cells(make_spec, make_batch, bac
 def test_thinner_cells_keep_their_first_token_and_order(make_batch):
     batch = make_batch([0, 1, 2, 1], seed=3)
     batch = batch.with_token_field("counts", batch.ids.float())
-    view = thinner(batch, torch.tensor([True, False, True, True]), 0.5)
+    view = drop_tokens(batch, torch.tensor([True, False, True, True]), 0.5)
     assert view.n_cells == 3
     assert view.boundaries[-1] == view.n_tokens == len(view.positions)
     assert view.longest == view.lengths.max()
@@ -153,7 +153,7 @@ def test_refuses_what_cannot_be_learned(make_spec, counts, label, words):
 def test_warns_of_a_class_with_one_cell(make_spec, caplog):
     with caplog.at_level(logging.WARNING):
         Classifier(make_spec((5, 1, 0)), label="cell_type")
-    assert "one training cell: hardly learnable (type 1)" in caplog.text
+    assert "one training cell: rarely learned (type 1)" in caplog.text
     assert "no training cell: never predicted (type 2)" in caplog.text
 
 
@@ -164,7 +164,10 @@ def test_refuses_numbers_out_of_range(make_spec, wrong):
 
 
 def test_ends_at_the_logistic_regression_of_the_cells_it_is_given(make_spec, make_batch, backbone):
-    head, batch = Classifier(make_spec(), label="cell_type", genes=0).eval(), make_batch(np.arange(60) % 3, missing=[1])
+    head, batch = (
+        Classifier(make_spec(), label="cell_type", gene_components=0).eval(),
+        make_batch(np.arange(60) % 3, missing=[1]),
+    )
     outputs = outputs_of(head, backbone, batch)
     truth = batch.obs["cell_type"].numpy()
     head.refit(outputs, {"cell_type": truth})
@@ -189,4 +192,4 @@ def test_a_class_that_is_called_unknown_is_warned_of(make_spec, caplog):
     spec = replace(make_spec(), classes={"cell_type": ("T", "unknown", "B")})
     Classifier(spec, label="cell_type")
     assert "cell_type has a class 'unknown'" in caplog.text
-    assert "name the class otherwise" in caplog.text
+    assert "rename the class" in caplog.text

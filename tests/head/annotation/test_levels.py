@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scfm.head.annotation.classifier import Classifier
-from scfm.head.annotation.label_layer import Said
+from scfm.head.annotation.label_layer import Prediction
 from scfm.head.annotation.levels import Levels
 
 LABELS = ("lineage", "cell_type", "state")
@@ -53,7 +53,7 @@ def test_probabilities_sum_to_those_of_the_broader_class(levels):
 @settings(max_examples=50, deadline=None)
 def test_calls_never_contradict_each_other(seed):
     found = tree()(scores_of(seed))
-    settled = tree().settled(found)
+    settled = tree().enforce_levels(found)
     called = [values.argmax(1).numpy() for values in settled]
     for broad, fine, parent in zip(called, called[1:], PARENTS, strict=False):
         np.testing.assert_array_equal(parent[fine], broad)
@@ -86,7 +86,9 @@ def test_a_broad_class_without_finer_ones_keeps_its_name_and_unknown_stays_unkno
     broad = np.where([True, True, True, False, True], broad_guess, "unknown")
     fine_guess = np.array(["CD4", "CD8", "CD8", "CD8", "CD4"], dtype=object)
     fine = np.where([True, False, True, True, True], fine_guess, "unknown")
-    found = alone.named([Said(broad, broad_guess, nothing, nothing), Said(fine, fine_guess, nothing, nothing)])[1]
+    found = alone.align_names(
+        [Prediction(broad, broad_guess, nothing, nothing), Prediction(fine, fine_guess, nothing, nothing)]
+    )[1]
     assert found.names.tolist() == ["CD4", "unknown", "platelet", "unknown", "B"]
     assert found.guess.tolist() == ["CD4", "CD8", "platelet", "CD8", "B"]
 
@@ -112,7 +114,9 @@ def test_learns_two_levels_from_cells_of_which_some_are_labelled_broadly_alone(m
     spec = make_spec(classes={"lineage": ("T", "B")}, class_counts={"lineage": np.array([30, 5])})
 
     def made():
-        return Classifier(spec, label=["lineage", "cell_type"], levels=True, dropout=0.0, probe=False, genes=0)
+        return Classifier(
+            spec, label=["lineage", "cell_type"], levels=True, dropout=0.0, probe=False, gene_components=0
+        )
 
     def labelled(seed, missing=()):
         codes = np.random.default_rng(seed).permutation(np.arange(60) % 3)

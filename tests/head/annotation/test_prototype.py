@@ -13,7 +13,7 @@ def outputs_of(head, backbone, batch):
 def trained(make_spec, make_batch, backbone):
     """A head that knows the types 0 and 1 of three; type 2 was never labelled."""
     torch.manual_seed(0)
-    head = Prototype(make_spec((30, 30, 0)), label="cell_type", dim=8, dropout=0.0)
+    head = Prototype(make_spec((30, 30, 0)), label="cell_type", width=8, dropout=0.0)
     optimizer = torch.optim.Adam([*backbone.parameters(), *head.parameters()], lr=0.02)
     codes = np.arange(60) % 2
     for step in range(60):
@@ -26,7 +26,7 @@ def trained(make_spec, make_batch, backbone):
 
 def test_loss_against_the_formula(make_spec, make_batch, backbone):
     head = Prototype(
-        make_spec((2, 2)), label="cell_type", genes=0, dim=0, dropout=0.0, class_weights=False, pull=0.5
+        make_spec((2, 2)), label="cell_type", gene_components=0, width=0, dropout=0.0, class_weights=False, pull=0.5
     ).eval()
     batch = make_batch([0, 1, 1, 0], missing=[3])
     head.prototypes.means.copy_(torch.randn(2, 16))
@@ -39,7 +39,7 @@ def test_loss_against_the_formula(make_spec, make_batch, backbone):
 
 
 def test_prototypes_are_running_means_and_consolidate_to_exact_ones(make_spec, make_batch, backbone):
-    head = Prototype(make_spec((2, 2)), label="cell_type", genes=0, dim=0, dropout=0.0, momentum=0.75)
+    head = Prototype(make_spec((2, 2)), label="cell_type", gene_components=0, width=0, dropout=0.0, momentum=0.75)
     batches = [make_batch([0, 0, 1], seed=seed) for seed in (1, 2)]
     for batch in batches:
         head(backbone, batch)
@@ -71,7 +71,7 @@ def test_a_type_never_met_is_novel_and_then_added_without_training(trained, make
 
 
 def test_saves_and_loads_strictly(trained, make_spec, make_batch, backbone):
-    again = Prototype(make_spec((30, 30, 0)), label="cell_type", dim=8).eval()
+    again = Prototype(make_spec((30, 30, 0)), label="cell_type", width=8).eval()
     again.load_state_dict(trained.state_dict())
     batch = make_batch([0, 1, 0])
     for name, values in outputs_of(trained, backbone, batch).items():

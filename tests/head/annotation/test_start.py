@@ -28,12 +28,12 @@ def test_a_classifier_begins_with_what_a_probe_knows(genes, make_spec, make_batc
     spec = make_spec()
     codes = np.arange(60) % 3
     survey = survey_of(backbone, spec.vocab, make_batch(codes), np.where(np.arange(60) % 2, codes, -1))
-    head = Classifier(spec, label="cell_type", genes=genes)
+    head = Classifier(spec, label="cell_type", gene_components=genes)
     head.prepare(survey)
     new = make_batch(codes, seed=9)
     found = head.eval().predict(backbone, new)["logits"].argmax(1).numpy()
     assert (found == codes).mean() > 0.8
-    plain = Classifier(spec, label="cell_type", genes=genes, probe=False)
+    plain = Classifier(spec, label="cell_type", gene_components=genes, probe=False)
     weight = plain.columns[0].layers[-1].weight.clone()
     plain.prepare(survey)
     torch.testing.assert_close(plain.columns[0].layers[-1].weight, weight)

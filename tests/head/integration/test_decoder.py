@@ -1,4 +1,4 @@
-"""The count decoder: its likelihood against scipy, its divergence by hand, its normalisation, its counts."""
+"""The count decoder: its likelihood against scipy, its divergence by hand, its normalization, its counts."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from scipy import stats
 from scfm.head.integration.cond_decoder import CondDecoder, divergence, log_nb
 from scfm.head.integration.domain import DomainNorm
 
-SMALL = {"batch_key": "batch", "size": 4, "hidden": 16}
+SMALL = {"batch_key": "batch", "width": 4, "hidden": 16}
 
 
 def test_negative_binomial_equals_scipy():

@@ -7,28 +7,30 @@ import numpy as np
 import pytest
 import torch
 
-from scfm.head.integration.adversarial import Adversarial, reverse
-from scfm.head.integration.batch_token import BatchToken, added
-from scfm.head.integration.batch_token_prototype import BatchTokenPrototype, spread
+from scfm.head.integration.adversarial import Adversarial, reverse_gradient
+from scfm.head.integration.batch_token import BatchToken, add_vectors
+from scfm.head.integration.batch_token_prototype import BatchTokenPrototype, class_spread
 from scfm.head.integration.check import check_batches, warn_confounded
 from scfm.head.integration.cond_decoder import CondDecoder
 from scfm.head.integration.contrastive_sampler import ContrastiveSampler
-from scfm.head.integration.distill import Distill, agreement
+from scfm.head.integration.distill import Distill, agreement_loss
 from scfm.head.integration.triplet import Triplet
 from scfm.types import Spec
 
-SMALL = {"batch_key": "batch", "size": 8, "hidden": 16}
+SMALL = {"batch_key": "batch", "width": 8, "hidden": 16}
 MAKERS = {
-    "hcl": lambda spec: ContrastiveSampler(spec, **SMALL, genes=8),
-    "knn": lambda spec: ContrastiveSampler(spec, **SMALL, genes=8, mode="knn", neighbours=5),
-    "batch_token": lambda spec: BatchToken(spec, **SMALL, genes=8),
-    "batch_token_prototype": lambda spec: BatchTokenPrototype(spec, **SMALL, genes=8, label="cell_type"),
-    "triplet": lambda spec: Triplet(spec, **SMALL, neighbours=8, genes=8),
-    "triplet_label": lambda spec: Triplet(spec, **SMALL, neighbours=8, genes=8, label="cell_type", stay=0.0),
-    "distill": lambda spec: Distill(spec, **SMALL, cosine=0.5, genes=8),
-    "distill_label": lambda spec: Distill(spec, **SMALL, label="cell_type", kl=0.5, genes=0),
-    "adversarial": lambda spec: Adversarial(spec, **SMALL, label="cell_type", warmup=10, genes=8),
-    "scvi": lambda spec: CondDecoder(spec, **SMALL, anneal=10, genes=8),
+    "hcl": lambda spec: ContrastiveSampler(spec, **SMALL, gene_components=8),
+    "knn": lambda spec: ContrastiveSampler(spec, **SMALL, gene_components=8, mode="knn", neighbors=5),
+    "batch_token": lambda spec: BatchToken(spec, **SMALL, gene_components=8),
+    "batch_token_prototype": lambda spec: BatchTokenPrototype(spec, **SMALL, gene_components=8, label="cell_type"),
+    "triplet": lambda spec: Triplet(spec, **SMALL, neighbors=8, gene_components=8),
+    "triplet_label": lambda spec: Triplet(
+        spec, **SMALL, neighbors=8, gene_components=8, label="cell_type", neighbor_weight=0.0
+    ),
+    "distill": lambda spec: Distill(spec, **SMALL, cosine=0.5, gene_components=8),
+    "distill_label": lambda spec: Distill(spec, **SMALL, label="cell_type", kl=0.5, gene_components=0),
+    "adversarial": lambda spec: Adversarial(spec, **SMALL, label="cell_type", warmup=10, gene_components=8),
+    "scvi": lambda spec: CondDecoder(spec, **SMALL, anneal=10, gene_components=8),
     "scalex": lambda spec: CondDecoder(spec, **SMALL, likelihood="bce", decoder="dsbn", beta=0.5),
 }
 
@@ -102,17 +104,17 @@ def test_crossed_batches_or_one_condition_do_not_warn(caplog):
         ("hcl", {"p_in": 0.0}, "head.p_in=0.0"),
         ("hcl", {"p_in": 1.2}, "head.p_in=1.2"),
         ("hcl", {"condition": "sex"}, "head.condition='sex'"),
-        ("hcl", {"size": 1}, "head.size=1"),
-        ("hcl", {"stay": -1.0}, "head.stay=-1.0"),
-        ("hcl", {"longest": 2}, "head.longest=2"),
-        ("triplet", {"stay": -1.0}, "head.stay=-1.0"),
-        ("triplet", {"meet": -1.0}, "head.meet=-1.0"),
+        ("hcl", {"width": 1}, "head.width=1"),
+        ("hcl", {"neighbor_weight": -1.0}, "head.neighbor_weight=-1.0"),
+        ("hcl", {"max_tokens": 2}, "head.max_tokens=2"),
+        ("triplet", {"neighbor_weight": -1.0}, "head.neighbor_weight=-1.0"),
+        ("triplet", {"offset_weight": -1.0}, "head.offset_weight=-1.0"),
         ("batch_token", {"null_share": 0.0}, "head.null_share=0.0"),
         ("batch_token", {"queue": -1}, "head.queue=-1"),
         ("batch_token", {"momentum": 1.5}, "head.momentum=1.5"),
         ("distill", {"kl": -1.0}, "head.kl=-1.0"),
         ("distill", {"label": "sort"}, "head.label='sort'"),
-        ("triplet", {"within": 1.5}, "head.within=1.5"),
+        ("triplet", {"own_batch_share": 1.5}, "head.own_batch_share=1.5"),
         ("triplet", {"label": "sort"}, "head.label='sort'"),
         ("distill", {"cosine": -1.0}, "head.cosine=-1.0"),
         ("adversarial", {"label": "sort"}, "head.label='sort'"),
@@ -140,7 +142,7 @@ def test_knn_mode_draws_neighbours_of_the_same_batch(spec, cells, tiny):
 
 
 def test_with_cells_of_other_batches_their_neighbours_are_sought_too(spec, cells, tiny):
-    head = ContrastiveSampler(spec, **SMALL, mode="knn", neighbours=5, p_in=0.9, micro_batches="coverage")
+    head = ContrastiveSampler(spec, **SMALL, mode="knn", neighbors=5, p_in=0.9, micro_batches="coverage")
     head.prepare(cells.survey(tiny))
     chosen, batches = head.sampling, cells.obs["batch"]
     own = batches[chosen.neighbours] == batches[: len(chosen.neighbours), None]
@@ -165,7 +167,7 @@ def test_hard_negatives_with_cells_of_other_batches_are_warned_of(spec, caplog, 
 
 
 def test_the_null_row_is_trained(spec, cells, tiny):
-    head = BatchToken(spec, **SMALL, genes=0)
+    head = BatchToken(spec, **SMALL, gene_components=0)
     head(tiny, cells.batch(range(30), seed=1))["loss"].backward()
     assert head.rows.grad[-1].abs().max() > 0
 
@@ -173,13 +175,13 @@ def test_the_null_row_is_trained(spec, cells, tiny):
 def test_the_batch_vector_reaches_every_token_embedding(tiny, cells):
     batch, table = cells.batch([0, 1]), tiny.model.get_input_embeddings()
     vectors = torch.randn(batch.n_tokens, 32)
-    with added(tiny, vectors):
+    with add_vectors(tiny, vectors):
         torch.testing.assert_close(table(batch.ids), table.weight[batch.ids] + vectors)
     torch.testing.assert_close(table(batch.ids), table.weight[batch.ids])
 
 
 def test_projection_uses_the_null_row_whatever_the_batch(spec, cells, tiny):
-    head = BatchToken(spec, **SMALL, genes=0).eval()
+    head = BatchToken(spec, **SMALL, gene_components=0).eval()
     batch = cells.batch([0, 1, 2])
     other = replace(batch, obs={"batch": torch.tensor([2, 2, -1])})
     torch.testing.assert_close(head.predict(tiny, batch), head.predict(tiny, other))
@@ -188,7 +190,7 @@ def test_projection_uses_the_null_row_whatever_the_batch(spec, cells, tiny):
 
 
 def test_surgery_trains_one_row_and_nothing_else(spec, cells, tiny):
-    head = BatchToken(spec, **SMALL, genes=0)
+    head = BatchToken(spec, **SMALL, gene_components=0)
     before = {name: value.clone() for name, value in (head.state_dict() | tiny.state_dict()).items()}
     batches = [cells.batch(range(0, 60, 3), seed=2)]
     row = head.adopt(tiny, batches, epochs=3)
@@ -210,11 +212,11 @@ def test_sample_embeddings_are_the_vectors_of_the_batches_without_the_null_one(s
 
 
 def test_the_loss_is_that_of_both(spec, cells, tiny):
-    head = BatchTokenPrototype(spec, **SMALL, genes=8, label="cell_type", weight=0.5)
+    head = BatchTokenPrototype(spec, **SMALL, gene_components=8, label="cell_type", weight=0.5)
     head.prepare(cells.survey(tiny))
     head.eval().prototypes.means.normal_()
     batch = cells.batch(range(24), seed=5)
-    alone, space = head.contrasted(tiny, batch)
+    alone, space = head.compute_contrast(tiny, batch)
     expected = alone["loss"] + 0.5 * head.prototypes(space, batch.obs["cell_type"])["loss"]
     torch.testing.assert_close(head(tiny, batch)["loss"], expected)
     nobody = replace(batch, obs={**batch.obs, "cell_type": torch.full((24,), -1)})
@@ -223,20 +225,20 @@ def test_the_loss_is_that_of_both(spec, cells, tiny):
 
 def test_types_are_named_in_the_integrated_space_whatever_the_batch(spec, cells, tiny):
     torch.manual_seed(0)
-    head = BatchTokenPrototype(spec, **SMALL, genes=8, label="cell_type")
+    head = BatchTokenPrototype(spec, **SMALL, gene_components=8, label="cell_type")
     survey = cells.survey(tiny)
     survey.obs["cell_type"] = np.where(np.arange(120) < 40, -1, survey.obs["cell_type"])
     head.prepare(survey)
     whole = cells.batch(range(120))
 
-    def said(batch):
+    def predict(batch):
         return {name: value.numpy() for name, value in head.eval().predict(tiny, batch).items()}
 
-    head.update(said(whole), survey.obs)
+    head.update(predict(whole), survey.obs)
     new = replace(cells.batch(range(40)), obs={"batch": torch.full((40,), -1)})
-    outputs, truth = said(new), cells.obs["cell_type"][:40]
+    outputs, truth = predict(new), cells.obs["cell_type"][:40]
     assert head.summarise(outputs, {"cell_type": truth})["macro_f1"] > 0.8
-    head.calibrate(said(whole), survey.obs)
+    head.calibrate(predict(whole), survey.obs)
     named = head.write(outputs).obs["scfm_cell_type"]
     kept = named != "unknown"
     assert kept.mean() > 0.7
@@ -247,7 +249,7 @@ def test_types_are_named_in_the_integrated_space_whatever_the_batch(spec, cells,
 
 def test_spread_is_the_distance_to_the_mean_of_ones_class():
     space = np.array([[0.0, 0], [0, 2], [5, 5], [9, 9]])
-    assert spread(space, np.array([0, 0, 1, -1])) == pytest.approx(np.sqrt((1 + 1 + 0) / 3))
+    assert class_spread(space, np.array([0, 0, 1, -1])) == pytest.approx(np.sqrt((1 + 1 + 0) / 3))
 
 
 # the discriminator
@@ -255,7 +257,7 @@ def test_spread_is_the_distance_to_the_mean_of_ones_class():
 
 def test_reversed_gradient():
     value = torch.tensor([1.0, 2.0], requires_grad=True)
-    out = reverse(value, 0.3)
+    out = reverse_gradient(value, 0.3)
     torch.testing.assert_close(out, value)
     (out * torch.tensor([1.0, 5.0])).sum().backward()
     torch.testing.assert_close(value.grad, torch.tensor([-0.3, -1.5]))
@@ -271,7 +273,7 @@ def test_discriminator_weighs_batch_and_type_inversely(spec, cells, tiny):
     np.testing.assert_allclose((head.weights.numpy() * table), np.full((3, 3), 120 / 9), rtol=1e-5)
     codes, types = torch.tensor([0, 1, -1]), torch.tensor([0, -1, 0])
     logits = torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0], [9.0, 0.0, 0.0]])
-    loss, accuracy = head.naming(logits, codes, types)
+    loss, accuracy = head.naming_loss(logits, codes, types)
     weight = head.weights.numpy()[[0, 1], [0, 2]]
     each = -np.log([np.e / (np.e + 2), np.e**2 / (np.e**2 + 2)])
     assert loss.item() == pytest.approx((weight * each).sum() / weight.sum(), rel=1e-5)
@@ -288,7 +290,7 @@ def test_the_student_needs_no_backbone(spec, cells):
 
 def test_the_teacher_is_not_trained_unless_asked(spec, cells, tiny):
     for trained in (False, True):
-        head = Distill(spec, **SMALL, genes=0, train_teacher=trained)
+        head = Distill(spec, **SMALL, gene_components=0, train_teacher=trained)
         tiny.zero_grad()
         head(tiny, cells.batch(range(12), seed=1))["loss"].backward()
         assert any(p.grad is not None and p.grad.any() for p in tiny.parameters()) == trained
@@ -308,7 +310,7 @@ def test_towers_are_contrasted_by_the_formula(spec):
 def test_the_student_agrees_by_the_formula():
     teacher = torch.tensor([[1.0, 0.0], [0.0, 0.0], [2.0, 0.0]], requires_grad=True)
     student = torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, 1.0]], requires_grad=True)
-    loss = agreement(teacher, student, torch.tensor([0, -1, 1]), 0.5)
+    loss = agreement_loss(teacher, student, torch.tensor([0, -1, 1]), 0.5)
     p, q = (logits.detach().softmax(1).double().numpy() for logits in (teacher, student))
     named = -(np.log(p[0, 0]) + np.log(p[2, 1])) / 2
     assert loss.item() == pytest.approx(named + 0.5 * (p * np.log(p / q)).sum() / 3, rel=1e-5)
@@ -319,5 +321,5 @@ def test_the_student_agrees_by_the_formula():
 
 
 def test_no_cell_with_a_label_is_no_fault():
-    loss = agreement(torch.zeros(2, 3), torch.zeros(2, 3), torch.tensor([-1, -1]), 1.0)
+    loss = agreement_loss(torch.zeros(2, 3), torch.zeros(2, 3), torch.tensor([-1, -1]), 1.0)
     assert loss.item() == 0

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from scfm.head.integration.batch_token import BatchToken
 from scfm.head.integration.queue import Follower, KeyQueue
 
-SMALL = {"batch_key": "batch", "size": 8, "hidden": 16, "genes": 0}
+SMALL = {"batch_key": "batch", "width": 8, "hidden": 16, "gene_components": 0}
 
 
 def test_the_oldest_keys_go_first_whatever_the_number_added():
@@ -47,7 +47,7 @@ def test_following_weights_by_hand_and_the_own_ones_back_to_the_bit():
     follower.update(layer.parameters())
     layer.weight.data.fill_(5.0)
     follower.update(layer.parameters())
-    with follower.in_place(layer.parameters()):
+    with follower.swap_in(layer.parameters()):
         assert layer.weight.item() == 2.0  # 0.75 x 1 + 0.25 x 5
         assert not layer(torch.ones(1, 1)).requires_grad
     assert layer.weight.item() == 5.0
@@ -57,7 +57,7 @@ def test_following_weights_by_hand_and_the_own_ones_back_to_the_bit():
 def test_divided_weights_are_refused():
     weight = nn.Parameter(torch.zeros(2))
     weight.ds_id = 0
-    with pytest.raises(ValueError, match=r"head.queue follows whole weights: use strategy=ddp"):
+    with pytest.raises(ValueError, match=r"head.queue averages whole weights: use strategy=ddp"):
         Follower(0.9).update([weight])
 
 
@@ -102,7 +102,7 @@ def test_autocast_keeps_no_cast_of_the_other_weights():
         follower.update(layer.parameters())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         before = layer(one)
-        with follower.in_place(layer.parameters()):
+        with follower.swap_in(layer.parameters()):
             inside = layer(one)
         after = layer(one)
     assert [before.item(), inside.item(), after.item()] == [5.0, 3.0, 5.0]

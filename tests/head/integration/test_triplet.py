@@ -1,4 +1,4 @@
-"""Triplets: the loss by hand, negatives from the anchor's batch at rate 1, neighbours of every pair of batches."""
+"""Triplets: the loss by hand, negatives from the anchor's batch at rate 1, neighbors of every pair of batches."""
 
 import numpy as np
 import pytest
@@ -6,15 +6,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scfm.head.integration.neighbour import mutual_neighbours, own_neighbours
+from scfm.head.integration.batch_neighbors import mutual_neighbors, own_neighbors
 from scfm.head.integration.triplet import (
     Triplet,
-    alike,
-    among,
     draw_triplets,
-    filled,
-    nearest_quarter,
-    offset,
+    fill_positives,
+    keep_nearest_quarter,
+    offset_loss,
+    pair_mask,
+    same_label_pairs,
     triplet_loss,
 )
 
@@ -68,8 +68,8 @@ def test_offset_by_hand():
     partners, near = torch.zeros(2, 5, 5, dtype=torch.bool)
     partners[0, [2, 3]] = near[0, 1] = True  # means (4, 4) and (2, 0): 4 + 16
     partners[2, 0] = near[2, 3] = True  # (0, 0) and (5, 4): 25 + 16
-    partners[4, 0] = True  # no neighbour: it does not count
-    assert offset(space, partners, near).item() == pytest.approx((20 + 41) / 2 / 2)
+    partners[4, 0] = True  # no neighbor: it does not count
+    assert offset_loss(space, partners, near).item() == pytest.approx((20 + 41) / 2 / 2)
 
 
 def test_offset_is_gone_where_one_shift_parts_the_batches():
@@ -78,17 +78,17 @@ def test_offset_is_gone_where_one_shift_parts_the_batches():
     shift = torch.tensor([4.0, 0.0, 0.0])
     other = batches[:, None] != batches
     space = (home + batches[:, None] * shift).requires_grad_()
-    before = offset(space, other, ~other)
+    before = offset_loss(space, other, ~other)
     before.backward()
     moved = -space.grad[batches == 1].mean(0)
     assert torch.nn.functional.cosine_similarity(moved, -shift, dim=0) > 0.95
-    assert offset(space.detach() - batches[:, None] * shift, other, ~other) < 0.05 * before
+    assert offset_loss(space.detach() - batches[:, None] * shift, other, ~other) < 0.05 * before
 
 
 def test_no_partner_is_no_offset():
     space = torch.randn(3, 2, requires_grad=True)
     none = torch.zeros(3, 3, dtype=torch.bool)
-    offset(space, none, ~none).backward()
+    offset_loss(space, none, ~none).backward()
     assert (space.grad == 0).all()
 
 
@@ -103,7 +103,7 @@ def test_no_triplet_is_no_loss():
 def test_mutual_neighbours_against_brute_force_for_every_pair_of_batches():
     rng = np.random.default_rng(0)
     embedding, batches, k = rng.normal(size=(60, 3)), np.arange(60) % 4, 5
-    found = mutual_neighbours(embedding, batches, k)
+    found = mutual_neighbors(embedding, batches, k)
     distance = np.linalg.norm(embedding[:, None] - embedding[None], axis=2)
 
     def nearest_of(i, code):
@@ -122,27 +122,27 @@ def test_mutual_neighbours_against_brute_force_for_every_pair_of_batches():
 
 def test_own_neighbours_and_filling():
     embedding = np.array([[0.0], [1.0], [3.0], [0.1], [50.0]])
-    own = own_neighbours(embedding, np.array([0, 0, 0, 1, 2]), 3)
+    own = own_neighbors(embedding, np.array([0, 0, 0, 1, 2]), 3)
     assert own.tolist() == [[1, 2, -1], [0, 2, -1], [1, 0, -1], [-1, -1, -1], [-1, -1, -1]]
     mutual = np.array([[3, -1, -1], [3, 4, -1], [-1, -1, -1], [0, 1, -1], [-1, -1, -1]])
-    assert filled(mutual, own, 0.75).tolist()[2] == [1, -1, -1]  # 0.75 x mean count 5/3 = 1.25 -> 1
-    assert filled(mutual, own, 1.0).tolist()[:2] == mutual.tolist()[:2]
+    assert fill_positives(mutual, own, 0.75).tolist()[2] == [1, -1, -1]  # 0.75 x mean count 5/3 = 1.25 -> 1
+    assert fill_positives(mutual, own, 1.0).tolist()[:2] == mutual.tolist()[:2]
 
 
 def test_membership_by_rows():
     table = torch.tensor([[7, -1], [5, 9], [-1, -1]])
-    found = among(table, torch.tensor([9, 5, 7]))
+    found = pair_mask(table, torch.tensor([9, 5, 7]))
     assert found.tolist() == [[False, False, True], [True, True, False], [False, False, False]]
 
 
 def test_labels_pair_cells_across_batches_only():
-    found = alike(torch.tensor([0, 0, 0, -1, -1]), torch.tensor([0, 0, 1, 0, 1]))
+    found = same_label_pairs(torch.tensor([0, 0, 0, -1, -1]), torch.tensor([0, 0, 1, 0, 1]))
     assert found.nonzero().tolist() == [[0, 2], [1, 2], [2, 0], [2, 1]]
 
 
 def test_positives_are_asked_for_and_held_out_cells_stay_apart(spec, cells, tiny):
     train = np.arange(120) % 4 != 0
-    head = Triplet(spec, batch_key="batch", size=8, hidden=16, neighbours=10)
+    head = Triplet(spec, batch_key="batch", width=8, hidden=16, neighbors=10)
     head.prepare(cells.survey(tiny, train))
     table = head.sampling.neighbours
     assert (head.sampling.by, head.sampling.companions) == (None, 1)
@@ -152,9 +152,9 @@ def test_positives_are_asked_for_and_held_out_cells_stay_apart(spec, cells, tiny
 
 
 def test_small_batches_keep_cells_that_can_be_negatives():
-    """Held-out cells of a batch may be fewer than the neighbours that are sought."""
+    """Held-out cells of a batch may be fewer than the neighbors that are sought."""
     batches = np.repeat([4, 7], [12, 3])
-    own = own_neighbours(np.random.default_rng(0).normal(size=(15, 2)), batches, 30)
-    near = nearest_quarter(own, batches)
+    own = own_neighbors(np.random.default_rng(0).normal(size=(15, 2)), batches, 30)
+    near = keep_nearest_quarter(own, batches)
     assert (near >= 0).sum(axis=1).tolist() == [3] * 12 + [1] * 3
     assert (near[:, :3][near[:, :3] >= 0] == own[:, :3][near[:, :3] >= 0]).all()

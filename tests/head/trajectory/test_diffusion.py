@@ -8,7 +8,7 @@ import pytest
 from scipy.sparse import csr_matrix
 from scipy.stats import spearmanr
 
-from scfm.head.trajectory.diffusion import absorption, diffusion_pseudotime, extreme_cell, neighbour_graph, rank_scaled
+from scfm.head.trajectory.diffusion import absorption, diffusion_pseudotime, extreme_cell, neighbor_graph, scale_ranks
 
 
 def curve(n=150, seed=0):
@@ -19,32 +19,32 @@ def curve(n=150, seed=0):
 
 def test_pseudotime_follows_a_curve_and_starts_at_the_root():
     t, points = curve()
-    found = diffusion_pseudotime(neighbour_graph(points, 10), 0)
+    found = diffusion_pseudotime(neighbor_graph(points, 10), 0)
     assert found[0] == 0
     assert spearmanr(found, t).statistic > 0.99
 
 
 def test_the_root_type_gives_its_most_extreme_cell():
     t, points = curve()
-    assert t[extreme_cell(neighbour_graph(points, 10), t < 0.3)] < 0.05
+    assert t[extreme_cell(neighbor_graph(points, 10), t < 0.3)] < 0.05
 
 
 def test_cells_that_the_root_does_not_reach_are_missing_and_counted(caplog):
     _, points = curve()
     points = np.concatenate([points, points[:40] + 1000])
     with caplog.at_level(logging.WARNING):
-        found = diffusion_pseudotime(neighbour_graph(points, 10), 0)
+        found = diffusion_pseudotime(neighbor_graph(points, 10), 0)
     assert np.isnan(found[150:]).all()
     assert np.isfinite(found[:150]).all()
     assert "40 of 190 cells are not connected" in caplog.text
-    scaled = rank_scaled(found)
+    scaled = scale_ranks(found)
     assert np.isnan(scaled[150:]).all()
     assert (np.nanmin(scaled), np.nanmax(scaled)) == (0.0, 1.0)
 
 
 def test_too_few_cells_are_refused():
-    with pytest.raises(ValueError, match="8 training cells are too few for 10 neighbours"):
-        neighbour_graph(np.zeros((8, 2)), 10)
+    with pytest.raises(ValueError, match="8 training cells are too few for 10 neighbors"):
+        neighbor_graph(np.zeros((8, 2)), 10)
 
 
 def test_absorption_is_the_gamblers_ruin():
@@ -74,4 +74,4 @@ def test_cells_that_reach_no_terminal_state_have_no_fate():
 def test_without_scanpy_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "scanpy", None)
     with pytest.raises(ImportError, match=r"pip install .scfm-framework\[evaluate\]"):
-        neighbour_graph(np.zeros((30, 2)), 10)
+        neighbor_graph(np.zeros((30, 2)), 10)

@@ -8,14 +8,14 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from scfm.head.logistic import BALANCED, best_penalty, logistic_regression
+from scfm.head.logistic import BALANCED, choose_penalty, logistic_regression
 from scfm.head.survey import Survey
 from scfm.head.trajectory.base import pair_accuracy, pairwise_order
 from scfm.head.trajectory.ordinal import Ordinal
 from scfm.head.trajectory.pseudotime import Pseudotime
 from scfm.head.trajectory.time import Time
 
-SMALL = {"dropout": 0.0, "genes": 8}
+SMALL = {"dropout": 0.0, "gene_components": 8}
 COLD = {"hidden": 16, "warm_up": 0, **SMALL}
 STAGES = ["d0", "d1", "d2", "d3"]
 MAKERS = {
@@ -87,14 +87,14 @@ def test_ordinal_logits_are_those_of_the_summed_probabilities(spec):
 
 
 def test_ordinal_begins_and_ends_at_a_logistic_regression(spec, cells, tiny):
-    head = Ordinal(spec, label="stage", stages=STAGES[::-1], fate="fate", genes=8).eval()
+    head = Ordinal(spec, label="stage", stages=STAGES[::-1], fate="fate", gene_components=8).eval()
     survey = cells.survey(tiny)
     head.prepare(survey)
 
     def regression(values, stages):
-        return logistic_regression(values, 3 - stages, 4, best_penalty(values, 3 - stages, BALANCED))
+        return logistic_regression(values, 3 - stages, 4, choose_penalty(values, 3 - stages, BALANCED))
 
-    weight, bias = regression(head.state.of(survey), cells.obs["stage"])
+    weight, bias = regression(head.state.from_survey(survey), cells.obs["stage"])
     torch.testing.assert_close(head.line[-1].weight.detach(), torch.from_numpy(weight))
     torch.testing.assert_close(head.line[-1].bias.detach(), torch.from_numpy(bias))
     outputs = {name: value.numpy() for name, value in head.predict(tiny, cells.batch(range(120))).items()}
@@ -112,7 +112,7 @@ def test_ordinal_begins_and_ends_at_a_logistic_regression(spec, cells, tiny):
 def test_missing_labels_do_not_count(spec, cells, tiny):
     for head, name, missing in (
         (Time(spec, label="time", **SMALL), "time", np.nan),
-        (Ordinal(spec, label="stage", stages=STAGES, genes=8), "stage", -1),
+        (Ordinal(spec, label="stage", stages=STAGES, gene_components=8), "stage", -1),
     ):
         head.eval()
         batch = cells.batch(range(10))
@@ -160,7 +160,7 @@ def test_cells_without_genes_have_no_stage(spec):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda s: Ordinal(s, label="stage"), r"stages of 'stage' are not ordered .d0, d1.*head.stages="),
+        (lambda s: Ordinal(s, label="stage"), r"stages of 'stage' are no numbers .d0, d1.*head.stages="),
         (lambda s: Ordinal(s, label="stage", stages=STAGES[:3]), "every category of 'stage' once.*d3"),
         (lambda s: Ordinal(s, label="stage", stages=[*STAGES, "d0"]), "every category of 'stage' once.*d0"),
         (lambda s: Ordinal(s, label="time"), "'time' is not a categorical"),
@@ -173,7 +173,7 @@ def test_cells_without_genes_have_no_stage(spec):
         (lambda s: Pseudotime(s, root_cell="a", root_type="b"), "needs one root"),
         (lambda s: Pseudotime(s, root_type="d0", root_label="day"), "head.root_label='day'"),
         (lambda s: Pseudotime(s, root_type="d00", root_label="stage"), "'d00' is no category.*did you mean 'd0'"),
-        (lambda s: Pseudotime(s, root_cell="a", neighbours=1), "head.neighbours=1"),
+        (lambda s: Pseudotime(s, root_cell="a", neighbors=1), "head.neighbors=1"),
     ],
 )
 def test_refusals(spec, make, words):
@@ -190,10 +190,10 @@ def test_a_single_fate_is_refused(spec):
 def test_one_time_only_or_none_is_refused(spec, cells, tiny):
     head, survey = Time(spec, label="time", **SMALL), cells.survey(tiny)
     survey.obs["time"] = np.where(np.arange(120) % 2, 3.0, np.nan).astype(np.float32)
-    with pytest.raises(ValueError, match="of 120 training cells all have 3"):
+    with pytest.raises(ValueError, match="of 120 training cells all have the time 3"):
         head.prepare(survey)
     survey.obs["time"][:] = np.nan
-    with pytest.raises(ValueError, match="none has one"):
+    with pytest.raises(ValueError, match="none has a time"):
         head.prepare(survey)
 
 
@@ -221,7 +221,7 @@ def test_an_embedding_with_nan_is_refused():
         Survey(np.array([4, 5, 6]), np.ones(3, dtype=bool), embedding)
 
 
-def test_held_out_cells_take_the_mean_of_their_training_neighbours(spec, cells, tiny):
+def test_held_out_cells_take_the_mean_of_their_training_neighbors(spec, cells, tiny):
     train = np.arange(120) % 5 != 0
     head = Pseudotime(spec, root_cell="cell0", **SMALL)  # held out itself: its nearest training cell is the root
     head.prepare(cells.survey(tiny, train))
@@ -272,10 +272,10 @@ def test_a_time_is_the_mean_of_a_distribution_over_stretches_of_equally_many_cel
     codes, times = head.codes(cells.obs), cells.obs["time"]
     assert np.bincount(codes).tolist() == [20] * 6
     scaled = (times - times.min()) / np.ptp(times)
-    centres = [scaled[codes == code].mean() for code in range(6)]
-    np.testing.assert_allclose(head.centres, centres, rtol=1e-4)
+    centers = [scaled[codes == code].mean() for code in range(6)]
+    np.testing.assert_allclose(head.centers, centers, rtol=1e-4)
     state = torch.randn(4, head.state.width)
-    expected = head.line(state).softmax(1).detach().numpy() @ centres
+    expected = head.line(state).softmax(1).detach().numpy() @ centers
     np.testing.assert_allclose(head.eval().place(state).detach(), expected, rtol=1e-4)
 
 
@@ -285,7 +285,7 @@ def test_few_times_are_classes_of_their_own(spec, cells, tiny):
     head = Time(spec, label="time", **SMALL)
     head.prepare(survey)
     assert (head.codes(survey.obs) == survey.obs["stage"]).all()
-    np.testing.assert_allclose(head.centres[:4], np.array([0, 1, 4, 9]) / 9, rtol=1e-6)
+    np.testing.assert_allclose(head.centers[:4], np.array([0, 1, 4, 9]) / 9, rtol=1e-6)
 
 
 def test_refuses_a_negative_warm_up_and_components(spec):
@@ -293,5 +293,5 @@ def test_refuses_a_negative_warm_up_and_components(spec):
         Pseudotime(spec, root_cell="cell3", warm_up=-1)
     with pytest.raises(ValueError, match="head.bins=1"):
         Time(spec, label="time", bins=1)
-    with pytest.raises(ValueError, match="head.genes=-2"):
-        Time(spec, label="time", genes=-2)
+    with pytest.raises(ValueError, match="head.gene_components=-2"):
+        Time(spec, label="time", gene_components=-2)

@@ -14,8 +14,8 @@ from scfm.metrics.neighbors import find_neighbors
 from scfm.metrics.umap import curve
 
 MAKERS = {
-    "regression": lambda spec: ParametricUMAP(spec, genes=8, neighbours=8, sample=50, polish=10, warm_up=20),
-    "cross_entropy": lambda spec: ParametricUMAP(spec, form="cross_entropy", genes=0, neighbours=8, warm_up=0),
+    "regression": lambda spec: ParametricUMAP(spec, gene_components=8, neighbors=8, sample=50, polish=10, warm_up=20),
+    "cross_entropy": lambda spec: ParametricUMAP(spec, form="cross_entropy", gene_components=0, neighbors=8, warm_up=0),
 }
 
 
@@ -32,7 +32,7 @@ def test_trains_saves_loads_projects(name, exercise, tiny, cells):
 
 
 def test_regression_is_the_mean_squared_error_of_scaled_coordinates(spec, cells, tiny):
-    head = ParametricUMAP(spec, genes=8, neighbours=8, decay=0.0, warm_up=0)
+    head = ParametricUMAP(spec, gene_components=8, neighbors=8, decay=0.0, warm_up=0)
     train = np.arange(120) < 100
     head.prepare(cells.survey(tiny, train))
     batch = cells.batch([1, 5, 110])
@@ -42,7 +42,7 @@ def test_regression_is_the_mean_squared_error_of_scaled_coordinates(spec, cells,
     unit = np.nanstd(head.layout.numpy(), axis=0).max() / 15
     assert metrics["loss"].item() == pytest.approx((((found - layout) / unit) ** 2).mean(), rel=1e-4)
     assert metrics["n_targets"] == 2
-    decayed = ParametricUMAP(spec, genes=8, neighbours=8, decay=0.5, warm_up=0)
+    decayed = ParametricUMAP(spec, gene_components=8, neighbors=8, decay=0.5, warm_up=0)
     decayed.load_state_dict(head.state_dict())
     decayed.layout, decayed.table = head.layout, head.table
     squares = sum(w.square().sum() for n, w in head.network.named_parameters() if n.endswith("weight"))
@@ -51,13 +51,13 @@ def test_regression_is_the_mean_squared_error_of_scaled_coordinates(spec, cells,
 
 
 def test_the_backbone_reads_next_to_nothing_where_the_map_is_of_gene_components(spec, cells, tiny):
-    head = ParametricUMAP(spec, genes=8, neighbours=8, warm_up=5)
+    head = ParametricUMAP(spec, gene_components=8, neighbors=8, warm_up=5)
     head.prepare(cells.survey(tiny))
     batch = cells.batch(range(5))
     assert head.view(batch).longest == 3
     found = head.predict(None, batch)
-    np.testing.assert_allclose(found["state"], head.bag.of(cells.ragged(range(5))), atol=1e-5)
-    assert ParametricUMAP(spec, genes=0).view(batch) is batch
+    np.testing.assert_allclose(found["state"], head.components.transform(cells.ragged(range(5))), atol=1e-5)
+    assert ParametricUMAP(spec, gene_components=0).view(batch) is batch
 
 
 def test_cross_entropy_by_hand():
@@ -97,7 +97,7 @@ def test_sparse_regions_are_sampled_more():
 
 def test_the_layout_follows_from_the_seed():
     points = np.random.default_rng(0).normal(size=(90, 5)).astype(np.float32)
-    options = {"sample": 45, "neighbours": 6, "min_dist": 0.5, "polish": 5}
+    options = {"sample": 45, "neighbors": 6, "min_dist": 0.5, "polish": 5}
     np.testing.assert_array_equal(net_umap(points, seed=3, **options), net_umap(points, seed=3, **options))
 
 
@@ -124,8 +124,8 @@ def test_a_handful_of_cells_has_no_trustworthiness(spec):
     ("wrong", "words"),
     [
         ({"form": "tsne"}, "head.form='tsne'"),
-        ({"sample": 70}, "head.sample=70; expected at least 5 times head.neighbours=15"),
-        ({"neighbours": 1}, "head.neighbours=1"),
+        ({"sample": 70}, "head.sample=70; expected at least 5 times head.neighbors=15"),
+        ({"neighbors": 1}, "head.neighbors=1"),
         ({"min_dist": -0.1}, "min_dist=-0.1"),
     ],
 )
@@ -135,11 +135,11 @@ def test_refuses_numbers_out_of_range(spec, wrong, words):
 
 
 def test_too_few_cells_are_refused():
-    with pytest.raises(ValueError, match="9 cells are too few for 15 neighbours"):
-        net_umap(np.zeros((9, 3)), sample=75, neighbours=15, min_dist=0.5, polish=1, seed=0)
+    with pytest.raises(ValueError, match="9 cells are too few for 15 neighbors"):
+        net_umap(np.zeros((9, 3)), sample=75, neighbors=15, min_dist=0.5, polish=1, seed=0)
 
 
 def test_without_umap_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(ImportError, match=r"pip install .scfm-framework\[evaluate\]"):
-        net_umap(np.zeros((90, 3)), sample=75, neighbours=15, min_dist=0.5, polish=1, seed=0)
+        net_umap(np.zeros((90, 3)), sample=75, neighbors=15, min_dist=0.5, polish=1, seed=0)

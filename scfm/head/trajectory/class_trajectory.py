@@ -14,29 +14,30 @@ from scfm.head.survey import Survey
 from scfm.head.trajectory.base import Trajectory
 
 
-class Staged(Trajectory):
+class ClassTrajectory(Trajectory):
     """One linear layer, which begins and ends at a logistic regression.
 
-    It begins at that of the pretrained embedding and the gene components, and ends at that of what they have become,
-    validation cells included where there are test cells. Each class has a direction of its own: development bends, and
-    one direction with thresholds on it (McCullagh 1980) cannot follow. Likewise the layer of the fates.
+    It begins at a regression on the pretrained embedding and the gene components, and is fitted once more after
+    training, on validation cells too where there are test cells. Each class has a direction of its own, because a
+    single direction with thresholds on it (McCullagh 1980) cannot describe a curved process. The layer of the fates is
+    fitted likewise.
     """
 
     @abstractmethod
     def codes(self, targets: Mapping[str, np.ndarray]) -> np.ndarray:
-        """(n,) places of cells among the ordered classes, -1 where unknown, from the columns of obs."""
+        """Places of cells among the ordered classes, (n,), -1 where unknown, from the columns of obs."""
 
     def prepare(self, survey: Survey) -> None:
-        """Fit the components of genes on the training cells, and begin."""
+        """Fit the gene components and the logistic regressions to begin with, on the training cells."""
         super().prepare(survey)
         targets = {name: values[survey.train] for name, values in survey.obs.items()}
-        self.refit({"state": self.state.of(survey)[survey.train]}, targets)
+        self.refit({"state": self.state.from_survey(survey)[survey.train]}, targets)
 
     def refit(self, outputs: Arrays, targets: Arrays) -> None:
-        """Make the layers the logistic regressions of stage and fate.
+        """Set the layers to logistic regressions of stage and fate.
 
         Args:
-            outputs: ``state``, see :meth:`predict`, of the cells to learn from.
+            outputs: what :meth:`predict` gave for the cells to learn from; ``state`` is read.
             targets: their columns of obs.
         """
         learned = [(self.line, self.codes(targets))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, TypedDict
 
 import numpy as np
 import torch
@@ -10,13 +10,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scfm.head.annotation.calibrate import MIN_CELLS, fit_temperature
-from scfm.head.annotation.label_layer import Said, check_classes, class_weight, said
+from scfm.head.annotation.label_layer import Prediction, check_classes, class_weight, name_cells
 from scfm.head.base import Arrays, Head, Written
 from scfm.metrics.classification import labelled, scores, softmax
 from scfm.types import Metrics, Spec
 
 #: The obsm entry of cells among the prototypes.
 KEY = "X_scfm_prototype"
+
+
+class PrototypeOptions(TypedDict, total=False):
+    """Arguments of :class:`Prototypes` that a head passes on, with the same default in every head."""
+
+    class_weights: bool
+    temperature: float
+    pull: float
+    momentum: float
+    reject: float
 
 
 class Prototypes(nn.Module):
@@ -26,22 +36,22 @@ class Prototypes(nn.Module):
 
         L = CE(softmax(−d(z, P)/τ), y) + η Σ_c (1/n_c) Σ_{i of c} ‖z_i − P_c‖
 
-    over the labelled cells of the batch, n_c counted there. Prototypes are no parameters: each is the running mean of
-    its class's z, summed over all devices; :meth:`consolidate` replaces them by the means over a whole labelled set.
+    over the labelled cells of the batch, of which n_c are of class c. Prototypes are no parameters: each is the running
+    mean of its class's z, over all devices; :meth:`consolidate` replaces them by the means over a whole labelled set.
 
     Args:
         spec: classes and their counts.
         label: obs column.
         width: D' of the positions.
-        class_weights: weigh the classes inversely to their frequency, within a factor of ten.
+        class_weights: whether the weight of a class is inverse to its frequency, within a factor of ten.
         temperature: τ in units of √width.
-        pull: η.
+        pull: η, the weight of the distance of a cell to its own prototype.
         momentum: share of a prototype that a step keeps.
         reject: share of correct calls that calibration may turn into ``unknown``.
 
     Attributes:
-        names: of the classes.
-        means: (C, D') prototypes; a class not met yet is NaN and never called.
+        names: names of the classes.
+        means: (C, D') prototypes; a class without cells so far is NaN and never called.
         radius: (C,) distance beyond which a cell is novel; infinite until calibrated.
         sharpness: () 1/τ.
 
@@ -84,30 +94,30 @@ class Prototypes(nn.Module):
     def forward(self, z: Tensor, truth: Tensor) -> Metrics:
         """``loss``, ``accuracy`` and ``n_targets`` of positions (B, D') and classes (B,), -1 where missing.
 
-        In training, prototypes move.
+        In training, the prototypes are updated.
         """
         if self.training:
             self._move(z.detach(), truth)
         known = truth >= 0
         if self.means.isnan().all() or not known.any():
             return {"loss": z.sum() * 0.0, "accuracy": z.new_zeros(()), "n_targets": known.sum() * 0}
-        distance, own = self.distance(z)[known], truth[known]
+        distance, target = self.distance(z)[known], truth[known]
         logits = -distance * self.sharpness
-        loss = F.cross_entropy(logits, own, weight=self.weight) + self.pull * self._pull(distance, own)
-        return {"loss": loss, "accuracy": (logits.argmax(1) == own).float().mean(), "n_targets": known.sum()}
+        loss = F.cross_entropy(logits, target, weight=self.weight) + self.pull * self._pull(distance, target)
+        return {"loss": loss, "accuracy": (logits.argmax(1) == target).float().mean(), "n_targets": known.sum()}
 
     def distance(self, z: Tensor) -> Tensor:
-        """(B, C) Euclidean distances; to a class not met yet, farther than to all others."""
+        """Euclidean distances, (B, C); a large constant for a class without cells so far."""
         square = (z[:, None] - self.means.nan_to_num()[None]).square().sum(2)
         met = ~self.means.isnan().any(1)
         return torch.where(met, (square + 1e-12).sqrt(), 1e4)
 
     def logits(self, z: Tensor) -> Tensor:
-        """(B, C) −d/τ."""
+        """−d/τ, (B, C)."""
         return -self.distance(z) * self.sharpness
 
     def consolidate(self, positions: np.ndarray, truth: np.ndarray) -> None:
-        """Set each prototype to the mean of its cells' positions (n, D'); classes (n,), -1 where missing."""
+        """Set each prototype to the mean of its cells' positions (n, D'), given classes (n,), -1 where missing."""
         for code in np.unique(truth[truth >= 0]):
             self.means[code] = torch.from_numpy(positions[truth == code].mean(axis=0)).to(self.means)
 
@@ -129,19 +139,19 @@ class Prototypes(nn.Module):
         distance, called = -logits.max(axis=1) / self.sharpness.item(), logits.argmax(axis=1)
         right = called == truth
         for code in range(len(self.names)):
-            own = right & (called == code)
-            use = own if own.sum() >= MIN_CELLS else right
-            if use.any():
-                self.radius[code] = float(np.quantile(distance[use], 1 - self.reject))
+            of_class = right & (called == code)
+            cells = of_class if of_class.sum() >= MIN_CELLS else right
+            if cells.any():
+                self.radius[code] = float(np.quantile(distance[cells], 1 - self.reject))
         self.sharpness /= temperature
         kept = distance <= self.radius.cpu().numpy()[called]
         return {"temperature": temperature, "coverage": float(kept.mean()) if len(kept) else float("nan")}
 
-    def name(self, positions: np.ndarray) -> Said:
-        """What positions (B, D') say: ``unknown`` beyond the radius.
+    def name(self, positions: np.ndarray) -> Prediction:
+        """Names of cells at positions (B, D'): the class of the nearest prototype, ``unknown`` beyond its radius.
 
         Novelty is the distance to the nearest prototype in units of its radius (plain distance before calibration):
-        above 1 is farther than the class's own cells lie.
+        above 1, the cell is farther away than the class's own cells.
         """
         distance = self.distance(torch.from_numpy(positions).to(self.means)).cpu().numpy()
         nearest, called = distance.min(axis=1), distance.argmin(axis=1)
@@ -149,38 +159,38 @@ class Prototypes(nn.Module):
         novelty = nearest / np.where(np.isfinite(radius), radius, 1.0)
         confidence = softmax(-distance * self.sharpness.item()).max(axis=1)
         confidence[np.isnan(positions).any(axis=1)] = np.nan
-        return said(self.names, called, nearest <= radius, confidence, novelty)
+        return name_cells(self.names, called, nearest <= radius, confidence, novelty)
 
     def add_class(self, name: str, positions: np.ndarray) -> None:
-        """A new class from some of its cells, without training.
+        """Add a class from some of its cells, without training.
 
         Args:
-            name: of the class.
-            positions: (n, D') of its cells.
+            name: name of the class.
+            positions: (n, D') positions of its cells.
 
         Raises:
             ValueError: the class exists, or there is no cell.
         """
         if name in self.names:
-            raise ValueError(f"the class {name!r} exists already; its cells can move it by further training")
+            raise ValueError(f"the class {name!r} exists already; choose another name")
         if len(positions) == 0:
             raise ValueError(f"the new class {name!r} has no cell; give the positions of at least one")
-        centre = torch.from_numpy(positions.mean(axis=0)).to(self.means)
+        center = torch.from_numpy(positions.mean(axis=0)).to(self.means)
         spread = np.linalg.norm(positions - positions.mean(axis=0), axis=1)
         finite = self.radius[self.radius.isfinite()]
         typical = float(finite.median()) if len(finite) else float("inf")
         enough = len(positions) >= MIN_CELLS and np.isfinite(typical)
         radius = float(np.quantile(spread, 1 - self.reject)) if enough else typical
         self.names.append(name)
-        self.means = torch.cat([self.means, centre[None]])
+        self.means = torch.cat([self.means, center[None]])
         self.radius = torch.cat([self.radius, self.radius.new_tensor([radius])])
         self.weight = torch.cat([self.weight, self.weight.new_ones(1)])
 
     @staticmethod
-    def _pull(distance: Tensor, own: Tensor) -> Tensor:
+    def _pull(distance: Tensor, target: Tensor) -> Tensor:
         """Σ_c (1/n_c) Σ_{i of c} ‖z_i − P_c‖, n_c the cells of class c in the batch."""
-        to_own = distance[torch.arange(len(own), device=own.device), own]
-        return (to_own / own.bincount(minlength=distance.shape[1])[own]).sum()
+        to_prototype = distance[torch.arange(len(target), device=target.device), target]
+        return (to_prototype / target.bincount(minlength=distance.shape[1])[target]).sum()
 
     @torch.no_grad()
     def _move(self, z: Tensor, truth: Tensor) -> None:
@@ -195,25 +205,25 @@ class Prototypes(nn.Module):
         self.means.copy_(torch.where(count > 0, moved, self.means))
 
 
-class Named(Head):
-    """What a head with ``prototypes`` of an obs column does beside its loss.
+class PrototypeHead(Head):
+    """The hooks of a head with ``prototypes`` of an obs column, all but its loss.
 
-    Its :meth:`predict` gives positions (B, D') by the name ``placed`` and ``logits`` (B, C); ``named_by`` is the obs
-    column.
+    Its :meth:`predict` gives positions (B, D') under the name ``position_key``, and ``logits`` (B, C); ``label_column``
+    names the obs column.
     """
 
     metric: ClassVar[str] = "macro_f1"
-    placed: ClassVar[str] = "position"
+    position_key: ClassVar[str] = "position"
     prototypes: Prototypes
-    named_by: str
+    label_column: str
 
     def class_names(self) -> dict[str, list[str]]:
-        """The names that a checkpoint must know, those of added classes included."""
-        return {self.named_by: self.prototypes.names}
+        """Names of the classes, added ones included."""
+        return {self.label_column: self.prototypes.names}
 
     def summarise(self, outputs: Arrays, targets: Arrays) -> dict[str, float]:
         """``macro_f1, accuracy, balanced_accuracy, ece`` of a whole epoch."""
-        return scores(outputs["logits"], targets[self.named_by])
+        return scores(outputs["logits"], targets[self.label_column])
 
     def update(self, outputs: Arrays, targets: Arrays) -> None:
         """Set each prototype to the mean position of its cells in a whole labelled set.
@@ -222,27 +232,29 @@ class Named(Head):
             outputs: what :meth:`predict` gave for the training cells.
             targets: their class codes by column, -1 where missing.
         """
-        self.prototypes.consolidate(outputs[self.placed], targets[self.named_by])
+        self.prototypes.consolidate(outputs[self.position_key], targets[self.label_column])
 
     def refit(self, outputs: Arrays, targets: Arrays) -> None:
-        """The same after training, of whatever cells are left to learn from."""
+        """Set the prototypes once more after training; see :meth:`update`."""
         self.update(outputs, targets)
 
     def calibrate(self, outputs: Arrays, targets: Arrays) -> dict[str, float]:
-        """See :meth:`Prototypes.calibrate`; of cells that neither training nor early stopping saw."""
-        return self.prototypes.calibrate(outputs["logits"], targets[self.named_by])
+        """Fit τ and radii on cells that neither training nor early stopping used; see :meth:`Prototypes.calibrate`."""
+        return self.prototypes.calibrate(outputs["logits"], targets[self.label_column])
 
     def write(self, outputs: Arrays) -> Written:
         """The obs columns.
 
         Args:
-            outputs: what :meth:`predict` gave; positions count, so that later classes and calibrations are heeded.
+            outputs: what :meth:`predict` gave; names follow from the positions and the present prototypes.
 
         Returns:
-            See :class:`~scfm.head.annotation.label_layer.Said` and :meth:`Prototypes.name`.
+            See :class:`~scfm.head.annotation.label_layer.Prediction` and :meth:`Prototypes.name`.
         """
-        return super().write(outputs) | Written(obs=self.prototypes.name(outputs[self.placed]).columns(self.named_by))
+        return super().write(outputs) | Written(
+            obs=self.prototypes.name(outputs[self.position_key]).columns(self.label_column)
+        )
 
     def add_class(self, name: str, positions: np.ndarray) -> None:
-        """See :meth:`Prototypes.add_class`; positions as ``scfm-embed`` writes them."""
+        """Add a class, see :meth:`Prototypes.add_class`; positions as ``scfm-embed`` writes them."""
         self.prototypes.add_class(name, positions)
