@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Unpack
@@ -18,6 +19,8 @@ from scfm.head.integration.queue import Follower, KeyQueue
 from scfm.head.views import batch_generator
 from scfm.model.cached import CachedBackbone
 from scfm.types import Backbone, Metrics, Sampling, Spec
+
+log = logging.getLogger(__name__)
 
 
 class BatchTokenOptions(ContrastiveOptions, total=False):
@@ -45,8 +48,9 @@ class BatchToken(Contrastive):
         spec: what only the run knows.
         null_share: probability of the null row, for each view.
         temperature: T.
-        queue: number of keys that are kept, about 5 % of the cells and more than a micro-batch has; 0 for no queue:
-            negatives are the cells of the micro-batch.
+        queue: number of keys that are kept, at least the cells of a micro-batch times the number of batches, because
+            micro-batches are of one batch each, and cells without a key of their batch have no negatives. 0 for no
+            queue: negatives are the cells of the micro-batch.
         momentum: share of the key network's weights that a micro-batch leaves unchanged.
         **options: see :class:`~scfm.head.integration.base.Contrastive`.
 
@@ -82,10 +86,14 @@ class BatchToken(Contrastive):
         self.sampling = Sampling(by=self.batch_key)
         self.queue = KeyQueue(queue, self.width) if queue else None
         self.follower = Follower(momentum)
+        self._queue_is_checked = False
         self.rows = nn.Parameter(0.02 * torch.randn(len(self.names) + 1, spec.width))
 
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
-        """``loss``, and ``accuracy``: how often the other view is nearer than every negative."""
+        """``loss``, and ``accuracy``: how often the other view is nearer than every negative.
+
+        In training with a queue also ``with_negatives``, the share of cells with a key of their own batch in the queue.
+        """
         return self.compute_contrast(backbone, batch)[0]
 
     def compute_contrast(self, backbone: Backbone, batch: Batch) -> tuple[Metrics, Tensor]:
@@ -95,19 +103,39 @@ class BatchToken(Contrastive):
         drawn = [self._draw(codes, generator) for _ in range(2)]
         space, shift = self.place_with(backbone, one, self.rows[drawn[0]])
         query = F.normalize(space, dim=1)
+        metrics: Metrics = {}
         if self.queue is not None and self.training:
+            self._check_queue(batch.n_cells)
+            metrics["with_negatives"] = self.queue.share_with_negatives(codes)
             loss, accuracy = self._against_queue(backbone, query, two, drawn[1], codes)
         else:
             other = F.normalize(self.place_with(backbone, two, self.rows[drawn[1]])[0], dim=1)
             loss, accuracy = nt_xent(query, other, codes, temperature=self.temperature)
-        return {
-            "loss": loss + self.neighbor_weight * neighbor_loss(space - shift, shift, codes),
-            "accuracy": accuracy,
-        }, space
+        loss = loss + self.neighbor_weight * neighbor_loss(space - shift, shift, codes)
+        return {"loss": loss, "accuracy": accuracy, **metrics}, space
 
     def write(self, outputs: Arrays) -> Written:
         """The integrated space, and ``sample_embeddings`` (batches, D), the vectors of the batches."""
         return super().write(outputs) | Written(uns={"sample_embeddings": self.rows[:-1].detach().cpu().numpy()})
+
+    def _check_queue(self, n_cells: int) -> None:
+        """Warn once of a queue that is too short to hold keys of every batch.
+
+        Args:
+            n_cells: cells of a micro-batch.
+        """
+        assert self.queue is not None
+        length, enough = len(self.queue.keys), n_cells * len(self.names)
+        if length < enough and not self._queue_is_checked:
+            log.warning(
+                "head.queue=%d is too short: micro-batches of one batch with about %d cells fill it, so that cells "
+                "often find no key of their own batch and have a loss of 0 (see the metric with_negatives); set "
+                "head.queue=%d or more, or head.queue=0",
+                length,
+                n_cells,
+                enough,
+            )
+        self._queue_is_checked = True
 
     def _against_queue(
         self, backbone: Any, query: Tensor, other: Batch, drawn: Tensor, codes: Tensor

@@ -89,6 +89,10 @@ class KeyQueue(nn.Module):
         self.keys[place], self.batches[place] = keys.to(self.keys.dtype), batches
         self.next = (self.next + len(keys)) % length
 
+    def share_with_negatives(self, batches: Tensor) -> Tensor:
+        """Share of cells of batches (B,) that have a key of their own batch in the queue."""
+        return same_batch(batches, self.batches).any(1).float().mean()
+
     def loss(self, query: Tensor, positive: Tensor, batches: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
         """Loss and accuracy: L = −log e^{q·k⁺/T} / (e^{q·k⁺/T} + Σ e^{q·k/T}), k the keys of q's batch in the queue.
 

@@ -1,5 +1,7 @@
 """Momentum contrast: the queue in order, its loss by hand, weights that follow, and weights that come back."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -78,6 +80,29 @@ def test_training_fills_the_queue_and_validation_does_not(spec, cells, tiny):
     assert head.rows.grad.abs().max() > 0
     after = [*tiny.parameters(), *head.parameters()]
     assert all(torch.equal(one, two) for one, two in zip(before, after, strict=True))
+
+
+def test_a_queue_without_keys_of_every_batch_is_warned_of_once(spec, cells, tiny, caplog):
+    head = BatchToken(spec, **SMALL, queue=16)
+    one, two = (cells.batch(range(first, 60, 3), seed=1) for first in (0, 1))  # micro-batches of one batch each
+    with caplog.at_level(logging.WARNING):
+        shares = [head(tiny, batch)["with_negatives"].item() for batch in (one, two, two, one)]
+    assert shares == [0, 0, 1, 0]
+    assert head(tiny, two)["loss"] == 0
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith("head.queue=16 is too short: micro-batches of one batch with about 20 cells fill it")
+    assert message.endswith("set head.queue=60 or more, or head.queue=0")
+
+
+def test_a_queue_for_every_batch_has_negatives_and_no_warning(spec, cells, tiny, caplog):
+    head = BatchToken(spec, **SMALL, queue=60)
+    for first in (0, 1, 2):
+        head(tiny, cells.batch(range(first, 60, 3), seed=1))
+    found = head(tiny, cells.batch(range(0, 60, 3), seed=2))
+    assert found["with_negatives"] == 1
+    assert found["loss"] > 0
+    assert "with_negatives" not in head.eval()(tiny, cells.batch(range(0, 60, 3)))
+    assert not caplog.records
 
 
 def test_the_queue_teaches_and_is_not_saved(spec, cells, tiny):
