@@ -18,6 +18,9 @@ EXTENSIONS = "extensions"
 #: The only parts of a stored config that are built, and the folder of shipped yaml files that names their classes.
 STORED_PARTS = ("model", "adapt", "head")
 
+#: Widths, queues, numbers of neighbors and the like in a stored head or adapter.
+MAX_SIZE = 1 << 20
+
 _named: set[str] = set()
 _TARGET = re.compile(r"^[^#\n]*_target_:\s*[\"']?([\w.]+)", re.MULTILINE)
 _CLASS = re.compile(r"(?:[a-z][a-z0-9_]*\.)+[A-Z]\w*")
@@ -94,6 +97,19 @@ def _part_faults(part: str, node: Any) -> Iterator[str]:
         if inner is not node and not shipped:
             yield f"{path} names {name!r}, which a stored config must not build"
     yield from _odd_values(node, part)
+    if part != "model":  # whose size is compared with that of its weights
+        yield from _large_sizes(node, part)
+
+
+def _large_sizes(value: Any, path: str) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from () if key == "seed" else _large_sizes(item, f"{path}.{key}")
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            yield from _large_sizes(item, f"{path}[{i}]")
+    elif isinstance(value, int) and abs(value) > MAX_SIZE:
+        yield f"{path}={value:,} is more than any part needs (at most {MAX_SIZE:,})"
 
 
 def _odd_values(value: Any, path: str) -> Iterator[str]:

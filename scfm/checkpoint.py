@@ -1,7 +1,7 @@
 """Checkpoints that describe themselves: weights, config, vocabulary, tokenizer, class names; plain values only."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -199,6 +199,30 @@ def _are_weights(weights: Any) -> bool:
         and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
         for name, value in weights.items()
     )
+
+
+def require_model_size(checkpoint: Checkpoint, build_backbone: Callable[[], nn.Module]) -> None:
+    """Refuse a checkpoint whose model is larger than the weights that come with it, before memory is taken for it.
+
+    Args:
+        checkpoint: read.
+        build_backbone: builds its backbone; called once, where tensors have shapes and no values.
+
+    Raises:
+        ValueError: naming both sizes.
+    """
+    held = {name: value for name, value in checkpoint.weights.items() if name.startswith("backbone.")}
+    layers = checkpoint.config["model"].get("layers", 0)
+    if isinstance(layers, int) and layers > len(held):
+        raise ValueError(f"{checkpoint.path} claims a model of {layers:,} layers and holds {len(held)} tensors of it")
+    with torch.device("meta"):
+        claimed = sum(value.numel() for value in build_backbone().state_dict().values())
+    stored = sum(value.numel() for value in held.values())
+    if claimed > stored:
+        raise ValueError(
+            f"{checkpoint.path} claims a model of {claimed:,} parameters and holds {stored:,}: it does not fit the "
+            "model it describes"
+        )
 
 
 def load_weights(module: nn.Module, checkpoint: Checkpoint, part: str) -> None:

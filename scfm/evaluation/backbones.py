@@ -16,14 +16,13 @@ from scipy.sparse import csr_matrix
 from torch import nn
 
 from scfm.checkpoint import Checkpoint, read
-from scfm.config import build
 from scfm.evaluation.embeddings import Encoder
 from scfm.evaluation.lookup import Lookup, Matches, find_cells
 from scfm.evaluation.method import FROZEN, UNTRAINED
 from scfm.evaluation.origin import Origin
 from scfm.genes.resolve import Species
 from scfm.inference.batches import packed
-from scfm.inference.load import checkpoint_vocab, restore_backbone
+from scfm.inference.load import build_backbone, checkpoint_vocab, restore_backbone
 from scfm.inference.predict import embed_step, predict
 from scfm.store.token_store import TokenStore
 from scfm.tokenizer import Tokenizer, from_dict
@@ -100,7 +99,7 @@ def random_backbone(checkpoint: Checkpoint, seed: int) -> nn.Module:
     """A backbone of the checkpoint's architecture with random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build(checkpoint.config["model"], checkpoint_vocab(checkpoint), causal=checkpoint.causal)
+        return build_backbone(checkpoint)
 
 
 def encode(make: Callable[[], Any], checkpoint: Checkpoint, genes: FileGenes, counts: csr_matrix) -> np.ndarray:

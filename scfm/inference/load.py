@@ -1,6 +1,7 @@
 """Models from checkpoints: built from the config inside, loaded strictly."""
 
-from scfm.checkpoint import Checkpoint, load_weights
+from scfm.allowed import shipped_targets
+from scfm.checkpoint import Checkpoint, load_weights, require_model_size
 from scfm.config import build
 from scfm.head.base import Head
 from scfm.model.backbone import Backbone
@@ -9,9 +10,21 @@ from scfm.types import Spec
 from scfm.vocab import Vocab
 
 
+def build_backbone(checkpoint: Checkpoint) -> Backbone:
+    """A backbone of the checkpoint's architecture with random weights, no larger than those that are stored.
+
+    Raises:
+        ValueError: the config describes a larger one.
+    """
+    parts = checkpoint.config["model"], checkpoint_vocab(checkpoint)
+    if parts[0]["_target_"] in shipped_targets("model"):  # another may not know tensors without values
+        require_model_size(checkpoint, lambda: build(*parts, causal=checkpoint.causal))
+    return build(*parts, causal=checkpoint.causal)
+
+
 def restore_backbone(checkpoint: Checkpoint) -> Backbone:
     """The backbone of a checkpoint, adapters of a fine-tune included, with its weights."""
-    backbone = build(checkpoint.config["model"], checkpoint_vocab(checkpoint), causal=checkpoint.causal)
+    backbone = build_backbone(checkpoint)
     if "adapt" in checkpoint.config:
         backbone = build(checkpoint.config["adapt"], backbone)
     load_weights(backbone, checkpoint, "backbone")

@@ -155,3 +155,38 @@ def test_weights_are_loaded_strictly_by_name(forge):
     path = forge(lambda state: state.update(state_dict=OrderedDict(list(state["state_dict"].items())[1:])))
     with pytest.raises(ValueError, match="does not fit the model it describes"):
         restore_backbone(read(path))
+
+
+BOMB = """
+import sys, resource
+from scfm.checkpoint import read
+from scfm.inference.load import restore_predictor
+resource.setrlimit(resource.RLIMIT_AS, (24 << 30, 24 << 30))
+restore_predictor(read(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("layers", 10**9),
+        ("layers", 40),
+        ("width", 1 << 20),
+        ("feedforward", 1 << 40),
+        ("positions", 10**10),
+        ("options", {"type_vocab_size": 10**10}),
+        ("heads", 0),
+    ],
+)
+def test_a_model_larger_than_its_weights_takes_no_memory(forge, apart, key, value):
+    path = forge(lambda state: state["scfm"]["config"]["model"].update({key: value}))
+    status, said = apart(BOMB, path, seconds=60)
+    assert status == 1
+    assert "Error: " in said.splitlines()[-1] and "Killed" not in said and "MemoryError" not in said, said[-1500:]
+
+
+def test_a_head_of_absurd_size_is_refused(forge):
+    head = {"_target_": "scfm.head.annotation.classifier.Classifier", "label": "cell_type", "hidden": 10**9}
+    path = forge(lambda state: state["scfm"]["config"].update(head=head))
+    with pytest.raises(ValueError, match="head.hidden=1,000,000,000 is more than"):
+        read(path)

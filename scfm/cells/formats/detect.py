@@ -16,6 +16,7 @@ from scfm.cells.formats.loom import Loom
 from scfm.cells.formats.matrix_market import find_market, open_market
 from scfm.cells.formats.soma import Soma
 from scfm.cells.formats.tenx import open_tenx, tenx_group
+from scfm.cells.formats.zarr_limits import require_own_chunks
 from scfm.cells.source import Source, did_you_mean
 
 KNOWN = ".h5ad, .zarr, .h5mu, 10x .h5, a folder with 10x matrix.mtx, .loom, a TileDB-SOMA experiment"
@@ -112,6 +113,7 @@ def _open_folder(path: Path, mod: str) -> Source:
     if (path / "zarr.json").is_file() or (path / ".zgroup").is_file():
         import zarr
 
+        require_own_chunks(path)
         # What is on the disk, not what consolidated metadata say was there when they were written.
         return _annotated(zarr.open_group(str(path), mode="r", use_consolidated=False), mod)
     if find_market(path):
