@@ -5,6 +5,7 @@ import resource
 import sys
 import time
 from types import TracebackType
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -12,6 +13,28 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two lines of the log.
 EVERY = 30.0
+
+
+class Screen(logging.StreamHandler[TextIO]):
+    """A log handler that writes its lines above the progress bars, not into them.
+
+    Args:
+        stream: the screen.
+        without_bar: write only if the output is no terminal, so that there is no progress bar.
+    """
+
+    def __init__(self, stream: TextIO | None = None, *, without_bar: bool = False) -> None:
+        super().__init__(stream)
+        self.without_bar = without_bar
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        if self.without_bar and sys.stdout.isatty():
+            return
+        try:
+            tqdm.write(self.format(record), file=self.stream)
+        except Exception:  # as in every handler: a log line ends no run
+            self.handleError(record)
 
 
 class Progress:

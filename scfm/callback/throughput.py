@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scfm.batch import Batch
 
-#: Goes to the log file alone: the screen has the progress bar.
+#: For the log file, and for a screen without a progress bar.
 progress = logging.getLogger("scfm.progress")
 
 

@@ -15,5 +15,6 @@ def quiet_lightning() -> None:
         ".*LeafSpec.*",
         ".*checkpoint directory .* exists and is not empty.*",
         ".*infer the batch indices.*",
+        ".*`srun` command is available.*",
     ):
         warnings.filterwarnings("ignore", message=message)
