@@ -53,3 +53,64 @@ def test_other_lines_are_refused(tmp_path, lines, message):
 def test_the_reference_case_of_five_columns(shared):
     with pytest.raises(ValueError, match=r"o16_star5: its matrix\.mtx has lines of 5 numbers"):
         dense(shared / "cases" / "files" / "o16_star5")
+
+
+@pytest.fixture
+def samples(tmp_path):
+    write(tmp_path / "geo", LINES, prefix="GSM1_T1_")
+    return write(tmp_path / "geo", ["1 1 9", "2 1 8", "3 2 7"], prefix="GSM1_T10_")
+
+
+def test_several_samples_of_a_folder_are_several_inputs(samples):
+    with pytest.raises(
+        ValueError, match=r"'GSM1_T10_matrix\.mtx', 'GSM1_T1_matrix\.mtx'.*input=.*GSM1_T10_matrix\.mtx"
+    ):
+        open_cells(samples)
+    assert dense(samples / "GSM1_T1_matrix.mtx") == [[5, 6, 0], [0, 0, 7]]
+    with open_cells(samples / "GSM1_T10_matrix.mtx") as opened:
+        assert list(opened.obs.index) == ["GSM1_T10_c1", "GSM1_T10_c2"]
+        assert next(opened.blocks()).counts.toarray().tolist() == [[9, 8, 0], [0, 0, 7]]
+
+
+@pytest.mark.parametrize("matrix", ["UniqueAndMult-EM.mtx", "spliced.mtx", "counts.mtx"])
+def test_other_matrices_are_listed_and_can_be_given(tmp_path, matrix):
+    folder = write(tmp_path / "x", LINES, matrix=matrix)
+    with pytest.raises(ValueError, match=rf"x: has no matrix\.mtx, but '{matrix}'; give the file.*input=.*{matrix}"):
+        open_cells(folder)
+    assert dense(folder / matrix) == [[5, 6, 0], [0, 0, 7]]
+    write(folder, ["1 1 1", "2 1 1", "3 2 1"])
+    assert dense(folder) == [[1, 1, 0], [0, 0, 1]]
+    assert dense(folder / matrix) == [[5, 6, 0], [0, 0, 7]]
+
+
+def test_the_names_of_kallisto_bustools(tmp_path):
+    folder = tmp_path / "x"
+    folder.mkdir()
+    (folder / "cells_x_genes.mtx").write_text(HEAD + "2 3 3\n1 1 5\n1 2 6\n2 3 7\n")
+    (folder / "cells_x_genes.barcodes.txt").write_text("c1\nc2\n")
+    (folder / "cells_x_genes.genes.txt").write_text("ENSG1\nENSG2\nENSG3\n")
+    (folder / "cells_x_genes.genes.names.txt").write_text("A\nB\nC\n")
+    assert dense(folder / "cells_x_genes.mtx") == [[5, 6, 0], [0, 0, 7]]
+
+
+def test_a_matrix_without_its_barcodes(tmp_path):
+    folder = write(tmp_path / "x", LINES, prefix="a_")
+    write(folder, LINES, prefix="b_")
+    (folder / "a_barcodes.tsv").unlink()
+    with pytest.raises(ValueError, match=r"needs one barcodes\.tsv \(\.gz or not\) for its a_matrix\.mtx, found 'b_"):
+        open_cells(folder / "a_matrix.mtx")
+    with pytest.raises(ValueError, match="is one file of a 10x folder"):
+        open_cells(folder / "b_barcodes.tsv")
+
+
+def test_the_reference_case_of_two_samples(shared):
+    folder = shared / "cases" / "files" / "o13_geo"
+    with open_cells(folder / "GSM1_T1_matrix.mtx") as one, open_cells(folder / "GSM2_T2_matrix.mtx") as two:
+        assert (one.n_cells, two.n_cells) == (12, 12)
+        assert not set(one.obs.index) & set(two.obs.index)
+
+
+def test_the_barcodes_of_another_sample_are_not_taken(samples):
+    (samples / "GSM1_T10_barcodes.tsv").unlink()
+    with pytest.raises(ValueError, match=r"needs one barcodes\.tsv.* for its GSM1_T10_matrix\.mtx"):
+        open_cells(samples / "GSM1_T10_matrix.mtx")

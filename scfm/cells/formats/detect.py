@@ -13,13 +13,13 @@ from scfm.cells.formats.anndata import Annotated, OfAllModalities
 from scfm.cells.formats.filters import require_filters
 from scfm.cells.formats.hdf5_limits import require_own_data
 from scfm.cells.formats.loom import Loom
-from scfm.cells.formats.matrix_market import find_market, open_market
+from scfm.cells.formats.matrix_market import find_market, is_market_file, open_market
 from scfm.cells.formats.soma import Soma
 from scfm.cells.formats.tenx import open_tenx, tenx_group
 from scfm.cells.formats.zarr_limits import require_own_chunks
 from scfm.cells.source import Source, did_you_mean
 
-KNOWN = ".h5ad, .zarr, .h5mu, 10x .h5, a folder with 10x matrix.mtx, .loom, a TileDB-SOMA experiment"
+KNOWN = ".h5ad, .zarr, .h5mu, 10x .h5, a folder with 10x matrix.mtx or its .mtx file, .loom, a TileDB-SOMA experiment"
 
 
 def open_source(path: Path, mod: str) -> Source:
@@ -36,6 +36,8 @@ def open_source(path: Path, mod: str) -> Source:
     require_readable(path)
     if path.is_dir():
         return _open_folder(path, mod)
+    if is_market_file(path):
+        return open_market(path)
     with path.open("rb") as file:
         head = file.read(8)
     if not head:
@@ -73,12 +75,12 @@ def require_readable(path: Path) -> None:
 
 
 def _not_hdf5(path: Path, head: bytes) -> str:
-    if head.startswith(b"\x1f\x8b"):
+    if path.name.removesuffix(".gz").endswith(("barcodes.tsv", "features.tsv", "genes.tsv")):
+        what = "is one file of a 10x folder: give the folder that has matrix, barcodes and features"
+    elif head.startswith(b"\x1f\x8b"):
         what = "is gzip-compressed: gunzip it first"
     elif head.startswith(b"PK"):
         what = "is a zip file: unpack it first"
-    elif b".mtx" in path.name.encode():
-        what = "is one file of a 10x folder: give the folder that has matrix, barcodes and features"
     else:
         what = f"is not a file of cells (it starts with {head!r})"
     return f"{what}; expected {KNOWN}"

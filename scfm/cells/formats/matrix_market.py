@@ -1,12 +1,14 @@
 """Folders with ``matrix.mtx``, ``barcodes.tsv`` and ``features.tsv`` or ``genes.tsv``, each gzipped or not.
 
-Names may have a prefix, as in GEO (``GSM123_matrix.mtx.gz``). The text is read once, when the folder is opened, and
-sorted into rows out of core, see :mod:`scfm.cells.formats.row_sorter`.
+Names may have a prefix, as in GEO (``GSM123_matrix.mtx.gz``); where a folder has several matrices, or one of another
+name (``UniqueAndMult-EM.mtx``, ``cells_x_genes.mtx``), the file itself is given. The text is read once, when it is
+opened, and sorted into rows out of core, see :mod:`scfm.cells.formats.row_sorter`.
 """
 
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,18 +31,28 @@ class Header(NamedTuple):
     dtype: np.dtype
 
 
-def open_market(folder: Path) -> Plain:
-    """The cells of a folder.
+#: The files beside a matrix, after their prefix.
+_BARCODES = re.compile(r"(.*?)barcodes\.(?:tsv|txt)(?:\.gz)?")
+_FEATURES = re.compile(r"(.*?)(?:features|genes)\.(?:tsv|txt)(?:\.gz)?")
+
+
+def open_market(path: Path) -> Plain:
+    """The cells of a folder, or of one matrix file with the barcodes and features beside it.
+
+    Args:
+        path: a folder with one ``matrix.mtx``, or a ``.mtx`` file, where a folder has several.
 
     Raises:
-        ValueError: a file is missing, damaged, or contradicts another.
+        ValueError: a file is missing, damaged, or contradicts another; several matrices in a folder.
     """
-    matrix = _one(folder, "matrix.mtx")
-    prefix = matrix.name.split("matrix.mtx")[0]
-    barcodes = _table(_one(folder, f"{prefix}barcodes.tsv"))
-    features = _table(_one(folder, f"{prefix}features.tsv", f"{prefix}genes.tsv"))
+    matrix = path if path.is_file() else _only_matrix(path)
+    barcodes, features = (
+        _table(_beside(matrix, _BARCODES, "barcodes.tsv")),
+        _table(_beside(matrix, _FEATURES, "features.tsv or genes.tsv")),
+    )
     names = barcodes[0].to_numpy(dtype=object)
-    var = pd.DataFrame({"gene_ids": features[0].to_numpy()}, index=features[min(1, features.shape[1] - 1)].to_numpy())
+    symbols = pd.Index(features[min(1, features.shape[1] - 1)].to_numpy(), name="gene_names")
+    var = pd.DataFrame({"gene_ids": features[0].to_numpy()}, index=symbols)
     if features.shape[1] > 2:
         var["feature_types"] = features[2].to_numpy()
     header = _header(matrix)
@@ -61,17 +73,64 @@ def open_market(folder: Path) -> Plain:
     return Plain(names, var, matrix.name, opened)
 
 
-def find_market(folder: Path) -> bool:
-    """Whether this folder has a Matrix Market file."""
-    return any(folder.glob("*matrix.mtx*"))
+def is_market_file(path: Path) -> bool:
+    """Whether this is a Matrix Market file by its name."""
+    return path.name.removesuffix(".gz").endswith(".mtx")
 
 
-def _one(folder: Path, *names: str) -> Path:
-    found = sorted(path for name in names for ending in ("", ".gz") for path in folder.glob(f"*{name}{ending}"))
-    if len(found) != 1:
-        have = ", ".join(repr(path.name) for path in found) or "none"
-        raise ValueError(f"needs one {' or '.join(names)} (.gz or not), found {have}")
-    return found[0]
+def find_market(folder: Path) -> list[Path]:
+    """The Matrix Market files of a folder."""
+    return sorted(path for path in folder.iterdir() if is_market_file(path))
+
+
+def _only_matrix(folder: Path) -> Path:
+    """The one matrix of a folder, by the name that 10x gives it.
+
+    Raises:
+        ValueError: several samples, or no matrix of this name; lists the files and says what to give.
+    """
+    files = find_market(folder)
+    matrices = [path for path in files if path.name.removesuffix(".gz").endswith("matrix.mtx")]
+    if len(matrices) == 1:
+        return matrices[0]
+    listed = ", ".join(repr(path.name) for path in (matrices or files)[:12])
+    if matrices:
+        raise ValueError(
+            f"needs one matrix.mtx (.gz or not), found {listed}; several samples in one folder are several inputs: "
+            f"give each of these files as one (input={matrices[0]}), its barcodes and features are found beside it"
+        )
+    raise ValueError(
+        f"has no matrix.mtx, but {listed}; give the file that has the counts as the input (input={files[0]}), its "
+        "barcodes and features are found beside it"
+    )
+
+
+def _beside(matrix: Path, pattern: re.Pattern[str], usual: str) -> Path:
+    """The barcodes or features that go with a matrix: those with the longest prefix that its name has too.
+
+    Raises:
+        ValueError: there is none, or several.
+    """
+    siblings = [(path, pattern.fullmatch(path.name)) for path in sorted(matrix.parent.iterdir())]
+    found = {path: match[1] for path, match in siblings if match}
+    fitting = {path: prefix for path, prefix in found.items() if _has_prefix(matrix.name, prefix)}
+    if not fitting and len(find_market(matrix.parent)) == 1:
+        fitting = found
+    longest = max(map(len, fitting.values()), default=0)
+    chosen = [path for path, prefix in fitting.items() if len(prefix) == longest]
+    if len(chosen) != 1:
+        have = ", ".join(repr(path.name) for path in chosen or found) or "none"
+        raise ValueError(
+            f"needs one {usual} (.gz or not) for its {matrix.name}, found {have}; give the folder that has matrix, "
+            "barcodes and features, each once"
+        )
+    return chosen[0]
+
+
+def _has_prefix(name: str, prefix: str) -> bool:
+    """Whether a name begins with this prefix, whatever sign it ends with: ``S1_`` is none of ``S10_matrix.mtx``."""
+    bare = prefix.rstrip("._-")
+    return name.startswith(bare) and (bare == "" or not name[len(bare)].isalnum())
 
 
 def _open(path: Path) -> Any:
