@@ -20,7 +20,15 @@ SAMPLE = 1 << 18
 #: Values checked at once, so that they stay in the processor's cache.
 STRIDE = 1 << 15
 
-Demand = Literal["required", "lognorm_ok"]
+#: ``required``: integers. ``decimals_ok``: also decimals that are counts (ambient-corrected, or shared among genes by
+#: EM), no logarithms. ``lognorm_ok``: any non-negative values.
+Demand = Literal["required", "decimals_ok", "lognorm_ok"]
+
+#: Logarithms of normalised counts stay below this; so do counts of very shallow cells.
+LOGARITHM = 12.0
+
+#: Cells whose totals are looked at to tell logarithms.
+LOOKED_AT = 64
 
 
 @dataclass(frozen=True)
@@ -47,8 +55,8 @@ def find_counts(source: Source, layer: str | None, demand: Demand) -> Found:
     A named ``layer`` is taken or refused: there is no second choice. Otherwise ``layers['counts']``, ``raw.X`` and
     ``X`` are looked at in this order; a place that holds something else (log-normalised or scaled values) is passed
     over with a warning, and so is one that holds the counts of fewer genes than a later one (variable genes beside
-    all of them in ``raw``). With "lognorm_ok", counts are still preferred; where there are none, the first place with
-    non-negative values is taken.
+    all of them in ``raw``). With "decimals_ok" and "lognorm_ok", integers are still preferred; where there are none,
+    the first place with non-negative values is taken, for "decimals_ok" the first that holds no logarithms.
 
     Args:
         source: the open file.
@@ -69,7 +77,7 @@ def find_counts(source: Source, layer: str | None, demand: Demand) -> Found:
     wanted = ["counts"] if demand == "required" else ["counts", "fractions"]
     for kind in wanted:
         for found in seen:
-            if found.kind == kind:
+            if found.kind == kind and not (kind == "fractions" and demand == "decimals_ok" and _are_logarithms(found)):
                 _tell(seen, found)
                 return _with_more_genes(source, found, places[len(seen) :])
     raise ValueError(_refusal(seen, source, layer, demand))
@@ -103,21 +111,47 @@ def _tell(seen: list[Found], taken: Found) -> None:
             log.warning("%s holds %s: %s is used instead", other.place.label, other.words, taken.place.label)
 
 
+def _are_logarithms(found: Found) -> bool:
+    """Whether values are log1p of counts normalised to one total: small, and the total comes out when it is undone."""
+    rows = next(iter(found.matrix.blocks(0, min(LOOKED_AT, found.matrix.shape[0]), LOOKED_AT)), None)
+    if rows is None or not rows.nnz or rows.data.max() >= LOGARITHM:
+        return False
+    raised = rows.astype(np.float64)
+    raised.data = np.expm1(raised.data)
+    totals = np.asarray(raised.sum(axis=1)).ravel()
+    totals = totals[totals > 0]
+    if len(totals) > 1 and totals.std() < 0.01 * totals.mean():
+        return True
+    log.warning(
+        "%s holds decimals below %g, taken as counts (counts=decimals_ok); make sure that they are no logarithms",
+        found.place.label, LOGARITHM,
+    )  # fmt: skip
+    return False
+
+
 def _refusal(seen: list[Found], source: Source, layer: str | None, demand: Demand) -> str:
     where = "; ".join(f"{found.place.label} holds {found.words}" for found in seen)
     if not seen:
         where = "there is no layers['counts'], no raw.X and no X"
     others = [name for name in source.layers if name != "counts"]
     also = f" (layers not looked at: {', '.join(map(repr, others[:12]))})" if others and layer is None else ""
-    text = (
-        f"no {'raw counts' if demand == 'required' else 'usable values'} found. Looked in this order: {where}{also}. "
-    )
-    if demand == "required":
-        text += "Counts are non-negative integers. Name the layer that has them (layer=...)"
-        if any(found.kind == "fractions" for found in seen):
-            text += ", or, for tokenizers that only need the order of the genes, accept these with counts=lognorm_ok"
-    else:
-        text += "Values must be non-negative, without NaN. Name a layer that has such values (layer=...)"
+    what = {"required": "raw counts", "decimals_ok": "counts", "lognorm_ok": "usable values"}[demand]
+    text = f"no {what} found. Looked in this order: {where}{also}. "
+    decimals = any(found.kind == "fractions" for found in seen)
+    if demand == "lognorm_ok":
+        return text + "Values must be non-negative, without NaN. Name a layer that has such values (layer=...)"
+    if demand == "decimals_ok":
+        return text + (
+            "Counts are non-negative and no logarithms"
+            f"{' (undone, all cells have one total)' if decimals else ''}. Name the layer that has them (layer=...)"
+        )
+    text += "Counts are non-negative integers. Name the layer that has them (layer=...)"
+    if decimals:
+        text += (
+            "; where the decimals are counts, ambient-corrected or shared among genes, take them with "
+            "counts=decimals_ok; where they are logarithms, a tokenizer that only needs the order of the genes takes "
+            "them with counts=lognorm_ok"
+        )
     return text
 
 

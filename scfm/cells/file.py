@@ -39,7 +39,7 @@ class Block:
         counts: (B, G) as stored; int, or float with integer values unless ``counts="lognorm_ok"``.
         obs: B rows; the index holds the cells' names.
         start: row of the first cell in the file.
-        whole: whether the file holds counts, so that all of these are integers.
+        whole: whether the file holds integers, so that all of these are.
     """
 
     counts: csr_matrix
@@ -69,7 +69,7 @@ class CellFile:
         obs_columns: names of the columns of obs.
         var_columns: names that ``gene_column`` can take.
         counts_from: where the counts were found: ``layers['counts']``, ``raw.X``, ``X``.
-        is_counts: False if the values are fractions that "lognorm_ok" let pass.
+        is_counts: False if the values are fractions that "decimals_ok" or "lognorm_ok" let pass.
     """
 
     def __init__(
@@ -225,8 +225,9 @@ def open_cells(
             experiment; recognised by content. An AnnData in memory is read as its file would be.
         layer: the layer with the counts.
         gene_column: column of var with the genes' names, or "index".
-        counts: "required" refuses log-normalised data; "lognorm_ok" accepts non-negative fractions where there are no
-            counts, for tokenizers that only need the order of the genes.
+        counts: "required" takes integers alone; "decimals_ok" also decimals that are counts (ambient-corrected, EM),
+            but no logarithms; "lognorm_ok" any non-negative values where there are no counts, for tokenizers that only
+            need the order of the genes.
         mod: modality of a MuData file, measurement of a SOMA experiment (there "rna" also means "RNA"); in a matrix
             with several feature types the one to take, where it has no known name for genes.
         on_duplicate_cells: names that occur twice are refused, numbered (``AAAC``, ``AAAC-1``) or not looked for.

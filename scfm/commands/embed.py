@@ -43,7 +43,7 @@ def run(cfg: DictConfig) -> None:
         require_room(source, cfg.key)
         checkpoint = read(cfg.init_from)
         module = restore_predictor(checkpoint)
-        names = ("layer", "gene_column", "species", "alias", "max_dropped")
+        names = ("layer", "gene_column", "counts", "mod", "species", "alias", "max_dropped")
         reading = Reading(**{name: cfg[name] for name in names})
         output.parent.mkdir(parents=True, exist_ok=True)
         with open_input(source, checkpoint, reading, keep_counts=module.task.requirements().counts) as cells:
@@ -80,5 +80,5 @@ def _embed(cfg: DictConfig, given: CellInput, checkpoint: Checkpoint, module: Ce
 def _depends_on(cfg: DictConfig, source: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     """What makes the parts of an interrupted run those of this one."""
     files = {str(path.resolve()): [path.stat().st_size, path.stat().st_mtime_ns] for path in (source, checkpoint.path)}
-    options = {name: cfg[name] for name in ("layer", "gene_column", "species", "alias", "part_size")}
+    options = {name: cfg[name] for name in ("layer", "gene_column", "counts", "mod", "species", "alias", "part_size")}
     return {"files": files, "version": __version__, **options}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from scfm.genes.resolve import Species
 from scfm.inference.source import Reading
@@ -13,13 +13,15 @@ class EmbedOptions(TypedDict, total=False):
     """Options of :meth:`scfm.inference.model.Model.embed`.
 
     Attributes:
-        layer, gene_column, species, alias, max_dropped: see :class:`~scfm.inference.source.Reading`.
+        layer, gene_column, counts, mod, species, alias, max_dropped: see :class:`~scfm.inference.source.Reading`.
         tokens_per_batch: lower it when memory runs out.
         block_size: cells read at once.
     """
 
     layer: str | None
     gene_column: str | None
+    counts: Literal["required", "decimals_ok"]
+    mod: str
     species: Species
     alias: str | None
     max_dropped: float

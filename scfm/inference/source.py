@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from scfm import __version__
+from scfm.cells.counts import Demand
 from scfm.cells.file import CellFile, open_cells
 from scfm.checkpoint import Checkpoint
 from scfm.genes import GeneMap, GeneReport, read_alias
@@ -31,6 +32,8 @@ class Reading:
     Attributes:
         layer: where the counts are; None: ``layers["counts"]``, ``raw.X``, ``X``.
         gene_column: column of var with the gene names; None: found.
+        counts: "decimals_ok" also takes decimals that are counts; a tokenizer that only ranks takes any values.
+        mod: modality of a file with several, or feature type of a matrix with several.
         species: what the gene names are of: human, mouse (onto human orthologs), other (names as they are).
         alias: TSV of the user's own gene names.
         max_dropped: refuse when more than this share of the counts is of unknown genes.
@@ -38,9 +41,18 @@ class Reading:
 
     layer: str | None = None
     gene_column: str | None = None
+    counts: Literal["required", "decimals_ok"] = "required"
+    mod: str = "rna"
     species: Species = "human"
     alias: str | None = None
     max_dropped: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.counts not in ("required", "decimals_ok"):
+            raise ValueError(
+                f"counts={self.counts!r}; expected required or decimals_ok (logarithms are taken wherever the "
+                "tokenizer of the checkpoint only ranks genes)"
+            )
 
 
 @dataclass(frozen=True)
@@ -112,8 +124,10 @@ def open_input(
         ValueError: it cannot be read, has no counts where these are needed, or too few genes that the model knows.
     """
     tokenizer = trained_tokenizer(checkpoint)
-    demand: Literal["required", "lognorm_ok"] = "required" if tokenizer.needs_counts or keep_counts else "lognorm_ok"
-    with open_cells(cells, layer=reading.layer, gene_column=reading.gene_column, counts=demand) as opened:
+    demand: Demand = reading.counts if tokenizer.needs_counts or keep_counts else "lognorm_ok"
+    with open_cells(
+        cells, layer=reading.layer, gene_column=reading.gene_column, counts=demand, mod=reading.mod
+    ) as opened:
         alias = read_alias(reading.alias) if reading.alias else None
         genes = tokenizer.harmonise(opened.genes, species=reading.species, alias=alias)
         report = report_genes(opened, genes, reading.max_dropped)

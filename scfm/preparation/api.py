@@ -39,7 +39,7 @@ def prepare(
     missing: Literal["refuse", "allow"] = "refuse",
     layer: str | None = None,
     gene_column: str | None = None,
-    counts: Literal["required", "lognorm_ok"] = "required",
+    counts: Literal["required", "decimals_ok", "lognorm_ok"] = "required",
     mod: str = "rna",
     on_duplicate_cells: Literal["refuse", "number", "ignore"] = "refuse",
     n_counts: str | None = None,
@@ -74,7 +74,7 @@ def prepare(
         missing: a file without one of the columns is refused, or its cells get -1 or NaN there (``allow``).
         layer: the layer of the counts; this and the next four: see :func:`scfm.cells.file.open_cells`.
         gene_column: var column of the gene names.
-        counts: ``lognorm_ok`` accepts log-normalized values.
+        counts: ``decimals_ok`` accepts decimals that are counts, ``lognorm_ok`` log-normalized values.
         mod: modality of a file with several.
         on_duplicate_cells: what to do about cells of equal names in a file.
         n_counts: obs column with each cell's total of counts; None adds up all its genes.
@@ -105,7 +105,10 @@ def prepare(
     """
     genes = genes or Genes()
     if counts == "lognorm_ok" and tokenizer.needs_counts:
-        raise ValueError(f"the tokenizer {tokenizer.name} needs counts: counts=lognorm_ok is for pure rank tokenizers")
+        raise ValueError(
+            f"the tokenizer {tokenizer.name} needs counts: counts=lognorm_ok is for pure rank "
+            "tokenizers; decimals that are counts, no logarithms, are taken with counts=decimals_ok"
+        )
     options = Options(
         obs=tuple(dict.fromkeys([*obs, *categories, *([group] if group else [])])),
         categories=tuple(categories),

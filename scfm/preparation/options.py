@@ -42,7 +42,7 @@ class Options:
     missing: Literal["refuse", "allow"]
     layer: str | None
     gene_column: str | None
-    counts: Literal["required", "lognorm_ok"]
+    counts: Literal["required", "decimals_ok", "lognorm_ok"]
     mod: str
     on_duplicate_cells: Literal["refuse", "number", "ignore"]
     n_counts: str | None
@@ -63,7 +63,7 @@ class Options:
     def __post_init__(self) -> None:
         choices = {
             "missing": ("refuse", "allow"),
-            "counts": ("required", "lognorm_ok"),
+            "counts": ("required", "decimals_ok", "lognorm_ok"),
             "on_duplicate_cells": ("refuse", "number", "ignore"),
             "empty": ("refuse", "drop"),
             "duplicates": ("keep", "report", "drop"),
