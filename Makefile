@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test lint format clean
+.PHONY: demo test fuzz lint format clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m scfm.demo
@@ -11,6 +11,11 @@ demo: $(INSTALLED)
 # One thread a process: two cores serve two test processes, and waiting threads would take their time.
 test: lint
 	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile --nbmake tests notebooks
+
+# The fuzzers of `make test`, with SCFM_FUZZ examples each: hours for 100,000.
+SCFM_FUZZ ?= 5000
+fuzz: $(INSTALLED)
+	SCFM_FUZZ=$(SCFM_FUZZ) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --timeout=0 tests/fuzz
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
