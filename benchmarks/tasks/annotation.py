@@ -8,8 +8,8 @@ import anndata as ad
 import numpy as np
 from sklearn.decomposition import PCA
 
-from scfm.evaluation.expression import Expression, read_expression
-from scfm.evaluation.probes import linear, majority, nearest
+from scfm.evaluation.methods.expression import Expression, read_expression
+from scfm.evaluation.methods.probes import linear, majority, nearest
 from scfm.metrics.classification import accuracy, confusion, macro_f1
 from tasks.bench import Bench, Measure, Set, embedded, split_of
 

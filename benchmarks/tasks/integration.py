@@ -9,8 +9,8 @@ import anndata as ad
 import numpy as np
 from omegaconf import OmegaConf
 
-from scfm.evaluation.baselines import embed as baseline_embedding
-from scfm.evaluation.expression import Expression, read_expression
+from scfm.evaluation.methods.baselines import embed as baseline_embedding
+from scfm.evaluation.methods.expression import Expression, read_expression
 from scfm.metrics.integration import integration_scores
 from scfm.metrics.structure import neighbor_overlap
 from scfm.store.token_store import TokenStore

@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import f1_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from scfm.evaluation.expression import read_expression
+from scfm.evaluation.methods.expression import read_expression
 from scfm.head.trajectory.diffusion import absorption, diffusion_pseudotime, extreme_cell, neighbor_graph, scale_ranks
 from tasks.bench import Bench, Measure, Set, predicted
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from scfm.evaluation.expression import read_expression
-from scfm.evaluation.probes import linear
+from scfm.evaluation.methods.expression import read_expression
+from scfm.evaluation.methods.probes import linear
 from scfm.metrics.annotation import unknown_auroc
 from tasks.bench import Bench, Measure, Set, predicted, split_of
 

@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 from sklearn.linear_model import RidgeCV
 from sklearn.neighbors import KNeighborsRegressor
 
-from scfm.evaluation.expression import read_expression
+from scfm.evaluation.methods.expression import read_expression
 from tasks.bench import Bench, Measure, Set, predicted, split_of
 
 

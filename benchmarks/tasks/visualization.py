@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.manifold import trustworthiness
 from sklearn.neighbors import KNeighborsClassifier
 
-from scfm.evaluation.expression import read_expression
+from scfm.evaluation.methods.expression import read_expression
 from tasks.bench import Bench, Measure, Set, predicted, split_of
 
 

@@ -14,11 +14,11 @@ from scfm.cells.file import open_cells
 from scfm.cells.formats.hdf5_limits import require_own_data
 from scfm.checkpoint import Checkpoint, read
 from scfm.config import plain
-from scfm.evaluation.backbones import FileGenes, read_origin
 from scfm.evaluation.cells import embedding_records
 from scfm.evaluation.evaluate import evaluate
 from scfm.evaluation.options import Options
-from scfm.evaluation.origin import Origin
+from scfm.evaluation.origin.backbones import FileGenes, read_origin
+from scfm.evaluation.origin.origin import Origin
 from scfm.genes import read_alias
 from scfm.report.evaluation import write
 

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 
 from scfm.evaluation.cells import Cells
-from scfm.evaluation.cost import measure
-from scfm.evaluation.embeddings import Embeddings
 from scfm.evaluation.folds import Fold, make_folds, read_split
-from scfm.evaluation.method import LINEAR, NEAREST, Method, Role, names, probe
+from scfm.evaluation.methods.cost import measure
+from scfm.evaluation.methods.embeddings import Embeddings
+from scfm.evaluation.methods.method import LINEAR, NEAREST, Method, Role, names, probe
+from scfm.evaluation.methods.probes import Features, Model, constant_features, cross_predict, linear, majority, nearest
 from scfm.evaluation.options import Options
-from scfm.evaluation.probes import Features, Model, constant_features, cross_predict, linear, majority, nearest
 from scfm.metrics.annotation import Calls, annotation_scores, bootstrap, interval
 
 #: The head's own names, where ``unknown`` is wrong, and its likeliest classes.

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scfm.evaluation.components import state_key
-from scfm.evaluation.expression import Expression, finite_counts, read_expression
+from scfm.evaluation.methods.components import state_key
+from scfm.evaluation.methods.expression import Expression, finite_counts, read_expression
 from scfm.evaluation.options import Options
 from scfm.evaluation.times import read_times
 from scfm.head.trajectory.base import PSEUDOTIME

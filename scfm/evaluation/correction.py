@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from sklearn.decomposition import PCA
 
-from scfm.evaluation.expression import Expression
+from scfm.evaluation.methods.expression import Expression
 from scfm.metrics.structure import neighbor_overlap
 
 #: (expression, batch names) -> (B, D) embedding

@@ -13,22 +13,22 @@ import pandas as pd
 from anndata import AnnData
 
 from scfm.evaluation.annotation import Annotation, score_annotation
-from scfm.evaluation.baselines import BASELINES, Embedder
 from scfm.evaluation.cells import Cells, read_cells, select
-from scfm.evaluation.components import state_key
 from scfm.evaluation.correction import pseudo_kept
-from scfm.evaluation.embeddings import (
+from scfm.evaluation.folds import Fold, read_split
+from scfm.evaluation.methods.baselines import BASELINES, Embedder
+from scfm.evaluation.methods.components import state_key
+from scfm.evaluation.methods.embeddings import (
     Embeddings,
     baseline_embeddings,
     check_baselines,
     component_embeddings,
     file_embeddings,
 )
-from scfm.evaluation.expression import Expression
-from scfm.evaluation.folds import Fold, read_split
-from scfm.evaluation.method import FROZEN, names
+from scfm.evaluation.methods.expression import Expression
+from scfm.evaluation.methods.method import FROZEN, names
 from scfm.evaluation.options import Options
-from scfm.evaluation.origin import Origin, check_corpora, check_head, foreign_classes
+from scfm.evaluation.origin.origin import Origin, check_corpora, check_head, foreign_classes
 from scfm.evaluation.result import Result
 from scfm.evaluation.scores import scale_by_controls, score_embeddings, select_labelled
 from scfm.evaluation.trajectory import Trajectory, score_trajectory, trajectory_folds

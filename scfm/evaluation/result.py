@@ -11,7 +11,7 @@ import pandas as pd
 
 from scfm.evaluation.annotation import Annotation
 from scfm.evaluation.cells import Cells
-from scfm.evaluation.method import Method
+from scfm.evaluation.methods.method import Method
 from scfm.evaluation.trajectory import Trajectory
 from scfm.metrics.integration import BATCH, BIO, VERSION
 

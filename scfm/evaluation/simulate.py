@@ -11,9 +11,9 @@ import pandas as pd
 from anndata import AnnData
 from scipy.sparse import csr_matrix
 
-from scfm.evaluation.baselines import Embedder
 from scfm.evaluation.correction import pseudo_kept
-from scfm.evaluation.expression import Expression, read_expression
+from scfm.evaluation.methods.baselines import Embedder
+from scfm.evaluation.methods.expression import Expression, read_expression
 from scfm.metrics.correction import correction_scores
 from scfm.metrics.integration import integration_scores
 
@@ -95,7 +95,7 @@ def grid(
     """Every method on every strength of batch effect and biology.
 
     Args:
-        methods: the functions of :data:`scfm.evaluation.baselines.BASELINES`; PCA is always there.
+        methods: the functions of :data:`scfm.evaluation.methods.baselines.BASELINES`; PCA is always there.
         batch: strengths of the batch effect.
         biology: strengths of what differs inside types.
         n_cells: of each set.

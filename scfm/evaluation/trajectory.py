@@ -14,10 +14,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from scfm.evaluation.cells import Cells
-from scfm.evaluation.cost import measure
-from scfm.evaluation.embeddings import Embeddings
 from scfm.evaluation.folds import Fold
-from scfm.evaluation.method import Method, Role, names
+from scfm.evaluation.methods.cost import measure
+from scfm.evaluation.methods.embeddings import Embeddings
+from scfm.evaluation.methods.method import Method, Role, names
 from scfm.head.trajectory.diffusion import diffusion_pseudotime, extreme_cell, neighbor_graph
 from scfm.metrics.trajectory import conservation, trajectory_scores
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from scfm.evaluation.annotation import Annotation
-from scfm.evaluation.method import COMPONENTS, FROZEN, LINEAR, UNTRAINED, Method, Role, names
+from scfm.evaluation.methods.method import COMPONENTS, FROZEN, LINEAR, UNTRAINED, Method, Role, names
 from scfm.evaluation.trajectory import Trajectory
 from scfm.metrics.annotation import interval
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from scfm import plot
-from scfm.evaluation.method import names
+from scfm.evaluation.methods.method import names
 from scfm.evaluation.result import Result
 from scfm.io import write_text
 from scfm.metrics.correction import EXPLAINED as CORRECTION_METRICS

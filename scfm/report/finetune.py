@@ -15,9 +15,8 @@ from scfm import plot
 from scfm.checkpoint import Checkpoint
 from scfm.data.module import CellData
 from scfm.evaluation.annotation import HEAD, head_calls
-from scfm.evaluation.method import FROZEN
-from scfm.evaluation.origin import describe_corpus
-from scfm.evaluation.store_probes import (
+from scfm.evaluation.methods.method import FROZEN
+from scfm.evaluation.methods.store_probes import (
     StoreFeatures,
     add_state,
     component_sentence,
@@ -25,6 +24,7 @@ from scfm.evaluation.store_probes import (
     score_calls,
     score_pseudotime,
 )
+from scfm.evaluation.origin.origin import describe_corpus
 from scfm.head.trajectory.base import PSEUDOTIME
 from scfm.metrics.integration import integration_scores
 from scfm.metrics.stages import order_stages, stage_ranks

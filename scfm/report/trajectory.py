@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
 from scfm import plot
-from scfm.evaluation.expression import Expression
+from scfm.evaluation.methods.expression import Expression
 from scfm.evaluation.trajectory import Trajectory
 from scfm.page import paragraph, side_by_side, table
 

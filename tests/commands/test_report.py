@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from scfm.evaluation import store_probes
+from scfm.evaluation.methods import store_probes
 from support import SMALL, command
 
 

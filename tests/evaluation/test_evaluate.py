@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 
 from scfm.evaluation.cells import read_cells
 from scfm.evaluation.evaluate import evaluate
-from scfm.evaluation.expression import read_expression
+from scfm.evaluation.methods.expression import read_expression
 from scfm.evaluation.options import Options
 from scfm.evaluation.verdict import integration_verdict
 from scfm.metrics.umap import curve, umap

@@ -7,7 +7,7 @@ from anndata import AnnData
 from scipy.sparse import csr_matrix
 
 from scfm.evaluation.evaluate import evaluate
-from scfm.evaluation.expression import read_expression
+from scfm.evaluation.methods.expression import read_expression
 from scfm.evaluation.times import read_times
 from scfm.plot import smoothed
 from scfm.report.evaluation import write

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
-from scfm.evaluation.probes import Calls
+from scfm.evaluation.methods.probes import Calls
 from scfm.metrics.annotation import annotation_scores, bootstrap, interval, rejection_curve, unknown_auroc
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from scfm.evaluation import baselines as baseline
 from scfm.evaluation.correction import pseudo_kept
+from scfm.evaluation.methods import baselines as baseline
 from scfm.evaluation.simulate import grid, simulate
 from scfm.metrics.correction import lone_purity, probe_auc
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from scfm.evaluation.correction import batch_components
-from scfm.evaluation.expression import read_expression
+from scfm.evaluation.methods.expression import read_expression
 from scfm.metrics.structure import consensus_distances, ksim, neighbor_overlap, scgraph
 
 

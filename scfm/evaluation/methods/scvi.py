@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scfm.evaluation.expression import Expression, variable_genes
+from scfm.evaluation.methods.expression import Expression, variable_genes
 from scfm.optional import need
 
 UNLABELLED = "(missing)"

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from scfm.evaluation.annotation import draw_labels
-from scfm.evaluation.cost import Cost, measure
+from scfm.evaluation.methods.cost import Cost, measure
 from scfm.evaluation.scores import scale_by_controls
 from scfm.metrics.integration import leiden_nmi
 from scfm.metrics.neighbors import find_neighbors

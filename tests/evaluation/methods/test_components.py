@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 import torch
 
-from scfm.evaluation.components import gene_components
 from scfm.evaluation.evaluate import evaluate
-from scfm.evaluation.store_probes import StoreFeatures, add_state, component_sentence, score_calls
+from scfm.evaluation.methods.components import gene_components
+from scfm.evaluation.methods.store_probes import StoreFeatures, add_state, component_sentence, score_calls
 
 QUICK = {"baselines": ("pca",), "draws": 20, "folds": 3, "controls": False}
 GAIN = r"([+-]\d\.\d{3}) \[([+-]\d\.\d{3}), ([+-]\d\.\d{3})\]"

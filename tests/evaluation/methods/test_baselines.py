@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from scfm.evaluation import baselines as baseline
-from scfm.evaluation.expression import read_expression, variable_genes
-from scfm.evaluation.probes import constant_features, cross_predict, linear, majority, nearest
+from scfm.evaluation.methods import baselines as baseline
+from scfm.evaluation.methods.expression import read_expression, variable_genes
+from scfm.evaluation.methods.probes import constant_features, cross_predict, linear, majority, nearest
 from scfm.optional import need
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from scfm.evaluation.cells import read_cells
-from scfm.evaluation.lookup import Matches, match_genes, match_names
 from scfm.evaluation.options import Options
-from scfm.evaluation.origin import check_corpora, check_head
+from scfm.evaluation.origin.lookup import Matches, match_genes, match_names
+from scfm.evaluation.origin.origin import check_corpora, check_head
 from scfm.store.token_store import TokenStore
 from scfm.types import Ragged
 

@@ -13,11 +13,11 @@ from scipy.sparse import csr_matrix
 
 from scfm.checkpoint import Checkpoint
 from scfm.data.module import CellData
-from scfm.evaluation.backbones import random_backbone
-from scfm.evaluation.components import gene_components
-from scfm.evaluation.cost import measure
-from scfm.evaluation.method import COMPONENTS, FROZEN, LINEAR, UNTRAINED, Method, probe
-from scfm.evaluation.probes import Calls, constant_features, cross_predict, linear, majority
+from scfm.evaluation.methods.components import gene_components
+from scfm.evaluation.methods.cost import measure
+from scfm.evaluation.methods.method import COMPONENTS, FROZEN, LINEAR, UNTRAINED, Method, probe
+from scfm.evaluation.methods.probes import Calls, constant_features, cross_predict, linear, majority
+from scfm.evaluation.origin.backbones import random_backbone
 from scfm.evaluation.trajectory import ridge_predictions
 from scfm.evaluation.verdict import describe_gain
 from scfm.inference.load import restore_backbone

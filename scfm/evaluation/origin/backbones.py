@@ -16,10 +16,10 @@ from scipy.sparse import csr_matrix
 from torch import nn
 
 from scfm.checkpoint import Checkpoint, read
-from scfm.evaluation.embeddings import Encoder
-from scfm.evaluation.lookup import Lookup, Matches, find_cells
-from scfm.evaluation.method import FROZEN, UNTRAINED
-from scfm.evaluation.origin import Origin
+from scfm.evaluation.methods.embeddings import Encoder
+from scfm.evaluation.methods.method import FROZEN, UNTRAINED
+from scfm.evaluation.origin.lookup import Lookup, Matches, find_cells
+from scfm.evaluation.origin.origin import Origin
 from scfm.genes.resolve import Species
 from scfm.inference.batches import packed
 from scfm.inference.load import build_backbone, checkpoint_vocab, restore_backbone

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from scfm.evaluation.cells import Cells
-from scfm.evaluation.embeddings import Encoder
-from scfm.evaluation.lookup import Lookup, Matches
+from scfm.evaluation.methods.embeddings import Encoder
+from scfm.evaluation.origin.lookup import Lookup, Matches
 from scfm.head.annotation.label_layer import UNKNOWN
 
 #: Names of cells are barcodes, of which unrelated files share some by chance; from this share on it is no chance.

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from scfm.evaluation import scvi as deep
-from scfm.evaluation.expression import read_expression
+from scfm.evaluation.methods import scvi as deep
+from scfm.evaluation.methods.expression import read_expression
 
 pytest.importorskip("scvi")
 

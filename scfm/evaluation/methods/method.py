@@ -10,7 +10,7 @@ from typing import Literal
 #: ``control``: knows nothing, or only the answer; ``ablation``: a part or an earlier state of ours.
 Role = Literal["ours", "rival", "control", "ablation"]
 
-#: Spaces that :mod:`scfm.evaluation.backbones` and :mod:`scfm.evaluation.components` make.
+#: Spaces that :mod:`scfm.evaluation.origin.backbones` and :mod:`scfm.evaluation.methods.components` make.
 FROZEN, UNTRAINED, COMPONENTS = "frozen backbone", "random weights", "gene components"
 #: What is fitted on a space.
 LINEAR, NEAREST = "linear probe", "15 nearest"

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scfm.evaluation import scvi as deep
-from scfm.evaluation.expression import Expression, variable_genes
-from scfm.evaluation.method import Method, Role
+from scfm.evaluation.methods import scvi as deep
+from scfm.evaluation.methods.expression import Expression, variable_genes
+from scfm.evaluation.methods.method import Method, Role
 from scfm.optional import need
 
 #: (expression, batch, labels, seed) -> (B, D) embedding

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from scfm.evaluation.baselines import BASELINES, embed, keys
 from scfm.evaluation.cells import Cells
-from scfm.evaluation.components import gene_components, state_key
-from scfm.evaluation.cost import measure
-from scfm.evaluation.expression import Expression
-from scfm.evaluation.method import COMPONENTS, Method, Role
+from scfm.evaluation.methods.baselines import BASELINES, embed, keys
+from scfm.evaluation.methods.components import gene_components, state_key
+from scfm.evaluation.methods.cost import measure
+from scfm.evaluation.methods.expression import Expression
+from scfm.evaluation.methods.method import COMPONENTS, Method, Role
 from scfm.evaluation.options import Options
 
 log = logging.getLogger(__name__)

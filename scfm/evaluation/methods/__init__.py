@@ -1,0 +1,1 @@
+"""What is compared, and how each is computed: embeddings, baselines, probes."""
