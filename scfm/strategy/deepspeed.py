@@ -77,7 +77,7 @@ class DeepSpeed(DeepSpeedStrategy):
     def shard(self, module: nn.Module) -> None:
         """At stage 3, divide a built module over the ranks, one parameter after the other.
 
-        The module is built outside ``deepspeed.zero.Init``, which breaks the initialisation of transformers' models.
+        The module is built outside ``deepspeed.zero.Init``, which breaks the initialization of transformers' models.
         """
         if not self.zero_stage_3 or any(hasattr(parameter, "ds_id") for parameter in module.parameters()):
             return
