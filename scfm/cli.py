@@ -56,12 +56,11 @@ def main(command: str) -> Any:
 def _run(command: str, cfg: "DictConfig", trials: "list[Trial]") -> Any:
     import importlib
 
-    from scfm.config import check, shipped
+    from scfm.config import check, import_extensions, shipped
 
     sys.path.append(str(Path.cwd()))  # a user's own parts: extensions=[my_module] beside where they work; last, so that
     # a file called html.py there hides no module of anyone else
-    for module in cfg.get("extensions") or ():
-        importlib.import_module(module)
+    import_extensions(cfg.get("extensions") or ())
     check(cfg, shipped(CONFIGS, command))
     run = importlib.import_module(f"scfm.commands.{command}").run
     return _trial(run, cfg, trials) if _in_sweep() else run(cfg)

@@ -5,10 +5,11 @@ annotated type. There is no second schema to keep in step.
 """
 
 import difflib
+import importlib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union
 
@@ -67,6 +68,13 @@ def shipped(configs: Path, name: str) -> dict[str, Any]:
         elif entry != "_self_":
             known |= shipped(configs, entry)
     return known | {key: value for key, value in raw.items() if key != "hydra" and key not in known}
+
+
+def import_extensions(modules: Iterable[str]) -> None:
+    """Import modules that the user names, and let configs name what lies in them, see :func:`trust_extensions`."""
+    for module in modules:
+        importlib.import_module(module)
+        trust_extensions([module])
 
 
 def check(cfg: DictConfig, known: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from scfm.batch import Batch
 from scfm.checkpoint import Checkpoint, read, read_state
+from scfm.config import import_extensions
 from scfm.head.base import Head, Written
 from scfm.inference.load import checkpoint_vocab, restore_predictor
 from scfm.inference.options import EmbedOptions, Settings, embed_options
@@ -246,17 +247,19 @@ class Model:
         return (total / count[:, None]).float().numpy()
 
 
-def load(path: str | Path, *, device: str | torch.device = "cpu") -> Model:
+def load(path: str | Path, *, device: str | torch.device = "cpu", extensions: Sequence[str] = ()) -> Model:
     """Load a checkpoint of ``scfm-train`` or ``scfm-finetune``; nothing in it is executed.
 
     Args:
         path: a .ckpt file, or a folder of shards that ``scfm-consolidate`` has made readable.
         device: where the model computes.
+        extensions: importable modules of your own that the checkpoint may name.
 
     Raises:
         FileNotFoundError: nothing lies there.
-        ValueError: it is damaged, or no checkpoint of scfm.
+        ValueError: it is damaged, no checkpoint of scfm, or names what it must not.
     """
+    import_extensions(extensions)
     checkpoint = read(path)
     return Model(checkpoint, restore_predictor(checkpoint)).to(device)
 

@@ -160,3 +160,14 @@ def test_a_resume_refuses_callbacks_that_would_delete_outside(forge, made_store,
                 "trainer.accelerator=cpu", "data.tokens_per_batch=256", "callbacks.progress=null",
                 "trainer.enable_progress_bar=false")  # fmt: skip
     assert victim.read_text() == "mine"
+
+
+def test_a_part_of_the_users_own_is_loaded_where_it_is_named(forge, tmp_path, monkeypatch):
+    import scfm
+
+    (tmp_path / "own_model.py").write_text("from scfm.model.backbone import Backbone\nclass Mine(Backbone): pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = forge(lambda state: state["scfm"]["config"]["model"].update(_target_="own_model.Mine"))
+    with pytest.raises(ValueError, match="own_model"):
+        scfm.load(path)
+    assert type(scfm.load(path, extensions=["own_model"]).backbone).__name__ == "Mine"
