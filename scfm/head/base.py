@@ -1,4 +1,4 @@
-"""The base class of everything a backbone is fine-tuned for."""
+"""The base class of fine-tuning heads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scfm.head.survey import Survey
 from scfm.task import Task
 from scfm.types import Backbone, Needs, Sampling
 
-#: What a head predicts of the cells of a batch, (B, ...) by name; ``state`` (B, D') is what it reads of them.
+#: Predictions of a head for the cells of a batch, (B, ...) by name; ``state`` (B, D') is what it reads of them.
 Outputs: TypeAlias = dict[str, Tensor]
 #: The same of many cells, (n, ...) by name, on the host.
 Arrays: TypeAlias = Mapping[str, np.ndarray]
@@ -27,7 +27,7 @@ class Written:
     Attributes:
         obs: columns (n,) by name.
         obsm: arrays (n, d) by name.
-        uns: plain values that say how to read them.
+        uns: plain values that describe the columns and arrays.
     """
 
     obs: dict[str, np.ndarray] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class Head(
     Task,
     hooks=("requirements", "view", "prepare", "predict", "write", "summarise", "update", "refit", "calibrate"),
 ):
-    """A fine-tuning head. A subclass implements ``forward`` and whichever hooks it likes.
+    """A fine-tuning head. A subclass implements ``forward`` and the hooks that it needs.
 
     The framework calls the hooks in this order: ``requirements`` when the data are planned, ``prepare`` before the
     first step, ``update`` when an epoch begins, ``predict`` and ``summarise`` in validation, ``refit`` and
@@ -50,7 +50,7 @@ class Head(
 
     Attributes:
         metric: what to watch in validation, a name in ``forward``'s metrics or ``summarise``'s.
-        labels, learned, counts, sampling: what :meth:`requirements` says; a subclass sets them.
+        labels, learned, counts, sampling: what :meth:`requirements` returns; a subclass sets them.
 
     Example:
         >>> class Depth(Head):
@@ -75,29 +75,29 @@ class Head(
     sampling: Sampling | None = None
 
     def requirements(self) -> Needs:
-        """What it needs of the data; asked for before the survey, and its ``sampling`` again after it."""
+        """What the head needs of the data; called before the survey, and after it for the ``sampling``."""
         return Needs(self.labels, self.learned, self.counts, self.sampling)
 
     def view(self, batch: Batch) -> Batch:
-        """What the backbone reads of a batch."""
+        """The part of a batch that the backbone reads."""
         return batch
 
     def prepare(self, survey: Survey) -> None:
-        """Look at all cells before the first step; fit on the training cells alone."""
+        """Read all cells before the first step; fit on the training cells alone."""
 
     def predict(self, backbone: Backbone, batch: Batch) -> Outputs:
-        """What the head says of each cell, whatever other cells are in the batch; needs no labels."""
+        """Predictions for each cell; they need no labels and do not depend on other cells of the batch."""
         return {}
 
     def write(self, outputs: Arrays) -> Written:
-        """Columns and arrays for a file of cells, from what :meth:`predict` gave for all of them."""
+        """Columns and arrays for a file of cells, from the results of :meth:`predict` for all of them."""
         return Written()
 
     def summarise(self, outputs: Arrays, targets: Arrays) -> dict[str, float]:
         """Metrics of a whole epoch.
 
         Args:
-            outputs: what :meth:`predict` gave for all its cells.
+            outputs: results of :meth:`predict` for all its cells.
             targets: their obs columns by name; class codes are -1 where missing.
         """
         return {}
@@ -106,10 +106,10 @@ class Head(
         """Learn from all training cells at once, when an epoch begins; arguments as for :meth:`summarise`."""
 
     def refit(self, outputs: Arrays, targets: Arrays) -> None:
-        """Learn from whole sets after training; arguments as for :meth:`summarise`."""
+        """Fit once more on whole sets after training; arguments as for :meth:`summarise`."""
 
     def calibrate(self, outputs: Arrays, targets: Arrays) -> dict[str, float]:
-        """Fit what only cells that nothing has looked at can tell; arguments as for :meth:`summarise`.
+        """Fit temperatures, thresholds and the like on cells not used before; arguments as for :meth:`summarise`.
 
         Returns:
             Metrics of the calibration.

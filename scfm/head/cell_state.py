@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from scfm.batch import Batch
-from scfm.head.gene_components import GeneComponents, Score
+from scfm.head.base import Head
+from scfm.head.gene_components import GeneComponents, GeneScore
 from scfm.head.survey import Survey
 from scfm.model.pooling import embed
 from scfm.types import Backbone, Spec
@@ -40,7 +41,7 @@ class CellState(nn.Module):
     """
 
     def __init__(
-        self, spec: Spec, gene_components: int = 0, max_tokens: int | None = None, *, score: Score = "linear"
+        self, spec: Spec, gene_components: int = 0, max_tokens: int | None = None, *, score: GeneScore = "linear"
     ) -> None:
         super().__init__()
         if max_tokens is not None and max_tokens < MIN_TOKENS:
@@ -54,10 +55,6 @@ class CellState(nn.Module):
         self.norm = nn.LayerNorm(spec.width)
         self.components = GeneComponents(spec.vocab, gene_components, score)
 
-    def prepare(self, survey: Survey) -> None:
-        """Fit the components on the training cells; see :meth:`GeneComponents.prepare`."""
-        self.components.prepare(survey)
-
     def forward(self, backbone: Backbone, batch: Batch) -> Tensor:
         """The state, (B, D + k)."""
         return self.join(embed(backbone, self.view(batch), self.vocab), batch)
@@ -68,7 +65,7 @@ class CellState(nn.Module):
         return torch.cat([deep, self.components(batch).to(deep.dtype)], dim=1) if self.components.width else deep
 
     def view(self, batch: Batch) -> Batch:
-        """What the backbone reads of a batch."""
+        """The part of a batch that the backbone reads."""
         if self.max_tokens is None or batch.longest <= self.max_tokens:
             return batch
         return shorten(batch, self.max_tokens, self.vocab)
@@ -89,13 +86,27 @@ class CellState(nn.Module):
         return self.from_survey(survey)[:, self.deep :] if self.components.width else survey.embedding
 
 
+class StateHead(Head):
+    """A head that reads the ``state`` of cells: the hooks that follow from it."""
+
+    state: CellState
+
+    def view(self, batch: Batch) -> Batch:
+        """The part of a batch that the backbone reads."""
+        return self.state.view(batch)
+
+    def prepare(self, survey: Survey) -> None:
+        """Fit the gene components on the training cells."""
+        self.state.components.prepare(survey)
+
+
 def shorten(batch: Batch, max_tokens: int, vocab: Vocab) -> Batch:
     """Cells cut to their first tokens, as a tokenizer with that maximum length cuts them: a closing eos stays.
 
     Args:
         batch: packed cells.
         max_tokens: tokens of a cell, at most.
-        vocab: says which token is eos.
+        vocab: defines which token is eos.
     """
     eos = vocab.specials.get("eos")
     closing = torch.zeros_like(batch.ids, dtype=torch.bool) if eos is None else batch.ids == eos

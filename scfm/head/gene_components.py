@@ -24,7 +24,7 @@ Counts = TypeVar("Counts", Tensor, np.ndarray)
 MAX_FIT = 20_000
 
 #: How much a gene of a cell adds; see :class:`GeneComponents`.
-Score = Literal["linear", "log", "counts"]
+GeneScore = Literal["linear", "log", "counts"]
 
 #: Counts of a cell are brought to this sum before their logarithm.
 DEPTH = 10_000.0
@@ -39,7 +39,7 @@ class GeneComponents(nn.Module):
     saved with the head: new cells need their tokens (and counts, where these score), no other cell.
 
     Args:
-        vocab: says which tokens are genes.
+        vocab: defines which tokens are genes.
         width: number of components k; 0 for none.
         score: ``log`` gives the most expressed genes more weight, which separates types; ``linear`` preserves the
             neighborhoods that diffusion needs; ``counts`` is log-normalized expression, ln(1 + 10,000 x / Σ x), which
@@ -54,7 +54,7 @@ class GeneComponents(nn.Module):
     loadings: Tensor
     center: Tensor
 
-    def __init__(self, vocab: Vocab, width: int, score: Score = "linear") -> None:
+    def __init__(self, vocab: Vocab, width: int, score: GeneScore = "linear") -> None:
         super().__init__()
         self.width, self.score = width, score
         gene = torch.zeros(len(vocab))
@@ -112,7 +112,7 @@ def count_scores(counts: Tensor, total: Tensor) -> Tensor:
     return (DEPTH * counts / total.clamp(min=1e-12)).log1p()
 
 
-def rank_scores(rank: Tensor, n: Tensor, score: Score) -> Tensor:
+def rank_scores(rank: Tensor, n: Tensor, score: GeneScore) -> Tensor:
     """The score of the gene at rank r = 0, 1, … of n. The squares of a cell sum to about 7/12 (linear) or 1 (log).
 
     Returns:
@@ -123,7 +123,7 @@ def rank_scores(rank: Tensor, n: Tensor, score: Score) -> Tensor:
     return (((n + 1) / (rank + 1)).log() / n).sqrt()
 
 
-def gene_scores(gene: Tensor, batch: Batch, score: Score = "linear") -> Tensor:
+def gene_scores(gene: Tensor, batch: Batch, score: GeneScore = "linear") -> Tensor:
     """The score of each token of packed cells, (T,) float32; 0 for tokens that are no genes.
 
     Args:
@@ -147,7 +147,7 @@ def gene_scores(gene: Tensor, batch: Batch, score: Score = "linear") -> Tensor:
 
 
 def score_matrix(
-    cells: Ragged, gene: np.ndarray, score: Score = "linear", counts: np.ndarray | None = None
+    cells: Ragged, gene: np.ndarray, score: GeneScore = "linear", counts: np.ndarray | None = None
 ) -> csr_matrix:
     """The scores of many cells, (B, V) float32 CSR.
 

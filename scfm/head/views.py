@@ -59,7 +59,7 @@ class Views:
 
     Args:
         options: how far a view may differ from its cell.
-        vocab: says which tokens are special.
+        vocab: defines which tokens are special.
         scale: (V,) what the tokenizer divides the counts of a token by; None for 1.
     """
 

@@ -1,4 +1,4 @@
-"""Next-gene prediction: read a cell from its most expressed gene down and predict each next one."""
+"""Next-gene prediction: predict each gene from the more expressed genes of the cell."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class AR(Objective):
     """GPT's causal language modelling on ranked genes (tGPT: Shen et al. 2023).
 
     Each token predicts the next one of its own cell: the first token of a cell is no target, the eos token is one. The
-    scores of all tokens over the whole vocabulary never exist at once: the loss is taken in chunks.
+    loss is computed in chunks, so that the scores of all tokens are never in memory at once.
 
     Args:
-        spec: what the run knows; its ``token_counts`` give the unigram table of the evaluation.
-        chunk: tokens scored at once; by default 512 on CPU and 4096 on a GPU, which wants larger products.
+        spec: vocabulary of the run, and its ``token_counts`` for the unigram table of the evaluation.
+        chunk: tokens scored at once; by default 512 on a CPU and 4096 on a GPU.
 
     Raises:
         ValueError: a chunk below 1.
@@ -36,7 +36,7 @@ class AR(Objective):
             raise ValueError(f"chunk={chunk}; expected at least 1 token")
         self.chunk = chunk
         vocab = spec.vocab
-        # tGPT's vocabulary holds clinical words and unused places: no prediction of a gene can be one of them
+        # tGPT's vocabulary has clinical words and unused entries, which are no predictions of a gene
         possible = np.isin(np.arange(len(vocab)), [*vocab.gene_ids, vocab.specials.get("eos", -1)])
         self.score = Score(possible, spec.token_counts)
 

@@ -1,4 +1,4 @@
-"""The base class of everything a backbone is pretrained on."""
+"""The base class of pretraining objectives."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scfm.types import Backbone
 
 
 class Objective(Task, hooks=("sample", "predicted_share")):
-    """A pretraining objective. A subclass implements ``forward`` and whichever hooks it likes.
+    """A pretraining objective. A subclass implements ``forward`` and the hooks that it needs.
 
     Example:
         >>> import torch
@@ -30,5 +30,5 @@ class Objective(Task, hooks=("sample", "predicted_share")):
         return {}
 
     def predicted_share(self) -> float:
-        """Share of the tokens that the vocabulary is scored at: part of the work of a training step."""
+        """Share of the tokens at which the vocabulary is scored, for estimates of the work of a training step."""
         return 1.0

@@ -1,4 +1,4 @@
-"""Cross-entropy over a large vocabulary, without holding the scores of all tokens at once."""
+"""Cross-entropy over a large vocabulary, without the scores of all tokens in memory at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scfm.types import Backbone
 
 
 def chunk_size(device: torch.device) -> int:
-    """Tokens scored at once where nobody says otherwise: a GPU wants larger products."""
+    """Default number of tokens scored at once: larger products are faster on a GPU."""
     return 512 if device.type == "cpu" else 4096
 
 
@@ -38,7 +38,7 @@ def chunked_loss(
     if type(decoder) is nn.Linear and not hasattr(decoder.weight, "ds_id"):
         hidden = backbone.transform(hidden)  # type: ignore[attr-defined]
         return _Chunked.apply(hidden, decoder.weight, decoder.bias, targets, chunk)
-    # an adapted decoder, or one whose weights DeepSpeed gathers only while its own forward runs
+    # an adapted decoder, or one whose weights DeepSpeed gathers only during its own forward
     if len(hidden) <= chunk:
         return _loss(backbone, hidden, targets)
     loss = torch.zeros((), device=hidden.device)
@@ -52,7 +52,7 @@ def _loss(backbone: Backbone, hidden: torch.Tensor, targets: torch.Tensor) -> to
 
 
 class _Chunked(torch.autograd.Function):
-    """Linear layer and summed cross-entropy; the gradients are taken while a chunk's scores are there.
+    """Linear layer and summed cross-entropy; gradients are computed while the scores of a chunk are in memory.
 
     Scores are computed in autocast's type where it is on; probabilities, the loss and the weight's gradient are float32
     (torch's own ``linear_cross_entropy`` returns its loss in the type of its input: 3 digits in bfloat16).
@@ -98,29 +98,29 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Scale the gradients that the forward pass took, in place: a second backward pass is refused by autograd."""
+        """Scale the gradients of the forward pass, in place: autograd refuses a second backward pass."""
         pairs = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         return (*(None if d is None else d.mul_(grad).to(dtype) for d, dtype in pairs), None, None)
 
 
 def _aligned(rows: int, columns: int, like: torch.Tensor) -> torch.Tensor:
-    """An unset (rows, columns) matrix whose rows begin at multiples of 64 bytes.
+    """An uninitialized (rows, columns) matrix whose rows begin at multiples of 64 bytes.
 
-    Matrix products that write or read it are nearly twice as fast as with 20,275 columns one after the other.
+    Matrix products that write or read it are nearly twice as fast as with 20,275 contiguous columns.
     """
     step = 64 // like.element_size()
     return like.new_empty(rows, -(-columns // step) * step)[:, :columns]
 
 
 def _scores(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor) -> torch.Tensor:
-    """``F.linear`` into a matrix that is there."""
+    """``F.linear`` into an existing matrix."""
     if bias is None:
         return torch.mm(rows, weight.t(), out=out)
     return torch.addmm(bias, rows, weight.t(), out=out)
 
 
 def _loss_and_slope(scores: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Summed cross-entropy of (N, V) float32 scores, and its slope, which takes their place."""
+    """Summed cross-entropy of (N, V) float32 scores, and its gradient, which overwrites them."""
     real = (targets != IGNORE).unsqueeze(1)
     ids = targets.clamp(min=0).unsqueeze(1)
     scores.sub_(scores.amax(1, keepdim=True))

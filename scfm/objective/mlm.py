@@ -1,4 +1,4 @@
-"""Masked gene modelling: hide genes of a cell and predict which ones they were."""
+"""Masked gene modelling: mask genes of a cell and predict them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class MLM(Objective):
     """BERT's masked language modelling on ranked genes (Devlin et al. 2019; Theodoris et al. 2023).
 
     A share of the genes of every packed row is drawn without replacement. Of these, some become the mask token, some a
-    random gene, the rest stay, and the model predicts what they were. Only genes are drawn and only genes replace
-    them. Their number follows from the sizes of the batch alone, so that a GPU need not wait for a count; the draw
-    follows from ``batch.seed`` alone. The vocabulary is scored at the drawn positions, nowhere else.
+    random gene, the rest stay, and the model predicts the original genes. Only genes are drawn, and only genes replace
+    them. The number of drawn genes depends on the sizes of the batch alone, so that a GPU need not wait for a count,
+    and the draw depends on ``batch.seed`` alone. The vocabulary is scored at the drawn positions only.
 
     Args:
-        spec: what the run knows; its ``token_counts`` give the unigram table of the evaluation.
+        spec: vocabulary of the run, and its ``token_counts`` for the unigram table of the evaluation.
         mask_fraction: share of the genes that are predicted.
         mask_share: share of these that become the mask token.
-        random_share: share of these that become a random gene; the rest stay as they are.
-        upstream_compat: draw as Geneformer's own training did: any token but pad and mask may be drawn, and random
-            replacements come from the whole vocabulary, specials included.
+        random_share: share of these that become a random gene; the rest are unchanged.
+        upstream_compat: draw as the published training of Geneformer does: any token but pad and mask may be drawn, and
+            random replacements come from the whole vocabulary, specials included.
 
     Raises:
         ValueError: shares outside 0 to 1, a vocabulary without a mask token or without genes.
@@ -98,13 +98,13 @@ class MLM(Objective):
         return self.mask_fraction
 
     def mask(self, batch: Batch) -> tuple[Batch, torch.Tensor, torch.Tensor]:
-        """Draw the genes to predict and hide them.
+        """Draw the genes to predict and mask them.
 
         Args:
             batch: packed cells.
 
         Returns:
-            The batch with replaced ids; (N,) the drawn positions, ascending; (N,) the ids that stood there,
+            The batch with replaced ids; (N,) the drawn positions, ascending; (N,) the original ids,
             :data:`~scfm.objective.score.IGNORE` where the row has fewer genes than positions to draw.
         """
         device = batch.ids.device
@@ -115,9 +115,9 @@ class MLM(Objective):
         picked = ticket.argsort(stable=True)[:drawn].sort().values
         real = possible[picked]
         before = batch.ids[picked]
-        fate = torch.rand(len(picked), generator=generator, device=device)
+        draw = torch.rand(len(picked), generator=generator, device=device)
         lot = torch.randint(len(self.replacements), (len(picked),), generator=generator, device=device)
-        after = self.replacements[lot].where(fate < self.mask_share + self.random_share, before)
-        after = after.masked_fill(fate < self.mask_share, self.mask_id).where(real, before)
+        after = self.replacements[lot].where(draw < self.mask_share + self.random_share, before)
+        after = after.masked_fill(draw < self.mask_share, self.mask_id).where(real, before)
         masked = batch.replace_tokens(batch.ids.index_copy(0, picked, after))
         return masked, picked, before.masked_fill(~real, IGNORE)

@@ -1,4 +1,4 @@
-"""How good predicted tokens are, beside a table of how often each token occurs."""
+"""Scores of predicted tokens, beside those of a table of token frequencies."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ IGNORE = -100
 class Score(nn.Module):
     """Sums loss, top-1 and top-10 hits of predictions, and the same of the unigram table.
 
-    The unigram table predicts every token by its share of the training tokens, with one added to each count: what a
-    model knows that has seen no cell. A pretrained model has to beat it.
+    The unigram table predicts every token by its share of the training tokens, with one added to each count. It ignores
+    the cell, so a pretrained model must be better.
 
     Args:
-        possible: (V,) bool, the tokens that can be a target; others are never counted as predicted.
+        possible: (V,) bool, the tokens that can be a target; others are left out of the predictions.
         token_counts: (V,) int64, or None for no unigram figures.
 
     Raises:
@@ -58,14 +58,14 @@ class Score(nn.Module):
     def sample(
         self, logits: torch.Tensor, targets: torch.Tensor, batch: Batch, places: torch.Tensor, k: int = 5
     ) -> dict[str, torch.Tensor]:
-        """A few predictions as a reader wants to see them.
+        """A few predictions in readable form.
 
         Args:
             logits: (N, V).
             targets: (N,) token ids; those of :data:`IGNORE` are left out.
-            batch: whose tokens they are.
-            places: (N,) where in the batch's row they stand.
-            k: guesses for each.
+            batch: the batch of these tokens.
+            places: (N,) their places in the row of the batch.
+            k: number of guesses for each.
 
         Returns:
             For each target: ``cell`` (its row in the store), ``rank`` in the cell, ``true`` id, ``guess`` (k ids, best
@@ -91,7 +91,7 @@ def _hits(scores: torch.Tensor, ids: torch.Tensor, real: torch.Tensor) -> Metric
 
 
 def _log_shares(possible: np.ndarray, counts: np.ndarray | None) -> torch.Tensor | None:
-    """(V,) float32 log probability of each token with add-one smoothing; -inf where there can be no target."""
+    """Log probability of each token with add-one smoothing, (V,) float32; -inf for tokens that are no targets."""
     if counts is None:
         return None
     if len(counts) != len(possible):

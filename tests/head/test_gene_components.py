@@ -109,7 +109,7 @@ def test_refuses_a_survey_without_tokens(cells, tiny, spec):
 def test_surveyed_states_are_those_of_the_forward_pass(genes, cells, tiny, spec):
     state = CellState(spec, genes)
     survey = cells.survey(tiny)
-    state.prepare(survey)
+    state.components.prepare(survey)
     with torch.inference_mode():
         forward = state(tiny, cells.batch(range(120)))
     assert forward.shape == (120, 32 + genes)
@@ -119,7 +119,7 @@ def test_surveyed_states_are_those_of_the_forward_pass(genes, cells, tiny, spec)
 def test_the_backbone_reads_a_part_and_the_components_read_all(cells, tiny, spec):
     rows, short, whole = [3, 77, 12], CellState(spec, 6, max_tokens=10), CellState(spec, 6)
     for state in (short, whole):
-        state.prepare(cells.survey(tiny))
+        state.components.prepare(cells.survey(tiny))
     batch = cells.batch(rows)
     with torch.inference_mode():
         one, two = short(tiny, batch), whole(tiny, batch)

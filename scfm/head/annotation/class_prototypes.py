@@ -229,7 +229,7 @@ class PrototypeHead(Head):
         """Set each prototype to the mean position of its cells in a whole labelled set.
 
         Args:
-            outputs: what :meth:`predict` gave for the training cells.
+            outputs: results of :meth:`predict` for the training cells.
             targets: their class codes by column, -1 where missing.
         """
         self.prototypes.consolidate(outputs[self.position_key], targets[self.label_column])
@@ -246,7 +246,7 @@ class PrototypeHead(Head):
         """The obs columns.
 
         Args:
-            outputs: what :meth:`predict` gave; names follow from the positions and the present prototypes.
+            outputs: results of :meth:`predict`; names follow from the positions and the present prototypes.
 
         Returns:
             See :class:`~scfm.head.annotation.label_layer.Prediction` and :meth:`Prototypes.name`.

@@ -13,14 +13,14 @@ from scfm.batch import Batch
 from scfm.head.annotation.label_layer import LabelLayer
 from scfm.head.annotation.levels import Levels
 from scfm.head.annotation.pseudo import pseudo_label_loss
-from scfm.head.base import Arrays, Head, Outputs, Written
-from scfm.head.cell_state import CellState
+from scfm.head.base import Arrays, Outputs, Written
+from scfm.head.cell_state import CellState, StateHead
 from scfm.head.survey import Survey
 from scfm.metrics.classification import scores
 from scfm.types import Backbone, Metrics, Spec
 
 
-class Classifier(Head):
+class Classifier(StateHead):
     """Predicts the class of each cell, for one or several label columns at once.
 
     The classifier reads the backbone's embedding and, beside it, linear components of the cell's genes (a deep and a
@@ -96,10 +96,6 @@ class Classifier(Head):
         )
         self.levels = Levels(self.labels, [column.names for column in self.columns]) if levels else None
 
-    def view(self, batch: Batch) -> Batch:
-        """What the backbone reads of a batch."""
-        return self.state.view(batch)
-
     def prepare(self, survey: Survey) -> None:
         """Fit the gene components and, on them and the embedding, the logistic regression to begin with.
 
@@ -108,7 +104,7 @@ class Classifier(Head):
         """
         if self.levels is not None:
             self.levels.learn({name: survey.obs[name][survey.train] for name in self.labels})
-        self.state.prepare(survey)
+        super().prepare(survey)
         if not self.probe:
             return
         states = self.state.from_survey(survey)[survey.train]
@@ -119,19 +115,15 @@ class Classifier(Head):
         """Fit the logistic regression on the fine-tuned backbone; not where pseudo-labels were used.
 
         Args:
-            outputs: what :meth:`predict` gave for the cells to learn from.
+            outputs: results of :meth:`predict` for the cells to learn from.
             targets: their class codes by column, -1 where missing.
         """
         if self.probe and not self.pseudo_weight:
             for column in self.columns:
                 column.regress(outputs["state"], targets[column.label])
 
-    def __call__(self, backbone: Backbone, batch: Batch) -> Metrics:
-        """``loss``, ``accuracy`` of the labelled cells of each column, and ``n_targets`` of the first."""
-        return super().__call__(backbone, batch)
-
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
-        """See :meth:`__call__`."""
+        """``loss``, ``accuracy`` of the labelled cells of each column, and ``n_targets`` of the first."""
         logits = self.logits(backbone, batch)
         metrics: Metrics = {}
         losses = []
@@ -162,7 +154,7 @@ class Classifier(Head):
         """Metrics of a whole epoch.
 
         Args:
-            outputs: what :meth:`predict` gave for all its cells.
+            outputs: results of :meth:`predict` for all its cells.
             targets: their class codes by column, -1 where missing.
 
         Returns:
@@ -180,7 +172,7 @@ class Classifier(Head):
         """Fit temperatures and rejection thresholds; they are buffers, saved with the head.
 
         Args:
-            outputs: what :meth:`predict` gave for cells that neither training nor early stopping used.
+            outputs: results of :meth:`predict` for cells that neither training nor early stopping used.
             targets: their class codes by column, -1 where missing.
 
         Returns:
@@ -198,7 +190,7 @@ class Classifier(Head):
         """The obs columns.
 
         Args:
-            outputs: what :meth:`predict` gave.
+            outputs: results of :meth:`predict`.
 
         Returns:
             The columns of :class:`~scfm.head.annotation.label_layer.Prediction` for each label; novelty is in [0, 1]

@@ -12,12 +12,12 @@ from scfm.batch import Batch
 from scfm.head.annotation.class_prototypes import KEY, PrototypeHead, PrototypeOptions, Prototypes
 from scfm.head.annotation.discriminant import discriminant_directions
 from scfm.head.base import Arrays, Outputs, Written
-from scfm.head.cell_state import CellState
+from scfm.head.cell_state import CellState, StateHead
 from scfm.head.survey import Survey
 from scfm.types import Backbone, Metrics, Spec
 
 
-class Prototype(PrototypeHead):
+class Prototype(PrototypeHead, StateHead):
     """Nearest-prototype classification, see :class:`~scfm.head.annotation.class_prototypes.Prototypes`.
 
     A cell's position is a projection of its state, which begins at the discriminant directions of the labelled cells
@@ -59,13 +59,9 @@ class Prototype(PrototypeHead):
         self.projector = nn.Linear(self.state.width, width) if width else nn.Identity()
         self.prototypes = Prototypes(spec, label, width or self.state.width, **options)
 
-    def view(self, batch: Batch) -> Batch:
-        """What the backbone reads of a batch."""
-        return self.state.view(batch)
-
     def prepare(self, survey: Survey) -> None:
         """Fit the gene components on the training cells, and begin at the directions that separate classes."""
-        self.state.prepare(survey)
+        super().prepare(survey)
         truth = survey.obs[self.label_column]
         known = survey.train & (truth >= 0)
         if isinstance(self.projector, nn.Identity) or len(np.unique(truth[known])) < 2:
@@ -77,12 +73,8 @@ class Prototype(PrototypeHead):
             self.projector.weight[: len(directions)] = torch.from_numpy(directions)
             self.projector.bias.zero_()
 
-    def __call__(self, backbone: Backbone, batch: Batch) -> Metrics:
-        """``loss``, ``accuracy`` and ``n_targets`` of the labelled cells."""
-        return super().__call__(backbone, batch)
-
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
-        """See :meth:`__call__`."""
+        """``loss``, ``accuracy`` and ``n_targets`` of the labelled cells."""
         return self.prototypes(self._position(self.state(backbone, batch)), batch.obs[self.label_column])
 
     @torch.no_grad()

@@ -25,7 +25,7 @@ class Adversarial(Contrastive):
     removed by this loss: compare with care.
 
     Args:
-        spec: what only the run knows.
+        spec: vocabulary, classes and widths of the run.
         label: obs column of types for the weights; null for weights by batch alone.
         strength: λ, reached after ``warmup`` training micro-batches.
         warmup: micro-batches over which λ rises from 0.

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scfm.batch import Batch
-from scfm.head.base import Arrays, Head, Outputs, Written
-from scfm.head.cell_state import CellState
+from scfm.head.base import Arrays, Outputs, Written
+from scfm.head.cell_state import CellState, StateHead
 from scfm.head.integration.check import check_batches, warn_confounded
 from scfm.head.layers import perceptron
 from scfm.head.survey import Survey
@@ -41,7 +41,7 @@ class ContrastiveOptions(SharedOptions, total=False):
     view: ViewOptions | None
 
 
-class Integration(Head):
+class Integration(StateHead):
     """A projector on the cell state, from which batch effects are to be removed.
 
     With ``gene_components`` the integrated space begins at the first ``width`` gene components, and the projector,
@@ -49,7 +49,7 @@ class Integration(Head):
     ``neighbor_weight`` penalizes moving neighbors of a batch apart.
 
     Args:
-        spec: what only the run knows.
+        spec: vocabulary, classes and widths of the run.
         batch_key: obs column of the experimental batches.
         condition: obs column whose effect should be preserved; a warning follows where every batch has a single one.
         width: width d of the integrated space.
@@ -62,7 +62,7 @@ class Integration(Head):
     Attributes:
         labels: obs columns that batches carry.
         learned: those of them whose classes are learned; batches that only held-out cells have are no fault.
-        projection: what projecting new cells takes, in a sentence.
+        projection: what is needed to project new cells, in a sentence.
         sampling: how micro-batches are chosen, or None.
 
     Raises:
@@ -104,14 +104,10 @@ class Integration(Head):
 
     def prepare(self, survey: Survey) -> None:
         """Fit the components; warn where each batch has a single condition."""
-        self.state.prepare(survey)
+        super().prepare(survey)
         if self.condition is not None:
             codes = [survey.obs[name][survey.train] for name in (self.batch_key, self.condition)]
             warn_confounded(codes[0], codes[1], self.names, self.conditions, self.condition)
-
-    def view(self, batch: Batch) -> Batch:
-        """What the backbone reads of a batch."""
-        return self.state.view(batch)
 
     def encode(self, backbone: Backbone, batch: Batch) -> Tensor:
         """The integrated space, (B, d) float32."""
@@ -166,7 +162,7 @@ class Contrastive(Integration):
     """A head that compares cosines of random views of cells: without gene components its space is the unit sphere.
 
     Args:
-        spec: what only the run knows.
+        spec: vocabulary, classes and widths of the run.
         width: see :class:`Integration`.
         gene_components: see :class:`Integration`.
         neighbor_weight: see :class:`Integration`.

@@ -45,7 +45,7 @@ class BatchToken(Contrastive):
     with a moving average of the trained weights, in another pass without gradient. Validation stays NT-Xent.
 
     Args:
-        spec: what only the run knows.
+        spec: vocabulary, classes and widths of the run.
         null_share: probability of the null row, for each view.
         temperature: T.
         queue: number of keys that are kept, at least the cells of a micro-batch times the number of batches, because

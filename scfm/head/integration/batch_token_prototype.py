@@ -24,7 +24,7 @@ class BatchTokenPrototype(PrototypeHead, BatchToken):
     is the root mean square distance of cells to the center of their class where the space begins.
 
     Args:
-        spec: what only the run knows.
+        spec: vocabulary, classes and widths of the run.
         label: obs column of the types; cells without one count in the contrast alone.
         weight: weight of the prototypes' loss.
         pull: η of the prototypes.

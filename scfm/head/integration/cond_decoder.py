@@ -28,7 +28,7 @@ class CondDecoder(Integration):
     statistics, so that the projection of a cell depends on the other query cells.)
 
     Args:
-        spec: what only the run knows.
+        spec: vocabulary, classes and widths of the run.
         width: width d of the latent space.
         gene_components: see :class:`~scfm.head.integration.base.Integration`.
         likelihood: ``nb`` or ``bce``.
@@ -45,7 +45,7 @@ class CondDecoder(Integration):
     metric: ClassVar[str] = "elbo"
     counts = True
     projection: ClassVar[str] = (
-        "genes alone: cells of unseen batches pass the encoder; the decoder knows seen batches only"
+        "genes alone: cells of unseen batches pass the encoder; the decoder is for the training batches only"
     )
     step: Tensor
     gene_ids: Tensor

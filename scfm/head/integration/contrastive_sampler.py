@@ -34,7 +34,7 @@ class ContrastiveSampler(Contrastive):
     :func:`~scfm.head.integration.base.neighbor_loss` of the views limits this.
 
     Args:
-        spec: what only the run knows.
+        spec: vocabulary, classes and widths of the run.
         mode: ``hcl`` draws the cells of a batch at random and gives hard negatives more weight; ``knn`` draws
             neighbors together, which are hard negatives, all with the same weight.
         temperature: T.

@@ -35,7 +35,7 @@ class Distill(Contrastive):
     cells are projected by the student alone.
 
     Args:
-        spec: what only the run knows.
+        spec: vocabulary, classes and widths of the run.
         temperature: T.
         cosine: weight of the cosine term.
         label: obs column of known types, for the logits; null for none. Cells without a label are left out.

@@ -37,7 +37,7 @@ class Triplet(Integration):
     original reads negatives by an index into another matrix, and keeps the neighbors of its last pair of batches only.)
 
     Args:
-        spec: what only the run knows.
+        spec: vocabulary, classes and widths of the run.
         width: width of the integrated space.
         gene_components: see :class:`~scfm.head.integration.base.Integration`; neighbors are sought among them, or in
             the embedding where there are none.

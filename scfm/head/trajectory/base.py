@@ -9,11 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scfm.batch import Batch
-from scfm.head.base import Arrays, Head, Outputs, Written
-from scfm.head.cell_state import CellState
-from scfm.head.gene_components import Score
+from scfm.head.base import Arrays, Outputs, Written
+from scfm.head.cell_state import CellState, StateHead
+from scfm.head.gene_components import GeneScore
 from scfm.head.layers import perceptron
-from scfm.head.survey import Survey
 from scfm.head.trajectory.label import check_fate
 from scfm.types import Backbone, Metrics, Spec
 
@@ -21,11 +20,11 @@ from scfm.types import Backbone, Metrics, Spec
 PSEUDOTIME, STAGE, FATES = "scfm_pseudotime", "scfm_stage", "X_scfm_fates"
 
 
-class Trajectory(Head):
+class Trajectory(StateHead):
     """Places cells along a process.
 
     Args:
-        spec: what only the run knows.
+        spec: vocabulary, classes and widths of the run.
         label: obs column that orders the cells; None for no such column.
         fate: obs column that names the terminal state of terminal cells; None for no fates.
         gene_components: linear components of the cell's genes beside the backbone's embedding; 0 for none.
@@ -36,7 +35,7 @@ class Trajectory(Head):
         hidden: width of the hidden layer; 0 for a linear network.
 
     Attributes:
-        projection: what projecting new cells takes, in a sentence.
+        projection: what is needed to project new cells, in a sentence.
 
     Raises:
         ValueError: an unknown column.
@@ -54,7 +53,7 @@ class Trajectory(Head):
         gene_components: int,
         max_tokens: int | None,
         dropout: float,
-        score: Score = "linear",
+        score: GeneScore = "linear",
         n_values: int = 1,
         hidden: int = 0,
     ) -> None:
@@ -69,14 +68,6 @@ class Trajectory(Head):
         sizes = [self.state.width, *([hidden] if hidden else [])]
         self.line = perceptron([*sizes, n_values], dropout=dropout, norm=False)
         self.branches = perceptron([*sizes, len(self.fates)], dropout=dropout, norm=False) if self.fates else None
-
-    def view(self, batch: Batch) -> Batch:
-        """What the backbone reads of a batch."""
-        return self.state.view(batch)
-
-    def prepare(self, survey: Survey) -> None:
-        """Fit the gene components on the training cells."""
-        self.state.prepare(survey)
 
     def place(self, state: Tensor) -> Tensor:
         """Positions of cells along the process, (B,) float32, from their states (B, D)."""

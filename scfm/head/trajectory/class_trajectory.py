@@ -37,7 +37,7 @@ class ClassTrajectory(Trajectory):
         """Set the layers to logistic regressions of stage and fate.
 
         Args:
-            outputs: what :meth:`predict` gave for the cells to learn from; ``state`` is read.
+            outputs: results of :meth:`predict` for the cells to learn from; ``state`` is read.
             targets: their columns of obs.
         """
         learned = [(self.line, self.codes(targets))]

@@ -24,7 +24,7 @@ class Ordinal(ClassTrajectory):
     stage. A cell's stage is the median of its distribution, pseudotime the mean, over K − 1.
 
     Args:
-        spec: what only the run knows.
+        spec: vocabulary, classes and widths of the run.
         label: obs column of the stages.
         stages: its categories from first to last; null for the order of numbers.
         fate: obs column that names the terminal state of terminal cells; null for no fates.

@@ -36,7 +36,7 @@ class Pseudotime(Trajectory):
     ending in each terminal state are computed on the same graph and learned by cross-entropy.
 
     Args:
-        spec: what only the run knows.
+        spec: vocabulary, classes and widths of the run.
         root_cell: name of the cell where the process begins; either this or ``root_type``.
         root_type: a category of ``root_label``: its most extreme cell is the root.
         root_label: obs column of the root type.

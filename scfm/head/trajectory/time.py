@@ -30,7 +30,7 @@ class Time(ClassTrajectory):
     scaled to [0, 1] over the training cells and s = ``softness``. Cells without a time count in the last term alone.
 
     Args:
-        spec: what only the run knows.
+        spec: vocabulary, classes and widths of the run.
         label: obs column of the time: numbers, or categories that are numbers.
         fate: obs column of the lineage or terminal state, empty where unknown; null for no fates.
         batch_key: obs column of experimental batches; warns where each has a single time.

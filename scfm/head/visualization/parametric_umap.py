@@ -41,7 +41,7 @@ class ParametricUMAP(Head):
     ``warm_up`` steps before training.
 
     Args:
-        spec: what only the run knows.
+        spec: vocabulary, classes and widths of the run.
         form: ``regression`` or ``cross_entropy``.
         gene_components: components of the cell's ranked genes, see :mod:`~scfm.head.gene_components`; 0 for the
             embedding instead.
