@@ -100,18 +100,18 @@ class Sampling:
     Attributes:
         by: obs column; every micro-batch holds cells of one category of it (those of fewer than four cells count as
             one). None mixes them.
-        neighbours: (n, k) int64 by store row: rows that should come in the same micro-batch, -1 for none.
-        share: share of a micro-batch that is a core cell's neighbours.
-        companions: how many neighbours join one core.
+        neighbors: (n, k) int64 by store row: rows that should come in the same micro-batch, -1 for none.
+        share: share of a micro-batch that is a core cell's neighbors.
+        companions: how many neighbors join one core.
         micro_batches: of each category in an epoch: ``proportional`` to its tokens, every cell once; for each the
             ``equal`` number, the median of those; or as many in all, in proportion to its ``coverage``.
         coverage: (categories,) weights.
-        inside: share of a micro-batch's cells that are of its category; the others are neighbours, to ``share``, or
+        inside: share of a micro-batch's cells that are of its category; the others are neighbors, to ``share``, or
             drawn at random.
     """
 
     by: str | None = None
-    neighbours: np.ndarray | None = None
+    neighbors: np.ndarray | None = None
     share: float = 0.0
     companions: int = 1
     micro_batches: Literal["proportional", "equal", "coverage"] = "proportional"

@@ -130,7 +130,7 @@ class ComposedOrder(Order):
         order = rng.permutation(members)
         companions = self.sampling.companions
         n_cores = max(1, round(self.sampling.share * len(members) / companions))
-        if self.sampling.neighbours is None or self.sampling.share == 0:
+        if self.sampling.neighbors is None or self.sampling.share == 0:
             return order
         free = np.zeros(len(self.rows), dtype=bool)
         free[members] = True
@@ -191,4 +191,4 @@ def _cores(order: np.ndarray, free: np.ndarray, n_cores: int) -> Iterator[int]:
 
 def _table(sampling: Sampling) -> np.ndarray:
     """(rows, k) neighbors of each row; no rows if there are none."""
-    return np.empty((0, 1), dtype=np.int64) if sampling.neighbours is None else sampling.neighbours
+    return np.empty((0, 1), dtype=np.int64) if sampling.neighbors is None else sampling.neighbors

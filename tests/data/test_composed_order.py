@@ -1,4 +1,4 @@
-"""Composed micro-batches: one experimental batch each, every cell once, neighbours together."""
+"""Composed micro-batches: one experimental batch each, every cell once, neighbors together."""
 
 import logging
 from dataclasses import replace
@@ -59,7 +59,7 @@ def test_a_pure_function_of_seed_and_epoch():
 
 
 @pytest.mark.parametrize(("share", "companions"), [(0.5, 1), (0.3, 10)])
-def test_neighbours_come_together(share, companions):
+def test_neighbors_come_together(share, companions):
     rows = np.arange(400)
     # cell i belongs with the 19 others of i // 20; by chance the largest clique of 40 cells has 5 or 6 of one kind
     table = np.array([[j for j in range(20 * (i // 20), 20 * (i // 20) + 20) if j != i] for i in rows])
@@ -173,7 +173,7 @@ def test_a_share_of_every_micro_batch_is_of_other_groups(inside):
     assert max(shares) < 1
 
 
-def test_neighbours_in_other_groups_come_first():
+def test_neighbors_in_other_groups_come_first():
     table = np.array([[(row + 65) % 130] for row in range(130)])  # of another group, but for the cells of the first
     drawn = of_groups(Sampling("b", table, share=1.0, inside=0.5))
     near = [rows for rows in drawn if GROUPS[rows[0]] == 1]
@@ -223,7 +223,7 @@ def test_refuses_too_few_cells_for_a_step():
 
 
 @pytest.mark.distributed
-def test_ranks_that_found_other_neighbours_compose_the_same_micro_batches(made_store):
+def test_ranks_that_found_other_neighbors_compose_the_same_micro_batches(made_store):
     said = finish(start_ranks(Path(__file__).with_name("two_samplings.py"), made_store), seconds=120)
     plans = [line for text in said for line in text.splitlines() if line.startswith("plan ")]
     assert len(plans) == 2

@@ -1,4 +1,4 @@
-"""Two ranks that found different neighbours: ``two_samplings.py STORE`` prints the plan of this rank's epoch."""
+"""Two ranks that found different neighbors: ``two_samplings.py STORE`` prints the plan of this rank's epoch."""
 
 import hashlib
 import os
@@ -35,7 +35,7 @@ if __name__ == "__main__":
     data = CellData(TokenStore.open(sys.argv[1]), tokens_per_batch=512, group=None)
     rng = np.random.default_rng(int(os.environ["RANK"]))
     table = rng.integers(0, len(data.store), (len(data.store), 5))
-    data = data.planned(Needs(sampling=Sampling(neighbours=table, share=0.5, companions=2)))
+    data = data.planned(Needs(sampling=Sampling(neighbors=table, share=0.5, companions=2)))
     trainer = pl.Trainer(
         accelerator="cpu", devices=2, strategy="ddp", max_steps=1, logger=False, use_distributed_sampler=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,

@@ -40,9 +40,9 @@ class Cells:
         if not counts:
             return packed
 
-        return packed.with_token_field("counts", torch.from_numpy(self.beside(rows)))
+        return packed.with_token_field("counts", torch.from_numpy(self.token_counts(rows)))
 
-    def beside(self, rows) -> np.ndarray:
+    def token_counts(self, rows) -> np.ndarray:
         return np.concatenate([self.counts[row] for row in rows])
 
     def __len__(self):
@@ -62,7 +62,7 @@ class Cells:
             obs=dict(self.obs),
             names=[f"cell{i}" for i in range(len(self))],
             tokens=self.ragged,
-            counts=self.beside,
+            counts=self.token_counts,
         )
 
 

@@ -59,7 +59,7 @@ def test_components_are_those_of_a_plain_pca(cells, tiny, spec):
 def test_a_packed_batch_and_a_sparse_matrix_give_the_same(score, cells, tiny, spec):
     bag, rows = fitted(cells, tiny, spec, score=score), [3, 77, 12]
     packed = bag(cells.batch(rows, counts=True))
-    np.testing.assert_allclose(packed.numpy(), bag.transform(cells.ragged(rows), cells.beside(rows)), atol=1e-5)
+    np.testing.assert_allclose(packed.numpy(), bag.transform(cells.ragged(rows), cells.token_counts(rows)), atol=1e-5)
     torch.testing.assert_close(bag(cells.batch([77], counts=True)), packed[1:2], atol=1e-6, rtol=1e-5)
 
 

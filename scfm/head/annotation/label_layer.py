@@ -94,8 +94,8 @@ def check_classes(spec: Spec, label: str) -> np.ndarray:
             UNKNOWN,
         )
     if len(names) < 2:
-        found = f"only {names[0]!r}" if names else "none"
-        raise ValueError(f"{label!r} has {found} as class; a classifier needs at least two: choose another label")
+        have = f"only {names[0]!r}" if names else "none"
+        raise ValueError(f"{label!r} has {have} as class; a classifier needs at least two: choose another label")
     if label not in spec.class_counts:
         return np.ones(len(names))
     counts = np.asarray(spec.class_counts[label], dtype=np.float64)

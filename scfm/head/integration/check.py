@@ -23,9 +23,9 @@ def check_batches(spec: Spec, batch_key: str) -> tuple[str, ...]:
     counts = spec.class_counts.get(batch_key)
     present = names if counts is None else [name for name, count in zip(names, counts, strict=True) if count]
     if len(present) < 2:
-        found = f"are all of {present[0]!r}" if present else "have none"
+        have = f"are all of {present[0]!r}" if present else "have none"
         raise ValueError(
-            f"integration needs at least two batches, but by {batch_key!r} the training cells {found}: choose another "
+            f"integration needs at least two batches, but by {batch_key!r} the training cells {have}: choose another "
             "head.batch_key, or there is nothing to integrate"
         )
     return names

@@ -95,7 +95,7 @@ class ContrastiveSampler(Contrastive):
             if sampling.inside < 1:
                 near = np.concatenate([near, other_neighbors(embedding, batches, self.neighbors)], axis=1)
             table = build_row_table(rows, np.where(near < 0, -1, rows[near]))
-            sampling = replace(sampling, neighbours=table, share=self.p_knn, companions=self.neighbors)
+            sampling = replace(sampling, neighbors=table, share=self.p_knn, companions=self.neighbors)
         if sampling.micro_batches == "coverage":
             sampling = replace(sampling, coverage=batch_coverage(embedding, batches, len(self.names), self.neighbors))
         self.sampling = sampling

@@ -100,7 +100,7 @@ class Triplet(Integration):
         row_tables = [np.where(table < 0, -1, survey.rows[table]) for table in (positives, near)]
         tables = [build_row_table(survey.rows, table) for table in row_tables]
         self.positives, self.near = (torch.from_numpy(table) for table in tables)
-        self.sampling = Sampling(neighbours=tables[0], share=0.5, companions=1)
+        self.sampling = Sampling(neighbors=tables[0], share=0.5, companions=1)
 
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
         """``loss``; ``accuracy``: the share of triplets in the right order; ``n_targets``: their number."""

@@ -75,7 +75,7 @@ def test_before_calibration_nothing_is_unknown(make_spec, make_batch, backbone):
     assert "unknown" not in head.write(outputs_of(head, backbone, make_batch([0, 1, 2]))).obs["scfm_cell_type"]
 
 
-def test_predictions_of_a_cell_do_not_depend_on_its_neighbours(make_spec, make_batch, backbone):
+def test_predictions_of_a_cell_do_not_depend_on_its_neighbors(make_spec, make_batch, backbone):
     head = Classifier(make_spec(), label="cell_type").eval()
     together = outputs_of(head, backbone, make_batch([0, 1, 2], seed=5))["logits"]
     alone = outputs_of(head, backbone, make_batch([0], seed=5))["logits"]

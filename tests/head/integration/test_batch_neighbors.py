@@ -8,7 +8,7 @@ LINE = np.array([[0.0], [1.0], [2.1], [3.3], [10.0], [11.0]])
 BATCHES = np.array([0, 0, 1, 1, 2, -1])
 
 
-def test_neighbours_in_other_batches_by_hand():
+def test_neighbors_in_other_batches_by_hand():
     assert other_neighbors(LINE, BATCHES, 2).tolist() == [[2, 3], [2, 3], [1, 0], [1, 0], [5, 3], [4, 3]]
     assert other_neighbors(LINE[:3], np.array([0, 0, 1]), 2).tolist() == [[2, -1], [2, -1], [1, 0]]
     assert other_neighbors(LINE, np.zeros(6), 2).max() == -1

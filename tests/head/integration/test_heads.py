@@ -132,20 +132,20 @@ def test_refuses_numbers_out_of_range(name, wrong, words, spec):
 # the sampler's mode
 
 
-def test_knn_mode_draws_neighbours_of_the_same_batch(spec, cells, tiny):
+def test_knn_mode_draws_neighbors_of_the_same_batch(spec, cells, tiny):
     head = MAKERS["knn"](spec)
     head.prepare(cells.survey(tiny))
-    table, batches = head.sampling.neighbours, cells.obs["batch"]
+    table, batches = head.sampling.neighbors, cells.obs["batch"]
     assert (batches[table] == batches[: len(table), None]).all()
     assert (table != np.arange(len(table))[:, None]).all()
     assert (head.sampling.by, head.sampling.share, head.sampling.companions) == ("batch", 0.3, 5)
 
 
-def test_with_cells_of_other_batches_their_neighbours_are_sought_too(spec, cells, tiny):
+def test_with_cells_of_other_batches_their_neighbors_are_sought_too(spec, cells, tiny):
     head = ContrastiveSampler(spec, **SMALL, mode="knn", neighbors=5, p_in=0.9, micro_batches="coverage")
     head.prepare(cells.survey(tiny))
     chosen, batches = head.sampling, cells.obs["batch"]
-    own = batches[chosen.neighbours] == batches[: len(chosen.neighbours), None]
+    own = batches[chosen.neighbors] == batches[: len(chosen.neighbors), None]
     assert own[:, :5].all()
     assert not own[:, 5:].any()
     assert (chosen.inside, chosen.micro_batches, chosen.coverage.shape) == (0.9, "coverage", (3,))

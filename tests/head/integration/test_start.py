@@ -50,14 +50,14 @@ def test_unrest_by_hand():
     assert neighbor_loss(start, shift, torch.full((4,), -1)).item() == 0
 
 
-def test_types_of_a_batch_may_move_apart_but_not_neighbours():
+def test_types_of_a_batch_may_move_apart_but_not_neighbors():
     start = torch.tensor([0.0, 100.0]).repeat_interleave(6)[:, None] + torch.rand(12, 1)
     codes, kind = torch.zeros(12, dtype=torch.int64), torch.arange(2).repeat_interleave(6)
     assert neighbor_loss(start, torch.randn(2, 3)[kind], codes).item() == pytest.approx(0, abs=1e-10)
     assert neighbor_loss(start, torch.randn(2, 3)[kind.roll(3)], codes).item() > 0.01
 
 
-def test_staying_keeps_neighbours_of_random_pseudo_batches(spec, cells, tiny):
+def test_staying_keeps_neighbors_of_random_pseudo_batches(spec, cells, tiny):
     survey = cells.survey(tiny)
     survey.obs["batch"] = np.random.default_rng(0).permutation(120) % 3
     whole, kept = cells.batch(range(120)), {}

@@ -100,7 +100,7 @@ def test_no_triplet_is_no_loss():
     assert loss.item() == 0
 
 
-def test_mutual_neighbours_against_brute_force_for_every_pair_of_batches():
+def test_mutual_neighbors_against_brute_force_for_every_pair_of_batches():
     rng = np.random.default_rng(0)
     embedding, batches, k = rng.normal(size=(60, 3)), np.arange(60) % 4, 5
     found = mutual_neighbors(embedding, batches, k)
@@ -120,7 +120,7 @@ def test_mutual_neighbours_against_brute_force_for_every_pair_of_batches():
     assert len(pairs) == 12  # every ordered pair, not the last alone
 
 
-def test_own_neighbours_and_filling():
+def test_own_neighbors_and_filling():
     embedding = np.array([[0.0], [1.0], [3.0], [0.1], [50.0]])
     own = own_neighbors(embedding, np.array([0, 0, 0, 1, 2]), 3)
     assert own.tolist() == [[1, 2, -1], [0, 2, -1], [1, 0, -1], [-1, -1, -1], [-1, -1, -1]]
@@ -144,7 +144,7 @@ def test_positives_are_asked_for_and_held_out_cells_stay_apart(spec, cells, tiny
     train = np.arange(120) % 4 != 0
     head = Triplet(spec, batch_key="batch", width=8, hidden=16, neighbors=10)
     head.prepare(cells.survey(tiny, train))
-    table = head.sampling.neighbours
+    table = head.sampling.neighbors
     assert (head.sampling.by, head.sampling.companions) == (None, 1)
     for row in range(120):
         partners = table[row][table[row] >= 0]

@@ -76,7 +76,7 @@ def test_cross_entropy_by_hand():
     assert found.item() == pytest.approx(np.mean(losses), rel=1e-3)
 
 
-def test_neighbours_are_drawn_by_weight():
+def test_neighbors_are_drawn_by_weight():
     graph = csr_matrix(np.array([[0, 3.0, 1.0], [3.0, 0, 0], [0, 0, 0]]))
     edges = Edges(graph, np.array([10, 20, 30]))
     index = torch.tensor([20, 10, 30, 5, 99]).repeat(2000)
