@@ -7,6 +7,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from scfm.allowed import stored_faults
 from scfm.cli import CONFIGS, lenient
 from scfm.config import build, check, shipped, target
 from scfm.head.integration.batch_token import BatchToken
@@ -120,3 +121,13 @@ def test_a_run_of_the_first_version_resumes():
     checkpoint = {"state_dict": old, "scfm": {"config": {"head": {"_target_": TOKEN, "genes": 4}}}}
     module.on_load_checkpoint(checkpoint)
     module.load_state_dict(checkpoint["state_dict"], strict=True)
+
+
+def test_a_stored_head_may_name_its_view_and_no_other_part():
+    def faults(inner):
+        return list(stored_faults({"head": {"_target_": TOKEN, "batch_key": "batch", "view": {"_target_": inner}}}))
+
+    assert not faults("scfm.head.views.ViewOptions")
+    for other in ("scfm.store.mix.open_mix", "scfm.training.demo_store.Source", "transformers.BertModel"):
+        (fault,) = faults(other)
+        assert fault == f"head.view names {other!r}, which a stored config must not build"
