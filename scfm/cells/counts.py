@@ -24,7 +24,7 @@ STRIDE = 1 << 15
 #: EM), no logarithms. ``lognorm_ok``: any non-negative values.
 Demand = Literal["required", "decimals_ok", "lognorm_ok"]
 
-#: Logarithms of normalised counts stay below this; so do counts of very shallow cells.
+#: Logarithms of normalized counts stay below this; so do counts of very shallow cells.
 LOGARITHM = 12.0
 
 #: Cells whose totals are looked at to tell logarithms.
@@ -53,7 +53,7 @@ def find_counts(source: Source, layer: str | None, demand: Demand) -> Found:
     """Look for counts in a stated order and take the first place that holds them, unless a later one has more genes.
 
     A named ``layer`` is taken or refused: there is no second choice. Otherwise ``layers['counts']``, ``raw.X`` and
-    ``X`` are looked at in this order; a place that holds something else (log-normalised or scaled values) is passed
+    ``X`` are looked at in this order; a place that holds something else (log-normalized or scaled values) is passed
     over with a warning, and so is one that holds the counts of fewer genes than a later one (variable genes beside
     all of them in ``raw``). With "decimals_ok" and "lognorm_ok", integers are still preferred; where there are none,
     the first place with non-negative values is taken, for "decimals_ok" the first that holds no logarithms.
@@ -112,7 +112,7 @@ def _tell(seen: list[Found], taken: Found) -> None:
 
 
 def _are_logarithms(found: Found) -> bool:
-    """Whether values are log1p of counts normalised to one total: small, and the total comes out when it is undone."""
+    """Whether values are log1p of counts normalized to one total: small, and the total comes out when it is undone."""
     rows = next(iter(found.matrix.blocks(0, min(LOOKED_AT, found.matrix.shape[0]), LOOKED_AT)), None)
     if rows is None or not rows.nnz or rows.data.max() >= LOGARITHM:
         return False
@@ -167,7 +167,7 @@ def look(source: Source, place: Place) -> Found:
     cell = source.obs(int(rows[shown]), int(rows[shown]) + 1, []).index[0]
     example = f"({values[shown]:.4g} in cell {cell!r})"
     if worse < 0:
-        return Found(place, matrix, "fractions", f"fractions, as after normalising {example}")
+        return Found(place, matrix, "fractions", f"fractions, as after normalizing {example}")
     return Found(place, matrix, "invalid", f"{describe(values[worse])} {example}")
 
 

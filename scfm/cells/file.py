@@ -161,7 +161,7 @@ class CellFile:
         expected = "counts are non-negative integers" if self.is_counts else "values must be non-negative"
         raise ValueError(
             f"cell {cell!r} has {counts.data[bad]:.6g} ({describe(counts.data[bad])}) at gene {gene!r} in "
-            f"{self.counts_from}; {expected}: mend the file, or name another layer (layer=...)"
+            f"{self.counts_from}; {expected}: fix the file, or name another layer (layer=...)"
         )
 
     def obs_rows(self, start: int, stop: int, columns: Sequence[str]) -> pd.DataFrame:
