@@ -39,7 +39,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         ValueError: it is not a JSON object.
     """
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
+        state = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path.parent} has no {path.name}, which tells {what}") from None
     except (ValueError, RecursionError) as error:  # no JSON, no text, a number of too many digits, or nested too deep
@@ -47,6 +47,11 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise ValueError(f"{path} holds a {type(state).__name__}; a JSON object that tells {what} was expected")
     return state
+
+
+def _refuse_constant(name: str) -> None:
+    """NaN and Infinity, which Python's JSON reads and no store writes."""
+    raise ValueError(f"{name} is no JSON")
 
 
 def own_file(folder: Path, name: Any) -> Path:

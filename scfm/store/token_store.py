@@ -256,11 +256,9 @@ class TokenStore:
             raise ValueError(
                 f"{self.path} has {len(self)} cells but {META} says {meta['n_cells']}: a part is missing or foreign"
             )
-        lacking = sorted(set(self.columns).difference(self._table.column_names))
+        lacking = sorted({*self.columns, *(["file"] if self.files else [])}.difference(self._table.column_names))
         if lacking:
-            raise ValueError(
-                f"{self.path} lacks the obs columns {', '.join(lacking)} of {META}: prepare the cells again"
-            )
+            raise ValueError(f"{self.path} lacks the columns {', '.join(lacking)} of {META}: prepare the cells again")
         if self.vocab.hash != meta["vocab_hash"]:
             raise ValueError(
                 f"{self.path / META} names vocabulary {meta['vocab_hash'][:12]} but carries {self.vocab.hash[:12]}; "

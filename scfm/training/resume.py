@@ -1,5 +1,6 @@
 """Which checkpoint a run continues from."""
 
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,7 +13,6 @@ from scfm.checkpoint import read_state
 from scfm.config import plain
 from scfm.migrate import migrate_config
 from scfm.plain import plain_fault
-from scfm.store.arrow import read_json
 from scfm.strategy.deepspeed import DeepSpeed
 from scfm.strategy.sharded import ABOUT, list_missing
 from scfm.training.shards import guard_resume
@@ -76,7 +76,7 @@ def require_same_run(path: Path, cfg: DictConfig, vocab_hash: str, strategy: Any
         ValueError: naming what differs.
     """
     if path.is_dir():
-        about = read_json(path / ABOUT, "what the checkpoint is of") if (path / ABOUT).is_file() else {}
+        about = _about_shards(path / ABOUT)
         if Path(cfg.output).resolve() not in path.resolve().parents:
             guard_resume(path)
     else:
@@ -123,6 +123,14 @@ def _require_same_parts(path: Path, before: Mapping[str, Any], cfg: DictConfig) 
             f"{path} is of a run with {'; '.join(changed)}: a resumed run goes on as it began (optim.lr, schedule and "
             "trainer.max_steps may change); leave that out, or begin another run with another name=..."
         )
+
+
+def _about_shards(path: Path) -> Any:
+    """What a folder of shards says of itself; numbers of a config may be infinite, so this is Python's JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}); use an earlier checkpoint") from error
 
 
 def _require_own_paths(path: Path, callbacks: Any) -> None:

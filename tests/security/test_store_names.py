@@ -143,7 +143,7 @@ def test_metadata_of_a_wrong_kind_is_refused_in_a_sentence(store, change):
         TokenStore.open(store).obs("cell_type")
 
 
-@pytest.mark.parametrize("text", ["[" * 200_000, '{"a":' * 100_000, "1" * 10_000, "\0", "{", "[]", '"x"'])
+@pytest.mark.parametrize("text", ["[" * 200_000, '{"a":' * 100_000, "1" * 10_000, "\0", "{", "[]", '"x"', '{"a": NaN}'])
 @pytest.mark.parametrize("name", ["scfm.json", "state.json"])
 def test_deep_or_broken_json_is_refused_in_a_sentence(store, name, text):
     (store / name).write_text(text)
