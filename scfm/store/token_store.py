@@ -185,9 +185,11 @@ class TokenStore:
         self._require(column)
         array, names = self._table[column], self.categories(column)
         if names is None:
+            if not (pa.types.is_integer(array.type) or pa.types.is_floating(array.type)):
+                raise ValueError(f"{self.path}: the obs column {column!r} is {array.type}; expected numbers")
             return pc.cast(array, pa.float32(), safe=False).to_numpy()
         if pa.types.is_integer(array.type):
-            codes = pc.fill_null(array, -1).to_numpy().astype(np.int64, copy=False)
+            codes = pc.fill_null(pc.cast(array, pa.int64()), -1).to_numpy().astype(np.int64, copy=False)
             if len(codes) and not -1 <= codes.min() <= codes.max() < len(names):
                 raise ValueError(
                     f"{self.path}: the obs column {column!r} has codes from {codes.min()} to {codes.max()} for "

@@ -83,6 +83,17 @@ def test_codes_without_a_name_are_refused(store, codes):
         TokenStore.open(store).obs("cell_type")
 
 
+def test_codes_without_a_sign_are_read(store):
+    replace(store, lambda columns: {"cell_type": pa.array([0, 2], pa.uint8())})
+    assert TokenStore.open(store).obs("cell_type").tolist() == [0, 2]
+
+
+def test_a_column_of_numbers_that_holds_text_is_refused(store):
+    replace(store, lambda columns: {"age": pa.array(["1", "x"])})
+    with pytest.raises(ValueError, match="'age' is string; expected numbers"):
+        TokenStore.open(store).obs("age")
+
+
 @pytest.mark.parametrize("kind", [pa.float32(), pa.string(), pa.bool_()], ids=str)
 def test_ids_of_another_kind_are_refused(store, kind):
     values = pa.array(["1"] * 6 if kind == pa.string() else [True] * 6 if kind == pa.bool_() else [1.0] * 6, kind)
