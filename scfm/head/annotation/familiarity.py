@@ -97,7 +97,7 @@ def _center(logits: np.ndarray) -> np.ndarray:
 
 
 def _fit(logits: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Centres (C, C), NaN for a class of too few cells, and the precision (C, C) about them."""
+    """Centers (C, C), NaN for a class of too few cells, and the precision (C, C) about them."""
     scores, n_classes = _center(logits), logits.shape[1]
     centers, rest = np.full((n_classes, n_classes), np.nan), []
     for code in np.unique(truth):

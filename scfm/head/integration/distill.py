@@ -142,7 +142,7 @@ class BagOfGenes(nn.Module):
         self.table = nn.Embedding(len(vocab), width)
 
     def forward(self, batch: Batch) -> Tensor:
-        """(B, width)."""
+        """Weighted means of gene vectors, (B, width)."""
         weight = (places(batch, self.vocab) == 0) / torch.log2(2 + batch.positions.float())
         cell, zeros = batch.token_cell, self.table.weight.new_zeros(batch.n_cells)
         total = zeros[:, None].repeat(1, self.table.embedding_dim)

@@ -142,7 +142,7 @@ class Pseudotime(Trajectory):
         self.zero_grad(set_to_none=True)
 
     def loss(self, predicted: Tensor, truth: Tensor) -> Tensor:
-        """Huber loss and order of pseudotimes, (B,) each."""
+        """Huber loss and pairwise order of pseudotimes, (B,) each."""
         regression = F.huber_loss(predicted, truth, reduction="sum") / max(len(truth), 1)
         return regression + self.order * pairwise_order(predicted / self.softness, truth)
 
