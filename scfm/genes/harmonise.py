@@ -199,7 +199,7 @@ def _merge(columns: np.ndarray, names: Sequence[str], vocab: Vocab, policy: Poli
         twins = [name for name, column in zip(names, columns, strict=True) if column == token]
         raise ValueError(
             f"the genes {', '.join(twins)} are all {vocab.tokens[token]}; {len(later)} columns meet another one. "
-            "Sum them (policy=collapse) or keep the first of each (policy=first)"
+            "Sum them (genes.policy=collapse) or keep the first of each (genes.policy=first)"
         )
     if policy == "first":
         columns = columns.copy()

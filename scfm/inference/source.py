@@ -126,7 +126,12 @@ def open_input(
     tokenizer = trained_tokenizer(checkpoint)
     demand: Demand = reading.counts if tokenizer.needs_counts or keep_counts else "lognorm_ok"
     with open_cells(
-        cells, layer=reading.layer, gene_column=reading.gene_column, counts=demand, mod=reading.mod
+        cells,
+        layer=reading.layer,
+        gene_column=reading.gene_column,
+        counts=demand,
+        mod=reading.mod,
+        on_duplicate_cells="ignore",  # results go back by row, whatever the cells are called
     ) as opened:
         alias = read_alias(reading.alias) if reading.alias else None
         genes = tokenizer.harmonise(opened.genes, species=reading.species, alias=alias)

@@ -41,7 +41,10 @@ def prepared_source(cfg: DictConfig) -> Path:
         ValueError: neither a store nor cells are given.
     """
     if cfg.source is None or "tokenizer" not in cfg:
-        raise ValueError("no cells: give store=FOLDER (made by scfm-prepare), or data=demo or data=synthetic")
+        others = (
+            ", or data=demo or data=synthetic" if "tokenizer" in cfg else ""
+        )  # a fine-tune has none to prepare with
+        raise ValueError(f"no cells: give store=FOLDER (made by scfm-prepare){others}")
     made_of = OmegaConf.to_container(OmegaConf.create({"source": cfg.source, "tokenizer": cfg.tokenizer}), resolve=True)
     digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:8]
     folder = Path(cfg.output).parent / "stores" / f"{cfg.source.name}-{digest}"

@@ -219,3 +219,12 @@ def test_what_cannot_be_written_is_refused_before_the_work(made, tmp_path, caplo
     cells.write_h5ad(tmp_path / "pca.h5ad")
     embed(made, "pre", tmp_path / "pca.h5ad", tmp_path / "out.h5ad", "key=X_pca")
     assert "obsm['X_pca'] was there already: it is replaced" in caplog.text
+
+
+def test_names_that_occur_twice_are_no_matter(made, tmp_path):
+    cells = ad.read_h5ad(made / "cells.h5ad")
+    wanted = embed(made, "pre", made / "cells.h5ad", tmp_path / "wanted.h5ad")
+    cells.obs_names = ["same"] * cells.n_obs
+    cells.write_h5ad(tmp_path / "twice.h5ad")
+    found = embed(made, "pre", tmp_path / "twice.h5ad", tmp_path / "out.h5ad")
+    np.testing.assert_array_equal(found.obsm["X_scfm"], wanted.obsm["X_scfm"])
