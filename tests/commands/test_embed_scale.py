@@ -74,7 +74,7 @@ def test_memory_that_runs_out_halves_the_batch(embed, monkeypatch, caplog):
 
     monkeypatch.setattr(CellModule, "_predict", limited)
     np.testing.assert_allclose(embed(name="halved"), embed.expected, atol=1e-5)
-    assert "this batch is halved" in caplog.text
+    assert "halving this batch" in caplog.text
 
 
 @pytest.mark.distributed
