@@ -85,7 +85,7 @@ def test_usr1_saves_requeues_and_resumes(slurm, made_store, tmp_path):
     wait_for(lambda: state_of(job) == "COMPLETED", 120, f"not completed: {said.read_text()[-2000:]}")
     text = said.read_text()
     assert "SIGUSR1: saved" in text
-    assert f"Slurm starts job {job} again" in text
+    assert f"Asking Slurm to start job {job} again" in text
     assert (output / "checkpoints" / "last.ckpt").exists()
     steps = [int(line.split(",")[0].strip("[")) for line in seen.read_text().splitlines()]
     assert sorted(set(steps)) == list(range(120))

@@ -249,8 +249,7 @@ def _requeue() -> None:
         return
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    log.warning("Asking Slurm to start job %s again.", job)  # said first: Slurm may end this process before it returns
     done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        log.warning("Slurm starts job %s again.", job)
-    else:
+    if done.returncode != 0:
         log.error("scontrol requeue %s failed: %s", job, done.stderr.strip())
