@@ -28,9 +28,9 @@ import datasets
 import numpy as np
 
 from scfm.batch import Batch
-from scfm.data.batch import pack
 from scfm.data.loader import CellLoader, PackedCells
 from scfm.data.order import Order
+from scfm.data.packing import pack
 from scfm.data.shuffle import Shuffle
 from scfm.store.from_cells import write_store
 from scfm.store.token_store import TokenStore

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from scfm import __version__
-from scfm.archive import archive_fault
 from scfm.config import check_stored
 from scfm.migrate import migrate_config, migrate_weights
-from scfm.plain import plain_fault
+from scfm.trust.archive import archive_fault
+from scfm.trust.plain import plain_fault
 from scfm.types import Spec
 from scfm.vocab import Vocab
 

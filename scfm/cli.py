@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 
-from scfm.allowed import CONFIGS
 from scfm.metrics.direction import falls
+from scfm.trust.allowed import CONFIGS
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

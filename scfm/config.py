@@ -17,7 +17,8 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from scfm.allowed import (
+from scfm.migrate import accept_old_keys
+from scfm.trust.allowed import (
     ALLOWED,
     EXTENSIONS,
     STORED_PARTS,
@@ -27,7 +28,6 @@ from scfm.allowed import (
     trust_extensions,
     trusted_prefixes,
 )
-from scfm.migrate import accept_old_keys
 
 __all__ = ["ALLOWED", "EXTENSIONS", "build", "check", "check_stored", "plain", "shipped", "target"]
 

@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 
 from scfm.cli import CONFIGS
 from scfm.config import check, shipped
-from scfm.datasets.demo import demo_file
+from scfm.datasets.demo_cells import demo_file
 from scfm.page import Section, image, paragraph, settings, table, versions, write_page
 
 log = logging.getLogger(__name__)

@@ -19,10 +19,12 @@ MOVED_TARGETS = {
     "scfm.data.pool.Local": "scfm.preparation.executors.Local",
     "scfm.data.pool.Dask": "scfm.preparation.executors.Dask",
     "scfm.run.source.Source": "scfm.training.demo_store.Source",
-    "scfm.data.demo.demo_file": "scfm.datasets.demo.demo_file",
+    "scfm.data.demo.demo_file": "scfm.datasets.demo_cells.demo_file",
     "scfm.data.mix.open_mix": "scfm.store.mix.open_mix",
     "scfm.data.synthetic.synthetic_file": "scfm.datasets.synthetic.synthetic_file",
     "scfm.strategy.files.SafeFiles": "scfm.strategy.checkpoint_io.SafeFiles",
+    "scfm.callback.consolidate.Consolidate": "scfm.callback.head_update.Consolidate",
+    "scfm.callback.table.MetricsTable": "scfm.callback.metrics_table.MetricsTable",
 }
 
 _STATE = {"genes": "gene_components", "context": "max_tokens"}

@@ -136,7 +136,7 @@ def test_gene_embeddings_are_the_token_table_or_means_over_cells(cells, made):
     assert means.shape == table.shape
     store = scfm.open_store(made[0] / "store")
     rows = np.arange(len(store))
-    from scfm.data.batch import pack
+    from scfm.data.packing import pack
 
     total, count = np.zeros(weight.shape), np.zeros(len(weight))
     for row in rows:

@@ -46,7 +46,7 @@ def test_an_objective_and_a_head_of_ones_own(folder, made_store):
 
 
 def test_a_tokenizer_of_ones_own(folder):
-    from scfm.datasets.demo import demo_file
+    from scfm.datasets.demo_cells import demo_file
     from scfm.store.token_store import TokenStore
 
     done = subprocess.run(

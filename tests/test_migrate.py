@@ -7,11 +7,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from scfm.allowed import stored_faults
 from scfm.cli import CONFIGS, lenient
 from scfm.config import build, check, shipped, target
 from scfm.head.integration.batch_token import BatchToken
 from scfm.migrate import RENAMED_KEYS, RENAMED_WEIGHTS, accept_old_keys, migrate_config, migrate_weights
+from scfm.trust.allowed import stored_faults
 from scfm.types import Spec
 from support import made_vocab
 

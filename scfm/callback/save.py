@@ -15,8 +15,8 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
 from scfm.callback.agreement import Agreement
+from scfm.callback.metrics_table import MetricsTable
 from scfm.callback.rescale import rescale_progress
-from scfm.callback.table import MetricsTable
 from scfm.io import disk_full, remove
 
 log = logging.getLogger(__name__)

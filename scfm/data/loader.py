@@ -7,8 +7,8 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from scfm.batch import Batch
-from scfm.data.batch import pack
 from scfm.data.order import HELD_OUT, TRAIN, Order, batch_seed
+from scfm.data.packing import pack
 from scfm.store.token_store import TokenStore
 
 

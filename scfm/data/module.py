@@ -9,10 +9,10 @@ import numpy as np
 import pytorch_lightning as pl
 
 from scfm.data.composed_order import ComposedOrder
+from scfm.data.data_plan import DataPlan
 from scfm.data.loader import CellLoader, PackedCells
 from scfm.data.mixture_order import MixtureOrder
 from scfm.data.order import Order
-from scfm.data.plan import DataPlan
 from scfm.data.shuffle import Shuffle
 from scfm.data.split import Split, split_rows, take_calibration
 from scfm.store.mix import MixedStore

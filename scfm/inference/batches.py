@@ -12,8 +12,8 @@ from torch.utils.data import IterableDataset
 from scfm.batch import Batch
 from scfm.cells.file import CellFile
 from scfm.checkpoint import Checkpoint
-from scfm.data.batch import pack
 from scfm.data.order import Order
+from scfm.data.packing import pack
 from scfm.genes import GeneMap, GeneReport
 from scfm.tokenizer import Tokenizer, from_dict
 from scfm.tokenizer.token_counts import counts_beside

@@ -1,11 +1,11 @@
 """Models from checkpoints: built from the config inside, loaded strictly."""
 
-from scfm.allowed import shipped_targets
 from scfm.checkpoint import Checkpoint, load_weights, require_model_size
 from scfm.config import build
 from scfm.head.base import Head
 from scfm.model.backbone import Backbone
 from scfm.module import CellModule
+from scfm.trust.allowed import shipped_targets
 from scfm.types import Spec
 from scfm.vocab import Vocab
 

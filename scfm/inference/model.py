@@ -16,10 +16,10 @@ from scfm.batch import Batch
 from scfm.checkpoint import Checkpoint, read, read_state
 from scfm.config import import_extensions
 from scfm.head.base import Head, Written
+from scfm.inference.cell_input import CellInput, open_input
 from scfm.inference.load import checkpoint_vocab, restore_predictor
 from scfm.inference.options import EmbedOptions, Settings, embed_options
 from scfm.inference.predict import predict, predict_step
-from scfm.inference.source import CellInput, open_input
 from scfm.inference.write import add_to_adata, make_entries, require_room, write_result
 from scfm.io import atomic_write
 from scfm.model.backbone import Backbone

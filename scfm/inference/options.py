@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Literal, TypedDict
 
 from scfm.genes.resolve import Species
-from scfm.inference.source import Reading
+from scfm.inference.cell_input import Reading
 
 
 class EmbedOptions(TypedDict, total=False):
     """Options of :meth:`scfm.inference.model.Model.embed`.
 
     Attributes:
-        layer, gene_column, counts, mod, species, alias, max_dropped: see :class:`~scfm.inference.source.Reading`.
+        layer, gene_column, counts, mod, species, alias, max_dropped: see :class:`~scfm.inference.cell_input.Reading`.
         tokens_per_batch: lower it when memory runs out.
         block_size: cells read at once.
     """

@@ -4,7 +4,7 @@ Colours are told apart by colour-blind readers up to eight categories (Okabe & I
 shapes, so that colour alone never has to carry a difference.
 """
 
-from scfm.plot.cells import draw_cells, maps, umap
+from scfm.plot.cell_maps import draw_cells, maps, umap
 from scfm.plot.classes import confusion_matrix, rejection_curve, reliability_diagram
 from scfm.plot.figure import make_figure, render, save, write
 from scfm.plot.scores import score_bars, shot_curves, stage_violins

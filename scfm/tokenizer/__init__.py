@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from scfm.plain import plain_fault
 from scfm.tokenizer.base import Tokenizer, require_state
 from scfm.tokenizer.kernel import CellError
 from scfm.tokenizer.median import MedianTokenizer
 from scfm.tokenizer.rank import RankTokenizer, read_lines
 from scfm.tokenizer.statistics import GeneStatistics
+from scfm.trust.plain import plain_fault
 
 __all__ = ["CellError", "GeneStatistics", "MedianTokenizer", "RankTokenizer", "Tokenizer", "from_dict", "read_lines"]
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from scfm.genes import read_alias
-from scfm.plain import plain_fault
+from scfm.trust.plain import plain_fault
 from scfm.vocab import Vocab
 
 _GIT_LFS = b"version https://git-lfs.github.com/spec/"

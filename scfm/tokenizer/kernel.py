@@ -3,7 +3,7 @@
 The order of a cell's tokens is defined on float64: value descending, equal values by ascending token id, and only then
 truncated. Where columns meet on one token, or ties are long because raw counts are ranked, counts are added up in a
 dense row of the vocabulary beside a bitmap of the touched tokens: reading the bitmap gives them in ascending order.
-Otherwise a row is taken as it lies. :mod:`scfm.tokenizer.order` sorts.
+Otherwise a row is taken as it lies. :mod:`scfm.tokenizer.sorting` sorts.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from scfm.tokenizer.order import BUCKETS, compiled, order, place, repair, span
 from scfm.tokenizer.row import BAD_TOTAL, EMPTY, FINE, INFINITE, NAN, NEGATIVE, add_up, check, collect, scale, take
+from scfm.tokenizer.sorting import BUCKETS, compiled, order, place, repair, span
 from scfm.types import Ragged
 
 _FAULTS = {

@@ -8,7 +8,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from scfm.tokenizer.order import compiled
+from scfm.tokenizer.sorting import compiled
 
 FINE, NAN, INFINITE, NEGATIVE, EMPTY, BAD_TOTAL = range(6)
 

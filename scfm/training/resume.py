@@ -8,14 +8,14 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from scfm.archive import archive_fault
 from scfm.checkpoint import read_state
 from scfm.config import plain
 from scfm.migrate import migrate_config
-from scfm.plain import plain_fault
 from scfm.strategy.deepspeed import DeepSpeed
 from scfm.strategy.sharded import ABOUT, list_missing
 from scfm.training.shards import guard_resume
+from scfm.trust.archive import archive_fault
+from scfm.trust.plain import plain_fault
 
 log = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ import torch
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 
-from scfm.archive import archive_fault
 from scfm.checkpoint import read_state
 from scfm.strategy.fsdp2 import METADATA
+from scfm.trust.archive import archive_fault
 
 #: What ``.metadata`` of torch's distributed checkpoint is made of.
 _LAYOUT = {

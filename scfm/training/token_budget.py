@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from scfm.batch import Batch
-from scfm.data.batch import pack
 from scfm.data.module import CellData
+from scfm.data.packing import pack
 from scfm.io import write_text
 
 log = logging.getLogger(__name__)

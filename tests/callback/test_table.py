@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from scfm import io
-from scfm.callback.table import MetricsTable
+from scfm.callback.metrics_table import MetricsTable
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from scfm.checkpoint import read
-from scfm.data.batch import pack
+from scfm.data.packing import pack
 from scfm.datasets.synthetic import synthetic_cells
 from scfm.genes import resolve
 from scfm.genes.table import orthologs

@@ -7,7 +7,7 @@ import torch
 
 from documented import documented, smaller
 from ranks import as_typed, ended
-from scfm.datasets.demo import demo_file
+from scfm.datasets.demo_cells import demo_file
 from scfm.inference.parts import PartWriter, parts_of
 from scfm.module import CellModule
 from support import SMALL, command

@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 
 from scfm import checkpoint
-from scfm.data.batch import pack
+from scfm.data.packing import pack
 from scfm.head.annotation.classifier import Classifier
 from scfm.head.trajectory.ordinal import Ordinal
 from scfm.inference.load import restore_backbone, restore_predictor

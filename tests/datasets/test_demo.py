@@ -3,7 +3,7 @@
 import anndata
 import numpy as np
 
-from scfm.datasets.demo import demo_file
+from scfm.datasets.demo_cells import demo_file
 
 
 def test_demo_cells_are_what_the_docs_say():

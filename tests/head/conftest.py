@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from scfm.batch import Batch
-from scfm.data.batch import pack
+from scfm.data.packing import pack
 from scfm.head.survey import Survey
 from scfm.model.backbone import Backbone
 from scfm.model.cached import CachedBackbone

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scfm.data.batch import pack
+from scfm.data.packing import pack
 from scfm.head.views import ViewOptions, Views, batch_generator
 from scfm.types import Ragged
 from scfm.vocab import Vocab

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from scfm import checkpoint
-from scfm.data.batch import pack
+from scfm.data.packing import pack
 from scfm.inference.load import restore_predictor
 from scfm.model.backbone import Backbone
 from scfm.model.cached import CachedBackbone

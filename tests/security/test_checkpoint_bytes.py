@@ -7,8 +7,8 @@ from collections import OrderedDict
 import pytest
 import torch
 
-from scfm.archive import archive_fault
 from scfm.checkpoint import read
+from scfm.trust.archive import archive_fault
 
 
 def test_a_sound_checkpoint_is_read(sound):

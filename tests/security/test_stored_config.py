@@ -2,8 +2,8 @@
 
 import pytest
 
-from scfm.allowed import is_allowed, shipped_targets, stored_faults, trust_extensions
 from scfm.checkpoint import read
+from scfm.trust.allowed import is_allowed, shipped_targets, stored_faults, trust_extensions
 from support import command
 
 #: Names that run code, read or write files, or reach another module through one that is allowed.
@@ -60,7 +60,12 @@ def test_lists_are_looked_through(forge, wrapped):
 @pytest.mark.parametrize("part", ["model", "adapt", "head"])
 @pytest.mark.parametrize(
     "target",
-    ["scfm.callback.table.MetricsTable", "torch.nn.Linear", "transformers.BertModel", "pytorch_lightning.Trainer"],
+    [
+        "scfm.callback.metrics_table.MetricsTable",
+        "torch.nn.Linear",
+        "transformers.BertModel",
+        "pytorch_lightning.Trainer",
+    ],
 )
 def test_a_part_is_one_of_its_own_group(forge, part, target):
     path = forge(lambda state: at(state["scfm"]["config"], part, {"_target_": target}))

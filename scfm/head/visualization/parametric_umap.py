@@ -16,7 +16,7 @@ from scfm.head.gene_components import GeneComponents
 from scfm.head.survey import Survey, build_row_table, lookup_rows
 from scfm.head.views import batch_generator
 from scfm.head.visualization.edges import Edges
-from scfm.head.visualization.layout import net_umap
+from scfm.head.visualization.umap_layout import net_umap
 from scfm.metrics.neighbors import find_neighbors
 from scfm.metrics.umap import curve
 from scfm.model.pooling import embed

@@ -8,8 +8,8 @@ import torch
 from scipy.sparse import csr_matrix
 
 from scfm.head.visualization.edges import Edges
-from scfm.head.visualization.layout import density_sample, net_umap
 from scfm.head.visualization.parametric_umap import ParametricUMAP, cross_entropy
+from scfm.head.visualization.umap_layout import density_sample, net_umap
 from scfm.metrics.neighbors import find_neighbors
 from scfm.metrics.umap import curve
 
