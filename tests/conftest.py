@@ -1,5 +1,6 @@
 """Fixtures that every part of the tests uses."""
 
+import os
 from pathlib import Path
 
 import anndata
@@ -11,6 +12,13 @@ from scipy.sparse import csr_matrix
 from support import SMALL, command, write_made_store
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _own_loads():
+    """A test that resumes from another run's shards forces plain loads in this process; the next test begins anew."""
+    yield
+    os.environ.pop("TORCH_FORCE_WEIGHTS_ONLY_LOAD", None)
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,13 @@
 """A checkpoint folder of shards, made readable as a single file."""
 
 import logging
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from scfm.checkpoint import WEIGHTS
 from scfm.strategy.checkpoint_io import write_checkpoint
 from scfm.strategy.sharded import list_missing
-from scfm.training.shards import plain_loads, read_shards, require_whole_shards
+from scfm.training.shards import plain_loads, read_shards, require_whole_shards, trusted_loads
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ def _from_deepspeed(folder: Path, trusted: bool) -> dict[str, Any]:
     require_whole_shards(folder)
     aside = folder / ".zero.part"  # it writes what it returns
     try:
-        with nullcontext() if trusted else plain_loads():
+        with trusted_loads() if trusted else plain_loads():
             return convert_zero_checkpoint_to_fp32_state_dict(folder, aside, tag="checkpoint")
     except ModuleNotFoundError:
         raise

@@ -114,11 +114,24 @@ def read_shards(folder: Path) -> dict[str, Any]:
 def plain_loads() -> Iterator[None]:
     """Inside, whoever calls ``torch.load`` gets tensors, plain values and the classes of DeepSpeed's shards alone."""
     known = [getattr(importlib.import_module(module), name) for module, name in _found_deepspeed()]
+    with _forced("1"), torch.serialization.safe_globals(known):
+        yield
+
+
+@contextmanager
+def trusted_loads() -> Iterator[None]:
+    """Inside, whoever calls ``torch.load`` decides what is loaded, also after :func:`guard_resume`."""
+    with _forced("0"):
+        yield
+
+
+@contextmanager
+def _forced(value: str) -> Iterator[None]:
+    """Have torch force plain loads (``1``) or not (``0``) for a while."""
     before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
-    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = value
     try:
-        with torch.serialization.safe_globals(known):
-            yield
+        yield
     finally:
         if before is None:
             del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]

@@ -12,7 +12,7 @@ from torch.distributed import checkpoint as dcp
 
 from scfm.checkpoint import WEIGHTS, read
 from scfm.training.consolidate import consolidate
-from scfm.training.shards import guard_resume, plain_loads, read_layout
+from scfm.training.shards import guard_resume, plain_loads, read_layout, trusted_loads
 
 
 class Runs:
@@ -158,6 +158,17 @@ def test_a_resume_from_a_strangers_shards_runs_nothing(zero, tmp_path, monkeypat
     with pytest.raises(pickle.UnpicklingError):
         torch.load(zero / "checkpoint" / "mp_rank_00_model_states.pt", weights_only=False)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_run_that_resumed_from_others_gathers_its_own_shards(zero, monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "0")
+    torch.save({"x": Runs(zero / "ran")}, zero / "x.pt")
+    guard_resume(zero)
+    with trusted_loads():
+        torch.load(zero / "x.pt", weights_only=False)
+    assert (zero / "ran").exists()
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(zero / "x.pt", weights_only=False)
 
 
 def test_loads_are_as_before_afterwards(tmp_path, monkeypatch):
