@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hydra import compose, initialize_config_dir
 
 from scfm.cli import CONFIGS, lenient
-from scfm.config import check, shipped
+from scfm.config import check, import_extensions, shipped
 from scfm.inference.model import Model, load
 from scfm.store.token_store import TokenStore
 
@@ -147,8 +147,7 @@ def run_command(command: str, overrides: dict[str, Any], *, progress: bool) -> P
     words = [f"{key}={_as_text(value)}" for key, value in overrides.items()]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = compose(command, lenient([*quiet, *words]))
-    for module in cfg.get("extensions") or ():
-        importlib.import_module(module)
+    import_extensions(cfg.get("extensions") or ())
     check(cfg, shipped(CONFIGS, command))
     logger = logging.getLogger("scfm")
     before = logger.level
