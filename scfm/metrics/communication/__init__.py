@@ -1,0 +1,1 @@
+"""Ligand-receptor scores between groups of cells, from expression and group codes."""
