@@ -1,0 +1,1 @@
+"""Edges between genes: what expression alone gives, what a null gives, how a reference is recovered."""
