@@ -13,6 +13,10 @@ from torch.nn import functional as F
 
 #: :meth:`Batch.padded_to` rounds the number of cells up to a multiple of this: few shapes, and few empty cells.
 CELLS = 64
+#: Token field (T, D): vectors that the backbone reads in place of its input embeddings of ``ids``.
+INPUT_VECTORS = "input_vectors"
+#: Token field (T,) in [0, 1]: how much a token counts where gene components are summed; 1 where there is no field.
+PRESENCE = "presence"
 
 
 @dataclass(frozen=True)

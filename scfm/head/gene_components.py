@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scfm.batch import Batch
+from scfm.batch import PRESENCE, Batch
 from scfm.head.survey import Survey
 from scfm.types import Ragged
 from scfm.vocab import Vocab
@@ -93,6 +93,8 @@ class GeneComponents(nn.Module):
         if self.width == 0:
             return self.loadings.new_zeros(batch.n_cells, 0)
         scores = gene_scores(self.gene[batch.ids], batch, self.score)
+        if PRESENCE in batch.token_fields:
+            scores = scores * batch.token_fields[PRESENCE]
         summed = F.embedding_bag(
             batch.ids, self.loadings, batch.boundaries[:-1].long(), mode="sum", per_sample_weights=scores
         )

@@ -3,7 +3,8 @@
 Importing this module is enough: a transformers model whose ``attn_implementation`` is ``scfm_packed`` then takes a row
 of cells ``(1, T)`` with ``boundaries`` and ``longest`` as keywords of its forward, and no token sees another cell's.
 Two paths compute the same thing: ``varlen`` (CUDA, half precision; one kernel for the whole row) and ``sdpa``
-(anywhere; neighbouring cells of equal length are one call). :func:`attention_path` says which one runs and why.
+(anywhere; neighbouring cells of equal length are one call). :func:`attention_path` says which one runs and why. A third, slow one
+keeps the weights of every head, where a caller hands in a list for them.
 """
 
 from __future__ import annotations
@@ -93,6 +94,7 @@ def packed_attention(
     longest: int = 0,
     dropout: float = 0.0,
     scaling: float | None = None,
+    attention_maps: list[list[torch.Tensor]] | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention inside each cell of a packed row: the function that transformers' models call.
@@ -107,6 +109,7 @@ def packed_attention(
         longest: tokens of the longest cell.
         dropout: of the attention weights; ignored on the varlen path, which has none.
         scaling: of the scores; ``head_dim ** -0.5`` by default.
+        attention_maps: gets the weights of this layer, (heads, L, L) of each cell; None keeps none.
         **kwargs: what else the model passes; only a sliding window would change the result.
 
     Returns:
@@ -125,6 +128,10 @@ def packed_attention(
         groups = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     causal = bool(getattr(module, "is_causal", False))
+    if attention_maps is not None:
+        out, maps = _with_weights(query, key, value, boundaries, causal, scaling)
+        attention_maps.append(maps)
+        return out, None
     if _runs_varlen(query.device, query.dtype, query.shape[-1]):
         return _whole_row(query, key, value, boundaries, longest, causal, scaling), None
     return _cell_by_cell(query, key, value, boundaries, causal, scaling, dropout), None
@@ -181,6 +188,29 @@ def _cell_by_cell(
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal, scale=scaling)
         done.append(out.transpose(1, 2).flatten(0, 1))
     return (torch.cat(done) if len(done) > 1 else done[0])[None]
+
+
+def _with_weights(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    boundaries: torch.Tensor,
+    causal: bool,
+    scaling: float | None,
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Attention cell by cell without dropout, and the weights (heads, L, L) of each cell, query × key."""
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    done, maps = [], []
+    rows = (x.squeeze(0).split(boundaries.diff().tolist(), dim=1) for x in (query, key, value))
+    for q, k, v in zip(*rows, strict=True):
+        scores = (q @ k.transpose(1, 2)).float() * scale
+        if causal:
+            later = torch.ones(scores.shape[1:], dtype=torch.bool, device=scores.device).triu(1)
+            scores = scores.masked_fill(later, -torch.inf)
+        weights = scores.softmax(-1)
+        maps.append(weights)
+        done.append((weights.to(v.dtype) @ v).transpose(0, 1))
+    return torch.cat(done)[None], maps
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:

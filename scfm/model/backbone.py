@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import nn
 
-from scfm.batch import Batch
+from scfm.batch import INPUT_VECTORS, Batch
 from scfm.model import attention
 from scfm.model.architecture import build_config, find_class
 from scfm.model.flops import Work
@@ -163,6 +163,26 @@ class Backbone(nn.Module):
             return self(batch)
         return _row(self._run(batch, output_hidden_states=True).hidden_states[layer], batch)
 
+    def attentions(self, batch: Batch) -> list[list[torch.Tensor]]:
+        """Attention weights of every head, computed in the open: slow, and L² memory a cell, layer and head.
+
+        Args:
+            batch: packed cells.
+
+        Returns:
+            For each layer, for each cell, (heads, L, L) float32: query × key, rows of sum 1.
+
+        Raises:
+            ValueError: a cell longer than ``n_positions``.
+        """
+        maps: list[list[torch.Tensor]] = []
+        self._run(batch, attention_maps=maps)
+        return [cells[: batch.n_cells] for cells in maps]
+
+    def input_vectors(self, ids: torch.Tensor) -> torch.Tensor:
+        """Input embeddings of tokens, (N,) -> (N, D), before positions are added."""
+        return self.model.get_input_embeddings()(ids)
+
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Scores over the vocabulary, (N, D) -> (N, V). Call it on the predicted positions alone."""
         return self.decoder(self.transform(hidden))
@@ -219,8 +239,9 @@ class Backbone(nn.Module):
             )
         if self.row is not None:
             batch = batch.padded_to(self.row, self.n_positions)
+        given = batch.token_fields.get(INPUT_VECTORS)
         return self.model.base_model(
-            input_ids=batch.ids[None],
+            **({"input_ids": batch.ids[None]} if given is None else {"inputs_embeds": given[None]}),
             position_ids=batch.positions[None],
             boundaries=batch.boundaries,
             longest=batch.longest,
