@@ -24,7 +24,7 @@ def permutation_p(
     seed: int = 1337,
     advance: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-    """p value of the mean of ligand and receptor under shuffled group labels.
+    """P value of the mean of ligand and receptor under shuffled group labels.
 
     (1 + #{permuted >= observed}) / (1 + K), so that no p value is 0 (Phipson & Smyth 2010; CellPhoneDB leaves the ones
     out). Labels are shuffled inside each block: a donor's cells keep to that donor, and a difference between donors is

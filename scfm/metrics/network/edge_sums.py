@@ -44,9 +44,7 @@ class EdgeSums:
         return mean.reshape(-1, self.n_genes, self.n_genes)
 
 
-def permute_labels(
-    labels: np.ndarray, strata: np.ndarray, n_permutations: int, rng: np.random.Generator
-) -> np.ndarray:
+def permute_labels(labels: np.ndarray, strata: np.ndarray, n_permutations: int, rng: np.random.Generator) -> np.ndarray:
     """Gene labels exchanged between tokens of the same stratum, across cells.
 
     Args:
@@ -67,7 +65,7 @@ def permute_labels(
 
 
 def compare_edges(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """z and p of each edge against the permuted labelings.
+    """Z and p of each edge against the permuted labelings.
 
     z = (observed − mean of the permutations) / their standard deviation, pair by pair. p compares z with the same
     quantity of the permutations, each against all others, pooled over pairs: (1 + #{z_null >= z}) / (1 + their number).

@@ -20,7 +20,9 @@ def test_average_precision_is_scikit_learns_with_ties_and_weights(reference):
     scores = rng.integers(0, 6, (12, 40)).astype(float)
     weight = rng.integers(0, 4, 12).astype(float)
     use = reference.candidates
-    theirs = average_precision_score(reference.truth[use], scores[use], sample_weight=np.repeat(weight, 40).reshape(12, 40)[use])
+    theirs = average_precision_score(
+        reference.truth[use], scores[use], sample_weight=np.repeat(weight, 40).reshape(12, 40)[use]
+    )
     assert Ranking(scores, reference).average_precision(weight) == pytest.approx(theirs)
 
 
@@ -55,7 +57,11 @@ def test_many_useless_scores_gain_nothing_by_choice(reference):
     gains = []
     for seed in range(20):
         many = {str(i): np.random.default_rng(100 * seed + i).random((12, 40)) for i in range(15)}
-        gains.append(held_out_gain(many, {"one": np.random.default_rng(seed).random((12, 40))}, reference, n_draws=20, seed=seed).gain)
+        gains.append(
+            held_out_gain(
+                many, {"one": np.random.default_rng(seed).random((12, 40))}, reference, n_draws=20, seed=seed
+            ).gain
+        )
     assert abs(np.mean(gains)) < 0.25  # the best of 15 on its own regulators would look better than one
 
 
