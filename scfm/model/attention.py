@@ -3,8 +3,8 @@
 Importing this module is enough: a transformers model whose ``attn_implementation`` is ``scfm_packed`` then takes a row
 of cells ``(1, T)`` with ``boundaries`` and ``longest`` as keywords of its forward, and no token sees another cell's.
 Two paths compute the same thing: ``varlen`` (CUDA, half precision; one kernel for the whole row) and ``sdpa``
-(anywhere; neighbouring cells of equal length are one call). :func:`attention_path` says which one runs and why. A third, slow one
-keeps the weights of every head, where a caller hands in a list for them.
+(anywhere; neighbouring cells of equal length are one call). :func:`attention_path` says which one runs and why. A
+third, slow one keeps the weights of every head, where a caller hands in a list for them.
 """
 
 from __future__ import annotations

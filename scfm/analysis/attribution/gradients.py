@@ -78,8 +78,8 @@ class Presence:
 def integrated_gradients(presence: Presence, score: CellScore, batch: Batch, n_steps: int = 32) -> Attribution:
     """What each gene adds to a score on the straight way from a cell without genes to the cell.
 
-    IG_t = ∫_0^1 ∂F/∂p_t dα at p = (α, …, α), by the midpoint rule (Sundararajan, Taly & Yan 2017, equation 1, summed over
-    the width). The genes of a cell sum to F(cell) − F(no genes) up to the error of the rule, which is returned.
+    IG_t = ∫_0^1 ∂F/∂p_t dα at p = (α, …, α), by the midpoint rule (Sundararajan, Taly & Yan 2017, equation 1, summed
+    over the width). The genes of a cell sum to F(cell) − F(no genes) up to the error of the rule, which is returned.
 
     Args:
         presence: how genes are taken away.

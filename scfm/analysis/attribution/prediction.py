@@ -14,8 +14,8 @@ from scfm.vocab import Vocab
 class GenePrediction:
     """Copies of a cell, each of which leaves one gene to be predicted, and the log-probability of that gene.
 
-    A bidirectional model sees the mask token in the gene's place and all other genes; a causal one sees the genes before
-    it. Probabilities are over genes alone.
+    A bidirectional model sees the mask token in the gene's place and all other genes; a causal one sees the genes
+    before it. Probabilities are over genes alone.
 
     Args:
         backbone: in evaluation mode.
@@ -24,7 +24,7 @@ class GenePrediction:
 
     def __init__(self, backbone: Backbone, vocab: Vocab) -> None:
         self.backbone, self.causal = backbone, backbone.causal
-        self.mask = None if backbone.causal else vocab.special("mask")
+        self.mask = -1 if backbone.causal else vocab.special("mask")
         device = next(backbone.parameters()).device
         self.is_gene = torch.zeros(len(vocab), dtype=torch.bool, device=device)
         self.is_gene[torch.from_numpy(vocab.gene_ids).to(device)] = True
@@ -100,7 +100,7 @@ def occlusion_edges(prediction: GenePrediction, ids: Tensor, sources: Tensor, pl
         places: (J,) of the predicted genes.
 
     Returns:
-        (I, J), log p(gene | cell) − log p(gene | cell without the source); NaN for a source that the model does not see.
+        (I, J), log p(gene | cell) − log p(gene | cell without the source); NaN for a source that is not seen.
     """
     batch, score = prediction.copies(ids, places)
     whole = score(batch)

@@ -76,10 +76,10 @@ def find_interactions(groups: GroupMeans, subunits: Subunits, *, min_share: floa
 def score_interactions(groups: GroupMeans, found: Interactions) -> pd.DataFrame:
     """Scores of expression alone; p values come from :mod:`scfm.metrics.communication.permutation`.
 
-    With L the ligand's mean in the sender and R the receptor's in the receiver: ``mean`` (L + R) / 2, 0 where either is 0
-    (CellPhoneDB); ``product`` L R (NATMI); ``geometric_mean`` sqrt(L R); ``sca`` sqrt(L R) / (sqrt(L R) + μ) with μ the
-    mean of the matrix (SingleCellSignalR, Cabello-Aguilar et al. 2020); ``natmi`` (L / ΣL) (R / ΣR), sums over groups
-    (Hou et al. 2020); ``log_fold`` the mean of both one-against-rest log2 fold changes (LIANA, Dimitrov et al. 2022).
+    With L the ligand's mean in the sender and R the receptor's in the receiver: ``mean`` (L + R) / 2, 0 where either is
+    0 (CellPhoneDB); ``product`` L R (NATMI); ``geometric_mean`` √(L R); ``sca`` √(L R) / (√(L R) + μ) with μ the mean
+    of the matrix (SingleCellSignalR, Cabello-Aguilar et al. 2020); ``natmi`` (L / ΣL) (R / ΣR), sums over groups (Hou
+    et al. 2020); ``log_fold`` the mean of both one-against-rest log2 fold changes (LIANA, Dimitrov et al. 2022).
 
     Returns:
         ``ligand_mean, receptor_mean`` and the scores, one row for each interaction.

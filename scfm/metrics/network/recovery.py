@@ -145,11 +145,9 @@ def held_out_gain(
     halves = np.array_split(rng.permutation(able), 2)
     chosen, gains, draws = [], [], []
     for judged, choosing in (halves, halves[::-1]):
-        pair = tuple(_best(scores, reference, np.sort(choosing)) for scores in (ours, rivals))
-        mine, other = (
-            Ranking(scores[name][judged], reference.select(judged))
-            for scores, name in zip((ours, rivals), pair, strict=True)
-        )
+        pair = _best(ours, reference, choosing), _best(rivals, reference, choosing)
+        part = reference.select(judged)
+        mine, other = Ranking(ours[pair[0]][judged], part), Ranking(rivals[pair[1]][judged], part)
         weights = rng.multinomial(len(judged), np.full(len(judged), 1 / len(judged)), size=n_draws)
         chosen.append(pair)
         gains.append(mine.ratio(np.ones(len(judged))) - other.ratio(np.ones(len(judged))))

@@ -1,4 +1,4 @@
-"""Ligand-receptor scores against numbers made by hand, against liana where it is installed, and under shuffled labels."""
+"""Ligand-receptor scores against numbers made by hand, against liana where it is there, and under shuffled labels."""
 
 import numpy as np
 import pandas as pd
@@ -143,8 +143,9 @@ def test_equal_to_liana(tmp_path):
     subunits = Subunits.from_parts([[0], [1], [2, 3], [4]], [[10], [11, 12], [13], [14, 15, 16]])
     found, ours = scored(subunits, values, kinds)
     keys = ["source", "target", "ligand_complex", "receptor_complex"]
-    ours[keys] = np.column_stack([np.array(["a", "b", "c"])[found.sender], np.array(["a", "b", "c"])[found.receiver],
-                                  pairs["ligand"].to_numpy()[found.pair], pairs["receptor"].to_numpy()[found.pair]])  # fmt: skip
+    types = np.array(["a", "b", "c"])
+    named = [types[found.sender], types[found.receiver], *(pairs[c].to_numpy()[found.pair] for c in pairs)]
+    ours[keys] = np.column_stack(named)
     for method, column, name in [
         (liana.mt.cellphonedb, "lr_means", "mean"),
         (liana.mt.natmi, "expr_prod", "product"),
