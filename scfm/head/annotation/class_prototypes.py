@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from scfm.head.annotation.calibrate import MIN_CELLS, fit_temperature
 from scfm.head.annotation.label_layer import Prediction, check_classes, class_weight, name_cells
 from scfm.head.base import Arrays, Head, Written
+from scfm.head.ranges import check_positive, check_proper_shares
 from scfm.metrics.classification import labelled, scores, softmax
 from scfm.types import Metrics, Spec
 
@@ -77,11 +78,8 @@ class Prototypes(nn.Module):
         reject: float = 0.05,
     ) -> None:
         super().__init__()
-        for name, value in {"momentum": momentum, "reject": reject}.items():
-            if not 0 <= value < 1:
-                raise ValueError(f"head.{name}={value}; expected a share, 0 <= {name} < 1")
-        if temperature <= 0:
-            raise ValueError(f"head.temperature={temperature}; expected a number above 0")
+        check_proper_shares(momentum=momentum, reject=reject)
+        check_positive(temperature=temperature)
         counts = check_classes(spec, label)
         self.names = list(spec.classes[label])
         self.pull, self.momentum, self.reject = pull, momentum, reject

@@ -15,6 +15,7 @@ from scfm.head.annotation.levels import Levels
 from scfm.head.annotation.pseudo import pseudo_label_loss
 from scfm.head.base import Arrays, Outputs, Written
 from scfm.head.cell_state import CellState, StateHead
+from scfm.head.ranges import check_proper_shares
 from scfm.head.survey import Survey
 from scfm.metrics.classification import scores
 from scfm.types import Backbone, Metrics, Spec
@@ -81,9 +82,7 @@ class Classifier(StateHead):
             "pseudo_confidence": pseudo_confidence,
             "token_drop": token_drop,
         }
-        for name, value in shares.items():
-            if not 0 <= value < 1:
-                raise ValueError(f"head.{name}={value}; expected a share, 0 <= {name} < 1")
+        check_proper_shares(**shares)
         self.labels = (label,) if isinstance(label, str) else tuple(label)
         if not self.labels or len(set(self.labels)) != len(self.labels):
             raise ValueError(f"head.label={list(self.labels)}; expected one obs column or several different ones")

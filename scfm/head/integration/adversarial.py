@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scfm.batch import Batch
-from scfm.head.integration.base import Contrastive, ContrastiveOptions, check_positive, neighbor_loss
+from scfm.head.integration.base import Contrastive, ContrastiveOptions, neighbor_loss
 from scfm.head.integration.contrast import nt_xent
 from scfm.head.layers import perceptron
+from scfm.head.ranges import check_positive
 from scfm.head.survey import Survey
 from scfm.types import Backbone, Metrics, Spec
 

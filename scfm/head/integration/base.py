@@ -13,6 +13,7 @@ from scfm.head.base import Arrays, Outputs, Written
 from scfm.head.cell_state import CellState, StateHead
 from scfm.head.integration.check import check_batches, warn_confounded
 from scfm.head.layers import perceptron
+from scfm.head.ranges import check_not_negative
 from scfm.head.survey import Survey
 from scfm.head.views import ViewOptions, Views, batch_generator
 from scfm.types import Backbone, Spec
@@ -200,36 +201,3 @@ class Contrastive(Integration):
     def finalize(self, space: Tensor) -> Tensor:
         """The space (B, d), scaled to unit vectors where there are no gene components."""
         return space if self.state.components.width else F.normalize(space, dim=1)
-
-
-def check_positive(**values: float) -> None:
-    """Refuse numbers of the config that must be above 0.
-
-    Raises:
-        ValueError: naming the first of them.
-    """
-    for name, value in values.items():
-        if value <= 0:
-            raise ValueError(f"head.{name}={value}; expected a number above 0")
-
-
-def check_not_negative(**values: float) -> None:
-    """Refuse weights of the config below 0.
-
-    Raises:
-        ValueError: naming the first of them.
-    """
-    for name, value in values.items():
-        if value < 0:
-            raise ValueError(f"head.{name}={value}; expected a weight, 0 or more")
-
-
-def check_shares(**values: float) -> None:
-    """Refuse shares of the config outside 0 to 1.
-
-    Raises:
-        ValueError: naming the first of them.
-    """
-    for name, value in values.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"head.{name}={value}; expected a share, 0 to 1")

@@ -7,36 +7,24 @@ import numpy as np
 from scfm.metrics.neighbors import nearest
 
 
-def own_neighbors(embedding: np.ndarray, batches: np.ndarray, k: int) -> np.ndarray:
-    """Places of the k nearest cells of the same batch, (n, k), nearest first; -1 where there are fewer.
+def nearest_cells(embedding: np.ndarray, batches: np.ndarray, k: int, *, same_batch: bool) -> np.ndarray:
+    """Places of the k nearest cells of a cell's own batch, or of all other batches together.
 
     Args:
         embedding: (n, D).
         batches: (n,) codes.
         k: number of neighbors.
+        same_batch: whether the cells of the own batch are searched (without the cell itself) or those of all others.
+
+    Returns:
+        (n, k) int64, nearest first; -1 where there are fewer.
     """
     table = np.full((len(embedding), k), -1, dtype=np.int64)
     for code in np.unique(batches):
         members = np.flatnonzero(batches == code)
-        if len(members) > 1:
-            neighbors = members[nearest(embedding[members], embedding[members], k, itself=True)]
-            table[members, : neighbors.shape[1]] = neighbors
-    return table
-
-
-def other_neighbors(embedding: np.ndarray, batches: np.ndarray, k: int) -> np.ndarray:
-    """Places of the k nearest cells of all other batches together, (n, k); -1 where there are fewer.
-
-    Args:
-        embedding: (n, D).
-        batches: (n,) codes.
-        k: number of neighbors.
-    """
-    table = np.full((len(embedding), k), -1, dtype=np.int64)
-    for code in np.unique(batches):
-        members, others = np.flatnonzero(batches == code), np.flatnonzero(batches != code)
-        if len(others):
-            neighbors = others[nearest(embedding[members], embedding[others], k)]
+        searched = members if same_batch else np.flatnonzero(batches != code)
+        if len(searched) > same_batch:  # in its own batch, a cell does not count as its neighbor
+            neighbors = searched[nearest(embedding[members], embedding[searched], k, itself=same_batch)]
             table[members, : neighbors.shape[1]] = neighbors
     return table
 

@@ -10,8 +10,8 @@ import torch
 from scfm.batch import Batch
 from scfm.head.annotation.class_prototypes import PrototypeHead, Prototypes
 from scfm.head.base import Outputs
-from scfm.head.integration.base import check_positive
 from scfm.head.integration.batch_token import BatchToken, BatchTokenOptions
+from scfm.head.ranges import check_positive
 from scfm.head.survey import Survey
 from scfm.types import Backbone, Metrics, Spec
 

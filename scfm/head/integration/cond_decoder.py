@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scfm.batch import Batch
-from scfm.head.integration.base import Integration, SharedOptions, check_not_negative, check_positive
+from scfm.head.integration.base import Integration, SharedOptions
 from scfm.head.integration.domain import DomainNorm
 from scfm.head.layers import perceptron
+from scfm.head.ranges import check_not_negative, check_positive
 from scfm.head.views import batch_generator
 from scfm.types import Backbone, Metrics, Spec
 

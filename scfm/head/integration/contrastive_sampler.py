@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scfm.batch import Batch
-from scfm.head.integration.base import Contrastive, ContrastiveOptions, check_positive, check_shares, neighbor_loss
-from scfm.head.integration.batch_neighbors import batch_coverage, other_neighbors, own_neighbors
+from scfm.head.integration.base import Contrastive, ContrastiveOptions, neighbor_loss
+from scfm.head.integration.batch_neighbors import batch_coverage, nearest_cells
 from scfm.head.integration.contrast import nt_xent
+from scfm.head.ranges import check_positive, check_shares
 from scfm.head.survey import Survey, build_row_table
 from scfm.types import Backbone, Metrics, Sampling, Spec
 
@@ -91,9 +92,9 @@ class ContrastiveSampler(Contrastive):
         batches, sampling = survey.obs[self.batch_key][survey.train], self.sampling
         assert sampling is not None, "set by __init__"
         if self.mode == "knn":
-            near = own_neighbors(embedding, batches, self.neighbors)
-            if sampling.inside < 1:
-                near = np.concatenate([near, other_neighbors(embedding, batches, self.neighbors)], axis=1)
+            sides = [True, False] if sampling.inside < 1 else [True]
+            tables = [nearest_cells(embedding, batches, self.neighbors, same_batch=side) for side in sides]
+            near = np.concatenate(tables, axis=1)
             table = build_row_table(rows, np.where(near < 0, -1, rows[near]))
             sampling = replace(sampling, neighbors=table, share=self.p_knn, companions=self.neighbors)
         if sampling.micro_batches == "coverage":

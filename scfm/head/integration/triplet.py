@@ -10,15 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scfm.batch import Batch
-from scfm.head.integration.base import (
-    Integration,
-    SharedOptions,
-    check_not_negative,
-    check_positive,
-    check_shares,
-    neighbor_loss,
-)
-from scfm.head.integration.batch_neighbors import center_batches, mutual_neighbors, own_neighbors
+from scfm.head.integration.base import Integration, SharedOptions, neighbor_loss
+from scfm.head.integration.batch_neighbors import center_batches, mutual_neighbors, nearest_cells
+from scfm.head.ranges import check_not_negative, check_positive, check_shares
 from scfm.head.survey import Survey, build_row_table, lookup_rows
 from scfm.head.views import batch_generator
 from scfm.types import Backbone, Metrics, Sampling, Spec
@@ -93,8 +87,9 @@ class Triplet(Integration):
         for part in (survey.train, ~survey.train):
             members = np.flatnonzero(part & (batches >= 0))
             if len(members) > 1:
-                own = keep_nearest_quarter(own_neighbors(space[members], batches[members], k), batches[members])
-                mutual = mutual_neighbors(center_batches(space[members], batches[members]), batches[members], k)
+                part_space, part_batches = space[members], batches[members]
+                own = keep_nearest_quarter(nearest_cells(part_space, part_batches, k, same_batch=True), part_batches)
+                mutual = mutual_neighbors(center_batches(part_space, part_batches), part_batches, k)
                 both = fill_positives(mutual, own, self.own_batch_share)
                 near[members], positives[members] = map_places(own, members), map_places(both, members)
         row_tables = [np.where(table < 0, -1, survey.rows[table]) for table in (positives, near)]

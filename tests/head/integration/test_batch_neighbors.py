@@ -2,16 +2,17 @@
 
 import numpy as np
 
-from scfm.head.integration.batch_neighbors import batch_coverage, center_batches, mutual_neighbors, other_neighbors
+from scfm.head.integration.batch_neighbors import batch_coverage, center_batches, mutual_neighbors, nearest_cells
 
 LINE = np.array([[0.0], [1.0], [2.1], [3.3], [10.0], [11.0]])
 BATCHES = np.array([0, 0, 1, 1, 2, -1])
 
 
 def test_neighbors_in_other_batches_by_hand():
-    assert other_neighbors(LINE, BATCHES, 2).tolist() == [[2, 3], [2, 3], [1, 0], [1, 0], [5, 3], [4, 3]]
-    assert other_neighbors(LINE[:3], np.array([0, 0, 1]), 2).tolist() == [[2, -1], [2, -1], [1, 0]]
-    assert other_neighbors(LINE, np.zeros(6), 2).max() == -1
+    near = nearest_cells(LINE, BATCHES, 2, same_batch=False)
+    assert near.tolist() == [[2, 3], [2, 3], [1, 0], [1, 0], [5, 3], [4, 3]]
+    assert nearest_cells(LINE[:3], np.array([0, 0, 1]), 2, same_batch=False).tolist() == [[2, -1], [2, -1], [1, 0]]
+    assert nearest_cells(LINE, np.zeros(6), 2, same_batch=False).max() == -1
 
 
 def test_coverage_by_hand():

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scfm.head.integration.batch_neighbors import mutual_neighbors, own_neighbors
+from scfm.head.integration.batch_neighbors import mutual_neighbors, nearest_cells
 from scfm.head.integration.triplet import (
     Triplet,
     draw_triplets,
@@ -120,9 +120,9 @@ def test_mutual_neighbors_against_brute_force_for_every_pair_of_batches():
     assert len(pairs) == 12  # every ordered pair, not the last alone
 
 
-def test_own_neighbors_and_filling():
+def test_nearest_cells_of_a_batch_and_filling():
     embedding = np.array([[0.0], [1.0], [3.0], [0.1], [50.0]])
-    own = own_neighbors(embedding, np.array([0, 0, 0, 1, 2]), 3)
+    own = nearest_cells(embedding, np.array([0, 0, 0, 1, 2]), 3, same_batch=True)
     assert own.tolist() == [[1, 2, -1], [0, 2, -1], [1, 0, -1], [-1, -1, -1], [-1, -1, -1]]
     mutual = np.array([[3, -1, -1], [3, 4, -1], [-1, -1, -1], [0, 1, -1], [-1, -1, -1]])
     assert fill_positives(mutual, own, 0.75).tolist()[2] == [1, -1, -1]  # 0.75 x mean count 5/3 = 1.25 -> 1
@@ -154,7 +154,7 @@ def test_positives_are_asked_for_and_held_out_cells_stay_apart(spec, cells, tiny
 def test_small_batches_keep_cells_that_can_be_negatives():
     """Held-out cells of a batch may be fewer than the neighbors that are sought."""
     batches = np.repeat([4, 7], [12, 3])
-    own = own_neighbors(np.random.default_rng(0).normal(size=(15, 2)), batches, 30)
+    own = nearest_cells(np.random.default_rng(0).normal(size=(15, 2)), batches, 30, same_batch=True)
     near = keep_nearest_quarter(own, batches)
     assert (near >= 0).sum(axis=1).tolist() == [3] * 12 + [1] * 3
     assert (near[:, :3][near[:, :3] >= 0] == own[:, :3][near[:, :3] >= 0]).all()
