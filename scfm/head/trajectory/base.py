@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, TypedDict
 
 import torch
 from torch import Tensor
@@ -13,11 +13,21 @@ from scfm.head.base import Arrays, Outputs, Written
 from scfm.head.cell_state import CellState, StateHead
 from scfm.head.gene_components import GeneScore
 from scfm.head.layers import perceptron
+from scfm.head.ranges import check_not_negative, check_proper_shares
 from scfm.head.trajectory.label import check_fate
 from scfm.types import Backbone, Metrics, Spec
 
 #: What scfm-embed writes.
 PSEUDOTIME, STAGE, FATES = "scfm_pseudotime", "scfm_stage", "X_scfm_fates"
+
+
+class TrajectoryOptions(TypedDict, total=False):
+    """Arguments of :class:`Trajectory` with the same default in every head."""
+
+    fate: str | None
+    max_tokens: int | None
+    dropout: float
+    fate_weight: float
 
 
 class Trajectory(StateHead):
@@ -26,19 +36,20 @@ class Trajectory(StateHead):
     Args:
         spec: vocabulary, classes and widths of the run.
         label: obs column that orders the cells; None for no such column.
-        fate: obs column that names the terminal state of terminal cells; None for no fates.
         gene_components: linear components of the cell's genes beside the backbone's embedding; 0 for none.
-        max_tokens: tokens of a cell that the backbone reads, at most; the components read all. None: no limit.
-        dropout: before each linear layer.
         score: how the weight of a gene follows from its rank, see :class:`~scfm.head.gene_components.GeneComponents`.
         n_values: outputs of the network from which a cell's position follows.
         hidden: width of the hidden layer; 0 for a linear network.
+        fate: obs column that names the terminal state of terminal cells; None for no fates.
+        max_tokens: tokens of a cell that the backbone reads, at most; the components read all. None: no limit.
+        dropout: before each linear layer.
+        fate_weight: weight of the loss of the fates.
 
     Attributes:
         projection: what is needed to project new cells, in a sentence.
 
     Raises:
-        ValueError: an unknown column.
+        ValueError: an unknown column, or a number out of its range.
     """
 
     metric: ClassVar[str] = "spearman"
@@ -49,19 +60,20 @@ class Trajectory(StateHead):
         spec: Spec,
         *,
         label: str | None,
-        fate: str | None,
         gene_components: int,
-        max_tokens: int | None,
-        dropout: float,
         score: GeneScore = "linear",
         n_values: int = 1,
         hidden: int = 0,
+        fate: str | None = None,
+        max_tokens: int | None = None,
+        dropout: float = 0.1,
+        fate_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        if not 0 <= dropout < 1:
-            raise ValueError(f"head.dropout={dropout}; expected a share, 0 <= dropout < 1")
+        check_proper_shares(dropout=dropout)
+        check_not_negative(fate_weight=fate_weight)
         self.state = CellState(spec, gene_components, max_tokens, score=score)
-        self.label, self.fate = label, fate
+        self.label, self.fate, self.fate_weight = label, fate, fate_weight
         self.fates = check_fate(spec, fate)
         self.labels = tuple(name for name in (label, fate) if name is not None)
         self.learned = self.labels
@@ -79,6 +91,13 @@ class Trajectory(StateHead):
         truth = batch.obs[str(self.fate)]
         total = F.cross_entropy(self.branches(state).float(), truth, ignore_index=-1, reduction="sum")
         return total / (truth >= 0).sum().clamp(min=1)
+
+    def add_fate_loss(self, metrics: Metrics, state: Tensor, batch: Batch) -> Metrics:
+        """The metrics with the loss of the fates in them, where the head has fates."""
+        if self.branches is None:
+            return metrics
+        fate_loss = self.fate_loss(state, batch)
+        return metrics | {"loss": metrics["loss"] + self.fate_weight * fate_loss, "fate_loss": fate_loss}
 
     @torch.no_grad()
     def predict(self, backbone: Backbone, batch: Batch) -> Outputs:
@@ -103,6 +122,28 @@ class Trajectory(StateHead):
         return super().write(outputs) | Written({PSEUDOTIME: outputs["pseudotime"]}, obsm, uns)
 
 
+def regression_metrics(predicted: Tensor, truth: Tensor, *, order: float, softness: float) -> Metrics:
+    """``loss``, ``error``, ``order_accuracy`` and ``n_targets`` of the cells with a time; 0 where none has one.
+
+    The loss is Huber(t̂, t) + ``order`` · :func:`pairwise_order` (t̂/s, t), each a mean.
+
+    Args:
+        predicted: (B,) t̂.
+        truth: (B,) t, nan where missing.
+        order: weight of the pairwise term.
+        softness: s.
+    """
+    known = truth.isfinite()
+    predicted, truth, n = predicted[known], truth[known], known.sum()
+    huber = F.huber_loss(predicted, truth, reduction="sum") / max(len(truth), 1)
+    return {
+        "loss": huber + order * pairwise_order(predicted / softness, truth),
+        "error": (predicted - truth).abs().sum() / n.clamp(min=1),
+        "order_accuracy": pair_accuracy(predicted, truth),
+        "n_targets": n,
+    }
+
+
 def pairwise_order(predicted: Tensor, truth: Tensor) -> Tensor:
     """Mean of log(1 + e^{−sign(t_i−t_j)(t̂_i−t̂_j)}) over the pairs of different t (RankNet, Burges et al. 2005).
 
@@ -121,11 +162,3 @@ def pair_accuracy(predicted: Tensor, truth: Tensor) -> Tensor:
     sign = torch.sign(truth[:, None] - truth[None, :])
     right = (sign * (predicted[:, None] - predicted[None, :]) > 0) & (sign != 0)
     return right.sum() / (sign != 0).sum().clamp(min=1)
-
-
-def add_fate_loss(head: Trajectory, state: Tensor, batch: Batch, metrics: Metrics, weight: float) -> Metrics:
-    """Add the loss of the fates to metrics, where the head has fates."""
-    if head.branches is None:
-        return metrics
-    fate_loss = head.fate_loss(state, batch)
-    return metrics | {"loss": metrics["loss"] + weight * fate_loss, "fate_loss": fate_loss}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 from scfm.batch import Batch
 from scfm.head.base import Arrays, Written
-from scfm.head.trajectory.base import STAGE, add_fate_loss
+from scfm.head.trajectory.base import STAGE, TrajectoryOptions
 from scfm.head.trajectory.class_trajectory import ClassTrajectory
 from scfm.head.trajectory.label import ordered_stages, spearman
 from scfm.types import Backbone, Metrics, Spec
@@ -27,11 +28,8 @@ class Ordinal(ClassTrajectory):
         spec: vocabulary, classes and widths of the run.
         label: obs column of the stages.
         stages: its categories from first to last; null for the order of numbers.
-        fate: obs column that names the terminal state of terminal cells; null for no fates.
-        gene_components: see :class:`~scfm.head.trajectory.base.Trajectory`.
-        max_tokens: see :class:`~scfm.head.trajectory.base.Trajectory`.
-        dropout: before each linear layer.
-        fate_weight: weight of the fates.
+        gene_components: linear components of the cell's genes beside the backbone's embedding; 0 for none.
+        **options: see :class:`~scfm.head.trajectory.base.Trajectory`.
 
     Raises:
         ValueError: stages that are not ordered, an unknown column, or a number out of its range.
@@ -45,24 +43,14 @@ class Ordinal(ClassTrajectory):
         *,
         label: str,
         stages: list[str] | None = None,
-        fate: str | None = None,
         gene_components: int = 64,
-        max_tokens: int | None = None,
-        dropout: float = 0.1,
-        fate_weight: float = 1.0,
+        **options: Unpack[TrajectoryOptions],
     ) -> None:
         ordered = ordered_stages(spec, label, stages)
         super().__init__(
-            spec,
-            label=label,
-            fate=fate,
-            gene_components=gene_components,
-            max_tokens=max_tokens,
-            dropout=dropout,
-            score="log",
-            n_values=len(ordered),
+            spec, label=label, gene_components=gene_components, score="log", n_values=len(ordered), **options
         )
-        self.stages, self.fate_weight = ordered, fate_weight
+        self.stages = ordered
         rank = [self.stages.index(name) for name in spec.classes[label]]
         self.register_buffer("rank", torch.tensor(rank), persistent=False)
 
@@ -85,7 +73,7 @@ class Ordinal(ClassTrajectory):
             "error": (predicted - truth).abs().sum() / n.clamp(min=1),
             "n_targets": n,
         }
-        return add_fate_loss(self, state, batch, metrics, self.fate_weight)
+        return self.add_fate_loss(metrics, state, batch)
 
     def logits(self, state: Tensor) -> Tensor:
         """Log P(y > k) − log P(y ≤ k), (B, K-1), decreasing in k."""

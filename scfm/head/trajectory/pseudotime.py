@@ -5,16 +5,17 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Sequence
+from typing import Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from scfm.batch import Batch
 from scfm.head.base import Arrays, Outputs
+from scfm.head.ranges import check_not_negative, check_positive
 from scfm.head.survey import Survey, build_row_table, lookup_rows
-from scfm.head.trajectory.base import Trajectory, pair_accuracy, pairwise_order
+from scfm.head.trajectory.base import Trajectory, TrajectoryOptions, regression_metrics
 from scfm.head.trajectory.diffusion import absorption, diffusion_pseudotime, extreme_cell, neighbor_graph, scale_ranks
 from scfm.head.trajectory.label import spearman
 from scfm.metrics.neighbors import nearest
@@ -40,16 +41,14 @@ class Pseudotime(Trajectory):
         root_cell: name of the cell where the process begins; either this or ``root_type``.
         root_type: a category of ``root_label``: its most extreme cell is the root.
         root_label: obs column of the root type.
-        fate: obs column that names the terminal state of terminal cells; null for no fates.
         neighbors: neighbors of each cell in the graph.
-        gene_components: dimensions of the space of the graph; see :class:`~scfm.head.trajectory.base.Trajectory`.
-        max_tokens: see :class:`~scfm.head.trajectory.base.Trajectory`.
+        gene_components: dimensions of the space of the graph, also beside the backbone's embedding; 0 for the graph of
+            the frozen embedding.
         warm_up: steps by which the head alone is trained before fine-tuning.
         hidden: width of the hidden layer; 0 for a linear network.
-        dropout: before each linear layer.
         order: weight of the pairwise term.
         softness: s.
-        fate_weight: weight of the fates.
+        **options: see :class:`~scfm.head.trajectory.base.Trajectory`.
 
     Raises:
         ValueError: not exactly one root, an unknown column or type; in training, a root cell that does not exist.
@@ -65,37 +64,25 @@ class Pseudotime(Trajectory):
         root_cell: str | None = None,
         root_type: str | None = None,
         root_label: str | None = None,
-        fate: str | None = None,
         neighbors: int = 50,
         gene_components: int = 50,
-        max_tokens: int | None = None,
         warm_up: int = 300,
         hidden: int = 128,
-        dropout: float = 0.1,
         order: float = 0.1,
         softness: float = 0.1,
-        fate_weight: float = 1.0,
+        **options: Unpack[TrajectoryOptions],
     ) -> None:
-        super().__init__(
-            spec,
-            label=root_label,
-            fate=fate,
-            gene_components=gene_components,
-            max_tokens=max_tokens,
-            hidden=hidden,
-            dropout=dropout,
-        )
+        super().__init__(spec, label=root_label, gene_components=gene_components, hidden=hidden, **options)
         if warm_up < 0:
             raise ValueError(f"head.warm_up={warm_up}; expected a number of steps, 0 or more")
-        if neighbors < 2 or softness <= 0 or min(order, fate_weight) < 0:
-            raise ValueError(
-                f"head.neighbors={neighbors}, softness={softness}, order={order}, fate_weight={fate_weight}; "
-                "expected at least 2 neighbors, a softness above 0, weights of 0 or more"
-            )
+        if neighbors < 2:
+            raise ValueError(f"head.neighbors={neighbors}; expected at least 2")
+        check_positive(softness=softness)
+        check_not_negative(order=order)
         self.root_cell, self.root_type, self.warm_up = root_cell, root_type, warm_up
-        self.learned = () if fate is None else (fate,)
+        self.learned = () if self.fate is None else (self.fate,)
         self.root_code = _root_code(spec, root_cell, root_type, root_label)
-        self.neighbors, self.order, self.softness, self.fate_weight = neighbors, order, softness, fate_weight
+        self.neighbors, self.order, self.softness = neighbors, order, softness
         self.register_buffer("times", torch.zeros(0), persistent=False)
         self.register_buffer("ends", torch.zeros((0, max(len(self.fates), 1))), persistent=False)
 
@@ -141,11 +128,6 @@ class Pseudotime(Trajectory):
             optimizer.step()
         self.zero_grad(set_to_none=True)
 
-    def loss(self, predicted: Tensor, truth: Tensor) -> Tensor:
-        """Huber loss and pairwise order of pseudotimes, (B,) each."""
-        regression = F.huber_loss(predicted, truth, reduction="sum") / max(len(truth), 1)
-        return regression + self.order * pairwise_order(predicted / self.softness, truth)
-
     def _root(self, survey: Survey, train: np.ndarray, cells: object) -> int:
         """Place of the root among the training cells."""
         if self.root_code is not None:
@@ -166,15 +148,7 @@ class Pseudotime(Trajectory):
 
     def _metrics(self, state: Tensor, index: Tensor) -> Metrics:
         truth = lookup_rows(self.times, index, missing=np.nan)
-        known = truth.isfinite()
-        predicted, truth = self.place(state)[known], truth[known]
-        n = known.sum()
-        metrics = {
-            "loss": self.loss(predicted, truth),
-            "error": (predicted - truth).abs().sum() / n.clamp(min=1),
-            "order_accuracy": pair_accuracy(predicted, truth),
-            "n_targets": n,
-        }
+        metrics = regression_metrics(self.place(state), truth, order=self.order, softness=self.softness)
         if self.branches is None:
             return metrics
         fate_loss = self._fate_loss(state, index)

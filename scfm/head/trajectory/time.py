@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from typing import Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from scfm.batch import Batch
 from scfm.head.base import Arrays, Written
+from scfm.head.ranges import check_not_negative, check_positive
 from scfm.head.survey import Survey
-from scfm.head.trajectory.base import add_fate_loss, pair_accuracy, pairwise_order
+from scfm.head.trajectory.base import TrajectoryOptions, regression_metrics
 from scfm.head.trajectory.class_trajectory import ClassTrajectory
 from scfm.head.trajectory.label import parse_numbers, spearman
 from scfm.types import Backbone, Metrics, Spec
@@ -32,15 +33,12 @@ class Time(ClassTrajectory):
     Args:
         spec: vocabulary, classes and widths of the run.
         label: obs column of the time: numbers, or categories that are numbers.
-        fate: obs column of the lineage or terminal state, empty where unknown; null for no fates.
         batch_key: obs column of experimental batches; warns where each has a single time.
-        gene_components: see :class:`~scfm.head.trajectory.base.Trajectory`.
-        max_tokens: see :class:`~scfm.head.trajectory.base.Trajectory`.
-        dropout: before each linear layer.
+        gene_components: linear components of the cell's genes beside the backbone's embedding; 0 for none.
         bins: number of classes of the distribution, at most.
         order: weight of the pairwise term.
         softness: s, in units of the whole range.
-        fate_weight: weight of the lineages.
+        **options: see :class:`~scfm.head.trajectory.base.Trajectory`; ``fate`` is the lineage or terminal state.
 
     Raises:
         ValueError: a column that is no time, or an unknown one; in training, a single time.
@@ -57,36 +55,21 @@ class Time(ClassTrajectory):
         spec: Spec,
         *,
         label: str,
-        fate: str | None = None,
         batch_key: str | None = None,
         gene_components: int = 64,
-        max_tokens: int | None = None,
-        dropout: float = 0.1,
         bins: int = 16,
         order: float = 0.1,
         softness: float = 0.1,
-        fate_weight: float = 1.0,
+        **options: Unpack[TrajectoryOptions],
     ) -> None:
         if bins < 2:
             raise ValueError(f"head.bins={bins}; expected at least 2")
-        super().__init__(
-            spec,
-            label=label,
-            fate=fate,
-            gene_components=gene_components,
-            max_tokens=max_tokens,
-            dropout=dropout,
-            score="log",
-            n_values=bins,
-        )
-        if softness <= 0 or min(order, fate_weight) < 0:
-            raise ValueError(
-                f"head.softness={softness}, order={order}, fate_weight={fate_weight}; expected a number above 0 and "
-                "two weights of 0 or more"
-            )
+        super().__init__(spec, label=label, gene_components=gene_components, score="log", n_values=bins, **options)
+        check_positive(softness=softness)
+        check_not_negative(order=order)
         if batch_key is not None:
             spec.categories("head.batch_key", batch_key)
-        self.order, self.softness, self.fate_weight = order, softness, fate_weight
+        self.order, self.softness = order, softness
         self.batch_key = batch_key
         self.labels = self.labels if batch_key is None else (*self.labels, batch_key)
         self.register_buffer("numbers", parse_numbers(spec, label), persistent=False)
@@ -145,21 +128,8 @@ class Time(ClassTrajectory):
         """``loss``, ``error`` in units of the range, ``order_accuracy``, ``n_targets``: the cells with a time."""
         state = self.state(backbone, batch)
         truth = (self.times(batch.obs[str(self.label)]) - self.low) / self.span
-        known = truth.isfinite()
-        predicted, truth = self.place(state)[known], truth[known]
-        loss = self.loss(predicted, truth)
-        metrics = {
-            "loss": loss,
-            "error": (predicted - truth).abs().sum() / known.sum().clamp(min=1),
-            "order_accuracy": pair_accuracy(predicted, truth),
-            "n_targets": known.sum(),
-        }
-        return add_fate_loss(self, state, batch, metrics, self.fate_weight)
-
-    def loss(self, predicted: Tensor, truth: Tensor) -> Tensor:
-        """Huber loss and pairwise order of scaled times, (B,) each."""
-        regression = F.huber_loss(predicted, truth, reduction="sum") / max(len(truth), 1)
-        return regression + self.order * pairwise_order(predicted / self.softness, truth)
+        metrics = regression_metrics(self.place(state), truth, order=self.order, softness=self.softness)
+        return self.add_fate_loss(metrics, state, batch)
 
     def outputs(self, state: Tensor) -> dict[str, Tensor]:
         """``pseudotime``, 0 to 1 over the times of the training cells, and ``time`` in the units of the label."""

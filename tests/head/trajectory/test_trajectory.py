@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 
 from scfm.head.logistic import BALANCED, choose_penalty, logistic_regression
 from scfm.head.survey import Survey
-from scfm.head.trajectory.base import pair_accuracy, pairwise_order
+from scfm.head.trajectory.base import pair_accuracy, pairwise_order, regression_metrics
 from scfm.head.trajectory.ordinal import Ordinal
 from scfm.head.trajectory.pseudotime import Pseudotime
 from scfm.head.trajectory.time import Time
@@ -54,12 +54,16 @@ def test_pairwise_order_by_hand():
     assert pairwise_order(predicted, torch.zeros(3)).item() == 0
 
 
-def test_time_loss_is_huber_plus_order(spec):
-    head = Time(spec, label="time", order=2.0, softness=0.5, **SMALL)
-    predicted, truth = torch.tensor([0.1, 2.5]), torch.tensor([0.0, 1.0])
+def test_time_loss_is_huber_plus_order_over_the_cells_with_a_time():
+    predicted, truth = torch.tensor([0.1, 7.0, 2.5]), torch.tensor([0.0, torch.nan, 1.0])
     huber = (0.5 * 0.1**2 + (1.5 - 0.5)) / 2
     order = np.log1p(np.exp(-(2.5 - 0.1) / 0.5))
-    assert head.loss(predicted, truth).item() == pytest.approx(huber + 2 * order, rel=1e-5)
+    metrics = regression_metrics(predicted, truth, order=2.0, softness=0.5)
+    assert metrics["loss"].item() == pytest.approx(huber + 2 * order, rel=1e-5)
+    assert metrics["error"].item() == pytest.approx(0.8)
+    assert (metrics["order_accuracy"].item(), metrics["n_targets"].item()) == (1, 2)
+    none = regression_metrics(predicted, torch.full((3,), torch.nan), order=2.0, softness=0.5)
+    assert {name: value.item() for name, value in none.items()} == dict.fromkeys(metrics, 0)
 
 
 def test_ordinal_loss_by_hand(spec):
@@ -167,7 +171,10 @@ def test_cells_without_genes_have_no_stage(spec):
         (lambda s: Time(s, label="stage"), "'stage' is not a time: its categories are d0.*ordinal"),
         (lambda s: Time(s, label="time", fate="end"), "head.fate='end'"),
         (lambda s: Time(s, label="time", softness=0.0), "head.softness=0.0"),
+        (lambda s: Time(s, label="time", order=-1.0), "head.order=-1.0"),
         (lambda s: Time(s, label="time", dropout=1.0), "head.dropout=1.0"),
+        (lambda s: Ordinal(s, label="stage", stages=STAGES, fate_weight=-1.0), "head.fate_weight=-1.0"),
+        (lambda s: Pseudotime(s, root_cell="a", softness=-1.0), "head.softness=-1.0"),
         (lambda s: Time(s, label="time", batch_key="lane"), "head.batch_key='lane'"),
         (lambda s: Pseudotime(s), "needs one root"),
         (lambda s: Pseudotime(s, root_cell="a", root_type="b"), "needs one root"),
