@@ -25,12 +25,12 @@ from scfm.store.token_store import TokenStore
 from scfm.training.consolidate import consolidate
 from scfm.training.finalize import Finished, finish
 from scfm.training.fit import (
-    claim_output,
     fit,
     fit_budget,
     make_module,
     make_spec,
     make_trainer,
+    open_run,
     open_store,
     require_positions,
 )
@@ -45,13 +45,12 @@ log = logging.getLogger(__name__)
 def run(cfg: DictConfig) -> float | None:
     """Fine-tune; the value of ``cfg.metric`` of the best checkpoint, for a sweep."""
     cfg = _watched(cfg)
-    with claim_output(cfg) as output:
+    with open_run(cfg) as output:
         return _finetune(cfg, output)
 
 
 def _finetune(cfg: DictConfig, output: Path) -> float | None:
     kind = head_class(cfg)
-    pl.seed_everything(cfg.seed, verbose=False)
     checkpoint = read(cfg.init_from)
     store = open_store(cfg)
     checkpoint_vocab(checkpoint).require_same(

@@ -1,21 +1,19 @@
 """``scfm-train``: pretrain a backbone on a token store."""
 
 import logging
-from pathlib import Path
 
-import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from scfm.checkpoint import describe
 from scfm.config import build, plain, target
 from scfm.training.fit import (
     building,
-    claim_output,
     fit,
     fit_budget,
     make_module,
     make_spec,
     make_trainer,
+    open_run,
     open_store,
     require_positions,
 )
@@ -27,33 +25,28 @@ log = logging.getLogger(__name__)
 
 def run(cfg: DictConfig) -> float | None:
     """Pretrain; the value of ``cfg.metric`` at the end, for a sweep."""
-    with claim_output(cfg) as output:
-        return _train(cfg, output)
-
-
-def _train(cfg: DictConfig, output: Path) -> float | None:
-    pl.seed_everything(cfg.seed, verbose=False)
-    store = open_store(cfg)
-    data = build(cfg.data, store)
-    causal = target(cfg.objective).causal
-    trainer = make_trainer(cfg, data)
-    with building(trainer):
-        backbone = build(cfg.model, store.vocab, causal=causal)
-        require_positions(data, backbone)
-        spec = make_spec(data, backbone.width)
-        objective = build(cfg.objective, spec)
-    data = fit_budget(cfg, trainer, data, backbone, objective)
-    about = describe("train", plain(cfg), store.tokenizer, spec, causal=causal)
-    module = make_module(cfg, trainer, data, backbone, objective, spec, about)
-    found = fit(cfg, trainer, module, data)
-    if trainer.is_global_zero:
-        log.info("%s", verdict(found))
-        draw_curves(output)
-        show_samples(trainer, gene_predictions(module, data))
-        send_files(trainer, output)
-        close(trainer)
-        log.info("Checkpoint: %s", output / "checkpoints" / "last.ckpt")
-    return found.get(cfg.metric)
+    with open_run(cfg) as output:
+        store = open_store(cfg)
+        data = build(cfg.data, store)
+        causal = target(cfg.objective).causal
+        trainer = make_trainer(cfg, data)
+        with building(trainer):
+            backbone = build(cfg.model, store.vocab, causal=causal)
+            require_positions(data, backbone)
+            spec = make_spec(data, backbone.width)
+            objective = build(cfg.objective, spec)
+        data = fit_budget(cfg, trainer, data, backbone, objective)
+        about = describe("train", plain(cfg), store.tokenizer, spec, causal=causal)
+        module = make_module(cfg, trainer, data, backbone, objective, spec, about)
+        found = fit(cfg, trainer, module, data)
+        if trainer.is_global_zero:
+            log.info("%s", verdict(found))
+            draw_curves(output)
+            show_samples(trainer, gene_predictions(module, data))
+            send_files(trainer, output)
+            close(trainer)
+            log.info("Checkpoint: %s", output / "checkpoints" / "last.ckpt")
+        return found.get(cfg.metric)
 
 
 def verdict(found: dict[str, float]) -> str:

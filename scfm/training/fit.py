@@ -57,8 +57,10 @@ def is_first_process() -> bool:
 
 
 @contextmanager
-def claim_output(cfg: DictConfig) -> Iterator[Path]:
-    """The folder of the run, refused where it would mix two runs; the first process locks it until the run ends.
+def open_run(cfg: DictConfig) -> Iterator[Path]:
+    """Seed the run and claim its folder, which is refused where it would mix two runs.
+
+    The first process holds a lock in the folder until the run ends.
 
     Raises:
         BlockingIOError: another run is writing it.
@@ -67,6 +69,7 @@ def claim_output(cfg: DictConfig) -> Iterator[Path]:
     output = Path(cfg.output)
     with hold(output / LOCK, output) if is_first_process() else nullcontext():
         _prepare_output(cfg, output)
+        pl.seed_everything(cfg.seed, verbose=False)
         yield output
 
 
