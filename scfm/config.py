@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from scfm.migrate import accept_old_keys
 from scfm.trust.allowed import (
     ALLOWED,
+    CONFIGS,
     EXTENSIONS,
     STORED_PARTS,
     is_allowed,
@@ -29,7 +30,7 @@ from scfm.trust.allowed import (
     trusted_prefixes,
 )
 
-__all__ = ["ALLOWED", "EXTENSIONS", "build", "check", "check_stored", "plain", "shipped", "target"]
+__all__ = ["ALLOWED", "EXTENSIONS", "build", "check", "check_stored", "compose_part", "plain", "shipped", "target"]
 
 _OWN_KEYS = {"_target_", "_partial_", "_convert_", "_args_", "_recursive_"}
 
@@ -41,6 +42,28 @@ def build(node: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
     would turn into dictionaries.
     """
     return hydra.utils.instantiate(node, _partial_=True, _convert_="all")(*args, **kwargs)
+
+
+def compose_part(group: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The node of a shipped yaml with some of its keys changed, checked as a command's config is.
+
+    Args:
+        group: a folder of ``configs/``.
+        name: of the yaml in it.
+        options: keys to change.
+
+    Raises:
+        ValueError: no such yaml, or options that its class does not take.
+    """
+    folder = CONFIGS / group
+    names = sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+    if name not in names:
+        raise ValueError(_unknown(f"{group}={name}", name, names))
+    node = plain(typing.cast("DictConfig", OmegaConf.load(folder / f"{name}.yaml"))) | dict(options)
+    errors = list(_check_nodes(node, group))
+    if errors:
+        raise ValueError("; ".join(errors))
+    return node
 
 
 def target(node: Mapping[str, Any]) -> Any:

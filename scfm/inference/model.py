@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from scfm.batch import Batch
 from scfm.checkpoint import Checkpoint, read, read_state
-from scfm.config import import_extensions
+from scfm.config import build, compose_part, import_extensions
 from scfm.head.base import Head, Written
 from scfm.inference.cell_input import CellInput, open_input
 from scfm.inference.load import checkpoint_vocab, restore_predictor
@@ -29,6 +29,8 @@ from scfm.vocab import Vocab
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+    from scfm.analysis.result import Result
 
 KEY = "X_scfm"
 
@@ -160,6 +162,41 @@ class Model:
         else:
             table = self._mean_states(contextual, progress, options)[ids]
         return pd.DataFrame(table, index=pd.Index([self.vocab.tokens[i] for i in ids], name="gene"))
+
+    def analyse(
+        self,
+        analysis: str,
+        cells: AnnData | str | Path,
+        *,
+        output: str | Path | None = None,
+        overwrite: bool = False,
+        progress: bool = False,
+        **options: Any,
+    ) -> Result:
+        """Ask the model about cells, as ``scfm-analyse`` does.
+
+        Args:
+            analysis: a file of ``configs/analysis/``: ``perturb``, ``genes``, ...
+            cells: an AnnData in memory, or a file.
+            output: folder for tables, figures and the report; None writes nothing.
+            overwrite: replace an output that exists.
+            progress: show progress.
+            **options: keys of the analysis's yaml, and :class:`~scfm.inference.options.EmbedOptions`.
+
+        Returns:
+            ``tables``, ``figures``, ``summary``, ``notes``; ``write(folder)`` writes them.
+
+        Raises:
+            ValueError: an unknown analysis or option, or cells that do not fit.
+
+        Example:
+            >>> model.analyse("perturb", adata, genes=["SPI1"]).tables["genes"]    # doctest: +SKIP
+        """
+        reading: Any = {name: options.pop(name) for name in EmbedOptions.__annotations__ if name in options}
+        settings = embed_options(KEY, reading)
+        asked = build(compose_part("analysis", analysis, options))  # by name: an analysis stands above this room
+        self.module.eval()
+        return asked.analyse(self, cells, settings, output=output, overwrite=overwrite, progress=progress)
 
     def save(self, path: str | Path) -> Path:
         """Write the model, as it is now, as a checkpoint that every command reads; without optimizer state.
