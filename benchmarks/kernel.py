@@ -40,7 +40,7 @@ def made_up_cells(n_cells: int, n_genes: int, seed: int = 0) -> csr_matrix:
 
 
 def published(counts: csr_matrix, columns: np.ndarray, totals: np.ndarray, medians: np.ndarray, limit: int) -> list:
-    """Geneformer's tokenizer restated: normalise 512 cells, then slice and argsort cell by cell."""
+    """Geneformer's tokenizer restated: normalize 512 cells, then slice and argsort cell by cell."""
     tokens = []
     for start in range(0, counts.shape[0], 512):
         block = counts[start : start + 512].astype(np.float64)

@@ -4,7 +4,7 @@ python benchmarks/prepare.py [--cells 40000] [--genes 1950] [--repeats 3] [--two
 
 Counts cells per CPU-second: time of this process and of its children, user and system. The two alternate; the page
 cache is warm. The restatement does what the published tokenizer does (ctheodoris/Geneformer,
-transcriptome_tokenizer.py): reads the whole .h5ad, then chunk by chunk of 512 cells normalises, divides by the medians,
+transcriptome_tokenizer.py): reads the whole .h5ad, then chunk by chunk of 512 cells normalizes, divides by the medians,
 and slices and argsorts row by row; then Dataset.from_generator, map of the cropping function, save_to_disk.
 """
 

@@ -191,7 +191,7 @@ class Batch:
         )
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device; towards a GPU asynchronously, where it lies in page-locked memory."""
+        """The same batch on another device; toward a GPU asynchronously, where it lies in page-locked memory."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=str(device).startswith("cuda")))
 
     def pin_memory(self) -> Batch:

@@ -160,7 +160,7 @@ class CellModule(pl.LightningModule):
             for callback in self._judges():
                 callback.judge(self, optimizer, norm)
 
-    def utilisation(self, rate: float, mean_length: float) -> dict[str, float]:
+    def utilization(self, rate: float, mean_length: float) -> dict[str, float]:
         """``mfu`` and ``roof`` of one device, where its data sheet and the sizes of the model are known.
 
         Args:
@@ -175,7 +175,7 @@ class CellModule(pl.LightningModule):
         work = Work(model["layers"], model["width"], model["feedforward"], len(self.spec.vocab), not causal, predicted)
         share = peak / (peak_of("H200") or peak)
         roof = work.roof(mean_length, products=790e12 * share, attention=450e12 * share)
-        return {"mfu": work.utilisation(rate, mean_length, peak), "roof": rate / roof}
+        return {"mfu": work.utilization(rate, mean_length, peak), "roof": rate / roof}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and metrics of held-out cells; a head's predictions are kept for the whole-epoch metrics."""
@@ -190,11 +190,11 @@ class CellModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Metrics that need all cells at once (macro-F1)."""
-        self._summarise("val")
+        self._summarize("val")
 
     def on_test_epoch_end(self) -> None:
         """The same on the test cells."""
-        self._summarise("test")
+        self._summarize("test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, np.ndarray]:
         """``index`` (B,), ``embedding`` (B, D) float32, and what the head predicts, for each cell."""
@@ -239,14 +239,14 @@ class CellModule(pl.LightningModule):
             self.log_dict(scalars, batch_size=weight, on_step=False, on_epoch=True, sync_dist=True)
 
     def _evaluate(self, stage: str, batch: Batch) -> None:
-        summed_up = "summarise" in self.task.hooks
+        summed_up = "summarize" in self.task.hooks
         backbone: Any = CachedBackbone(self.backbone) if summed_up else self.backbone  # both read the same cells
         self._log(stage, self.task(backbone, batch), batch)
         if summed_up:
             found = self.task.predict(backbone, batch) | {f"target/{name}": batch.obs[name] for name in batch.obs}
             self._seen.append({name: value.cpu().numpy() for name, value in found.items()})
 
-    def _summarise(self, stage: str) -> None:
+    def _summarize(self, stage: str) -> None:
         if not self._seen:
             return
         whole = {name: np.concatenate([part[name] for part in self._seen]) for name in self._seen[0]}
@@ -254,7 +254,7 @@ class CellModule(pl.LightningModule):
         if self.trainer.world_size > 1:
             whole = {name: self.gather(value) for name, value in whole.items()}
         targets = {name.removeprefix("target/"): whole.pop(name) for name in list(whole) if name.startswith("target/")}
-        summary = self.task.summarise(whole, targets)
+        summary = self.task.summarize(whole, targets)
         self.log_dict({f"{stage}/{name}": value for name, value in summary.items()}, sync_dist=False)
 
     def gather(self, values: np.ndarray) -> np.ndarray:

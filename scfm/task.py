@@ -18,6 +18,7 @@ RETIRED = {
     "project": "write(outputs), which returns Written(obsm=...)",
     "artifacts": "write(outputs), which returns Written(uns=...)",
     "consolidate": "update(outputs, targets)",
+    "summarise": "summarize(outputs, targets)",
 }
 
 
@@ -26,7 +27,7 @@ class Task(nn.Module):
 
     Everything the framework may call beside ``forward`` is a *hook*: a method of the base class that does nothing
     until a subclass overrides it. A method that is no hook but looks like one, and a hook with other arguments, are
-    refused when the class is made, so that a misspelt name is never silence.
+    refused when the class is made, so that a misspelled name is never silence.
 
     Attributes:
         causal: the backbone it needs; None takes either.
@@ -67,7 +68,7 @@ def _require_hook(cls: type[Task], name: str, method: object) -> None:
     """Refuse what looks like a hook and is none.
 
     Raises:
-        TypeError: a misspelt or retired hook, or one with other arguments.
+        TypeError: a misspelled or retired hook, or one with other arguments.
     """
     if name.startswith("_"):
         return

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from scfm.batch import Batch
     from scfm.vocab import Vocab
 
-#: What a task returns: ``loss`` is the scalar to minimise, the rest are scalars to log.
+#: What a task returns: ``loss`` is the scalar to minimize, the rest are scalars to log.
 Metrics: TypeAlias = "dict[str, torch.Tensor]"
 
 
@@ -59,7 +59,7 @@ class Spec:
         n_cells: cells of the training split.
         token_counts: (V,) int64, how often each token occurs in the training split: the unigram table that a
             pretrained model must beat. None where no one counted.
-        class_counts: (C,) int64 by obs column: labelled training cells of each class.
+        class_counts: (C,) int64 by obs column: labeled training cells of each class.
         scale: (V,) float64, what the tokenizer divides the counts of a token by before it ranks. None where unknown.
     """
 

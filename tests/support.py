@@ -24,11 +24,11 @@ def write_made_store(
 
     rng = np.random.default_rng(seed)
     kinds, donors = rng.integers(0, len(types), n_cells), np.arange(n_cells) % 4
-    favourite = rng.permuted(np.tile(np.arange(n_genes), (3, 1)), axis=1)
+    favorite = rng.permuted(np.tile(np.arange(n_genes), (3, 1)), axis=1)
     rows = []
     for kind in kinds:
         length = int(rng.integers(6, 20))
-        ranked = favourite[kind][np.argsort(np.arange(n_genes) + rng.normal(0, 3, n_genes))][:length]
+        ranked = favorite[kind][np.argsort(np.arange(n_genes) + rng.normal(0, 3, n_genes))][:length]
         rows.append(np.array([2, *(ranked + 4), 3], dtype=np.uint16))
     tokens = Ragged(np.concatenate(rows), np.concatenate([[0], np.cumsum([len(row) for row in rows])]))
     cells = Cells(

@@ -35,7 +35,7 @@ def test_help(script):
     assert "objective" in done.stdout or "head" in done.stdout
 
 
-def test_four_misspelt_overrides_are_four_errors_in_one_message(tmp_path):
+def test_four_misspelled_overrides_are_four_errors_in_one_message(tmp_path):
     done = call(
         "train.py", "trainer.max_stepz=3", "optim.lrr=1", "modle=tiny", "data.worker=2", f"output={tmp_path / 'run'}"
     )
@@ -48,7 +48,7 @@ def test_four_misspelt_overrides_are_four_errors_in_one_message(tmp_path):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_a_misspelt_choice_lists_the_choices():
+def test_a_misspelled_choice_lists_the_choices():
     done = call("train.py", "objective=arr")
     assert done.returncode == 1
     assert "mlm" in done.stderr

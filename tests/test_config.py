@@ -75,7 +75,7 @@ def test_a_missing_value():
     assert "name is missing" in problem(name="???")
 
 
-def test_a_misspelt_part_of_a_collection():
+def test_a_misspelled_part_of_a_collection():
     part = {"_target_": "pytorch_lightning.callbacks.EarlyStopping", "monitor": "x"}
     message = problem(callbacks={"early_stopping": part, "early_stoping": {"patience": 3}})
     assert "callbacks.early_stoping is unknown; did you mean 'early_stopping'?" in message

@@ -1,4 +1,4 @@
-"""Runs of two ranks in trouble: one signalled rank, a rank that dies or stalls. Launchers are in test_launch.py."""
+"""Runs of two ranks in trouble: one signaled rank, a rank that dies or stalls. Launchers are in test_launch.py."""
 
 import signal
 import time
@@ -45,7 +45,7 @@ def begin(made_store, tmp_path):
         process.kill()
 
 
-def test_one_signalled_rank_is_enough(begin, tmp_path):
+def test_one_signaled_rank_is_enough(begin, tmp_path):
     first, second = begin("callbacks.checkpoint.every_n_train_steps=null")
     second.send_signal(signal.SIGTERM)
     said = [process.communicate(timeout=60)[0] for process in (first, second)]

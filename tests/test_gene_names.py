@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scfm.genes import GeneReport, harmonise, resolve
+from scfm.genes import GeneReport, harmonize, resolve
 from scfm.genes.report import likely_cause
 from scfm.genes.resolve import ensembl_id
 from scfm.genes.spelling import clean_names, shared_prefix
@@ -29,7 +29,7 @@ CURRENT = {old: table("human").by_symbol[new] for old, new in RETIRED.items()}
 def test_the_prefix_of_a_genome_is_taken_off_and_said(prefix, names, caplog):
     assert resolve([prefix + name for name in names]) == IDS
     vocab = Vocab(tuple(IDS))
-    assert harmonise([prefix + name for name in names], vocab).columns.tolist() == list(range(len(IDS)))
+    assert harmonize([prefix + name for name in names], vocab).columns.tolist() == list(range(len(IDS)))
     assert names is IDS or f"begin with {prefix!r}; it is taken off" in caplog.text
 
 
@@ -100,7 +100,7 @@ def test_mouse_symbols_survive_make_names():
 @pytest.mark.parametrize("vocab_of", ["ids", "symbols"])
 def test_retired_symbols_find_their_gene(vocab_of):
     tokens = CURRENT.values() if vocab_of == "ids" else [name.replace("-", "_") for name in RETIRED.values()]
-    genes = harmonise([*RETIRED, "nosuch"], Vocab(tuple(tokens)))
+    genes = harmonize([*RETIRED, "nosuch"], Vocab(tuple(tokens)))
     assert genes.columns.tolist() == [*range(len(RETIRED)), -1]
     assert genes.rescued.tolist() == [True] * len(RETIRED) + [False]
     assert resolve(list(RETIRED)) == list(CURRENT.values())
@@ -108,16 +108,16 @@ def test_retired_symbols_find_their_gene(vocab_of):
 
 def test_a_token_with_a_retired_name_stands_for_its_gene():
     vocab = Vocab(tuple(RETIRED))
-    genes = harmonise([*CURRENT.values()], vocab)
+    genes = harmonize([*CURRENT.values()], vocab)
     assert genes.columns.tolist() == list(range(len(RETIRED)))
     assert genes.rescued.all()
-    assert harmonise(list(RETIRED), vocab).rescued is None, "their own names are nothing to rescue"
+    assert harmonize(list(RETIRED), vocab).rescued is None, "their own names are nothing to rescue"
     both = Vocab(("H3F3B", "H3_3B"))
-    assert harmonise(["H3F3B", "H3-3B", CURRENT["H3F3B"]], both).columns.tolist() == [0, 1, 1]
+    assert harmonize(["H3F3B", "H3-3B", CURRENT["H3F3B"]], both).columns.tolist() == [0, 1, 1]
 
 
 def test_the_report_shows_the_counts_that_retired_names_rescue():
-    genes = harmonise(["ACTB", "H3F3B", "GNB2L1", "foo"], Vocab((IDS[0], *CURRENT.values())))
+    genes = harmonize(["ACTB", "H3F3B", "GNB2L1", "foo"], Vocab((IDS[0], *CURRENT.values())))
     report = genes.report(np.array([60.0, 30.0, 9.0, 1.0]))
     assert (report.n_rescued, report.counts_rescued, report.share_rescued) == (2, 39.0, 0.39)
     assert report.rescued_most == (("H3F3B", 30.0), ("GNB2L1", 9.0))
@@ -130,7 +130,7 @@ def test_the_report_shows_the_counts_that_retired_names_rescue():
 
 def test_current_names_and_aliases_of_ones_own_go_before_retired_ones():
     vocab = Vocab((*CURRENT.values(), IDS[0]))
-    assert harmonise(["H3F3B"], vocab, alias={"H3F3B": IDS[0]}).columns.tolist() == [len(CURRENT)]
+    assert harmonize(["H3F3B"], vocab, alias={"H3F3B": IDS[0]}).columns.tolist() == [len(CURRENT)]
     current = table("human").by_symbol
     assert not current.keys() & retired().by_name.keys()
 
@@ -148,12 +148,12 @@ def test_ambiguous_retired_names_are_left_out_and_counted():
 
 def test_excluded_genes_are_excluded_by_any_of_their_names():
     pattern = re.compile("RACK1|H3F3B")
-    genes = harmonise(["GNB2L1", "H3F3B"], Vocab(tuple(CURRENT.values())), exclude=pattern)
+    genes = harmonize(["GNB2L1", "H3F3B"], Vocab(tuple(CURRENT.values())), exclude=pattern)
     assert genes.excluded.all()
     assert (genes.columns == -1).all()
 
 
 def test_a_refusal_lists_what_gene_column_can_be():
-    report = harmonise(["foo", "bar"], Vocab((IDS[0],))).report(np.ones(2))
+    report = harmonize(["foo", "bar"], Vocab((IDS[0],))).report(np.ones(2))
     with pytest.raises(ValueError, match=r"likely cause: .*; gene_column can be 'index', 'gene_id'"):
         report.require(0.5, "f.h5ad", ["index", "gene_id"])

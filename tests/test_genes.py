@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scfm.genes import biotype_of, harmonise, limit_alias, read_alias, resolve, symbol_of, symbol_token
+from scfm.genes import biotype_of, harmonize, limit_alias, read_alias, resolve, symbol_of, symbol_token
 from scfm.genes.report import likely_cause
 from scfm.genes.table import orthologs, table
 from scfm.vocab import Vocab
@@ -21,7 +21,7 @@ SYMBOLS = Vocab(("<pad>", "ACTB", "HLA_A", "CD3E", "ATP5E"), {"pad": 0})
 
 
 def columns(names, vocab=ENSEMBL, **options):
-    return harmonise(names, vocab, **options).columns.tolist()
+    return harmonize(names, vocab, **options).columns.tolist()
 
 
 def test_symbols_and_ids_with_versions_in_any_case():
@@ -103,7 +103,7 @@ def test_unknown_species_and_policy():
     with pytest.raises(ValueError, match="species is 'rat'; expected human, mouse"):
         resolve(["Actb"], species="rat")
     with pytest.raises(ValueError, match="policy is 'sum'; expected collapse"):
-        harmonise(["ACTB"], ENSEMBL, policy="sum")
+        harmonize(["ACTB"], ENSEMBL, policy="sum")
 
 
 def test_symbols_find_ensembl_tokens_and_ids_find_symbol_tokens():
@@ -122,7 +122,7 @@ def test_an_alias_goes_first_where_it_leads_to_a_token():
 
 def test_old_and_new_symbols_meet_on_the_token_of_their_gene():
     alias = {"ATP5E": "ENSG00000124172", "ATP5F1E": "ENSG00000124172"}
-    genes = harmonise(["ATP5E", "ATP5F1E", "ENSG00000124172"], SYMBOLS, alias=alias)
+    genes = harmonize(["ATP5E", "ATP5F1E", "ENSG00000124172"], SYMBOLS, alias=alias)
     assert genes.columns.tolist() == [4, 4, 4]
     both = Vocab(("ATP5F1E", "ATP5E"))
     assert columns(["ATP5E", "ATP5F1E"], both, alias=alias) == [1, 0]
@@ -130,12 +130,12 @@ def test_old_and_new_symbols_meet_on_the_token_of_their_gene():
 
 def test_policies_for_columns_that_meet():
     names = ["ACTB", ACTB, "CD3E", "actb"]
-    summed = harmonise(names, ENSEMBL)
+    summed = harmonize(names, ENSEMBL)
     assert (summed.columns.tolist(), summed.n_merged) == ([1, 1, 3, 1], 2)
-    first = harmonise(names, ENSEMBL, policy="first")
+    first = harmonize(names, ENSEMBL, policy="first")
     assert (first.columns.tolist(), first.n_merged) == ([1, -1, 3, -1], 2)
     with pytest.raises(ValueError, match=f"ACTB, {ACTB}, actb are all {ACTB}"):
-        harmonise(names, ENSEMBL, policy="refuse")
+        harmonize(names, ENSEMBL, policy="refuse")
     assert columns(["ACTB", "CD3E", "foo", "bar"], policy="refuse") == [1, 3, -1, -1]
 
 
@@ -148,7 +148,7 @@ def test_the_order_of_columns_does_not_change_their_tokens():
 def test_report_accounts_for_every_gene_and_count():
     exclude = re.compile("RPL.*|MALAT1")
     names = ["ACTB", ACTB, "RPL13", "ENSG00000251562", "foo", "bar"]
-    genes = harmonise(names, ENSEMBL, exclude=exclude)
+    genes = harmonize(names, ENSEMBL, exclude=exclude)
     report = genes.report(np.array([10.0, 5.0, 100.0, 200.0, 20.0, 5.0]))
     assert (report.n_genes, report.n_mapped, report.n_merged, report.n_excluded, report.n_dropped) == (6, 2, 1, 2, 2)
     assert report.n_mapped + report.n_excluded + report.n_dropped == report.n_genes
@@ -189,7 +189,7 @@ def test_report_accounts_for_every_gene_and_count():
 def test_likely_causes(names, cause):
     assert re.search(cause, likely_cause(names))
     if names:
-        genes = harmonise(names, Vocab(("<pad>", "nothing"), {"pad": 0}))
+        genes = harmonize(names, Vocab(("<pad>", "nothing"), {"pad": 0}))
         with pytest.raises(ValueError, match=f"likely cause: .*({cause})"):
             genes.report(np.ones(len(names))).require(0.5, "x.h5ad")
 

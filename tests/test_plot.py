@@ -28,17 +28,17 @@ def test_confusion_of_seventy_classes_has_names_but_no_numbers():
     assert not axes.texts
 
 
-def test_categories_differ_in_colour_or_marker():
+def test_categories_differ_in_color_or_marker():
     styles = {tuple(style(place, f"type {place}").values()) for place in range(70)}
     assert len(styles) == 70
 
 
-def test_unknown_is_grey_and_last():
+def test_unknown_is_gray_and_last():
     legend = plot.umap(np.zeros((3, 2)), np.array(["unknown", "T", "B"]), "x").axes[0].get_legend()
     assert [text.get_text() for text in legend.get_texts()] == ["B", "T", "unknown"]
 
 
-def test_maps_have_a_panel_for_each_embedding_and_colouring():
+def test_maps_have_a_panel_for_each_embedding_and_coloring():
     points = {"X": np.zeros((4, 2)), "PCA": np.ones((4, 2))}
     figure = plot.maps(points, {"type": np.array(["a", "b", "a", "b"]), "time": np.array([0.0, 1, 2, np.nan])})
     titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
@@ -93,7 +93,7 @@ def test_other_pictures_draw():
     assert plot.rejection_curve({"m": np.array([[0.5, 1.0], [1.0, 0.8]])}).axes[0].lines
 
 
-def test_a_label_and_what_was_called_so_have_the_same_colours():
+def test_a_label_and_what_was_called_so_have_the_same_colors():
     called = np.array(["B", "T", "unknown"])
     figure = plot.maps(
         {"X": np.zeros((3, 2))},

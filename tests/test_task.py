@@ -1,4 +1,4 @@
-"""Hooks of heads and objectives: those that are implemented are known, those that are misspelt are refused."""
+"""Hooks of heads and objectives: those that are implemented are known, those that are misspelled are refused."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def test_a_head_without_hooks_needs_nothing_and_writes_nothing():
     assert head.hooks == frozenset()
     assert head.requirements() == Needs()
     assert head.write({}) == Written()
-    assert head.summarise({}, {}) == head.calibrate({}, {}) == head.class_names() == {}
+    assert head.summarize({}, {}) == head.calibrate({}, {}) == head.class_names() == {}
     assert head.view("batch") == "batch"
     with pytest.raises(NotImplementedError, match=r"Head has no forward\(backbone, batch\)"):
         head(None, None)
@@ -48,10 +48,11 @@ def test_hooks_of_parents_and_mix_ins_count():
     ("name", "message"),
     [
         ("predicts", "looks like the hook 'predict' but is not called"),
-        ("sumarise", "looks like the hook 'summarise'"),
+        ("sumarize", "looks like the hook 'summarize'"),
         ("requirement", "looks like the hook 'requirements'"),
         ("annotate", r"no hook any more: write write\(outputs\), which returns Written\(obs"),
         ("consolidate", r"write update\(outputs, targets\)"),
+        ("summarise", r"write summarize\(outputs, targets\)"),
     ],
 )
 def test_what_looks_like_a_hook_is_refused_when_the_class_is_made(name, message):

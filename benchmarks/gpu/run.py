@@ -175,7 +175,7 @@ def measure(
     return {
         "tokens_per_s": rate,
         "cells_per_s": cells / seconds,
-        "mfu": None if peak is None else work.utilisation(rate, tbar, peak),
+        "mfu": None if peak is None else work.utilization(rate, tbar, peak),
         "roof": rate / work.roof(tbar) if "H200" in device else None,
         "memory_gb": 0.0 if run.toy else torch.cuda.max_memory_allocated() / 2**30,
         "tokens_per_step": tokens,

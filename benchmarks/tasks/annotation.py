@@ -1,4 +1,4 @@
-"""Cell types beside logistic regression, nearest neighbours, probes of the backbone."""
+"""Cell types beside logistic regression, nearest neighbors, probes of the backbone."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def annotation(bench: Bench, measure: Measure, name: str, one: Set, seed: int) -
     for share in one.settings:
         key = {"task": "annotation", "set": name, "setting": f"{share:.0%} of labels", "seed": seed}
         run = f"{name}-{share:g}-{seed}"
-        known = _labelled(codes, parts["test"], share, seed) if share < 1 else np.ones(len(codes), dtype=bool)
+        known = _labeled(codes, parts["test"], share, seed) if share < 1 else np.ones(len(codes), dtype=bool)
         cells.obs["label"] = np.where(known, truth, None)
         store = bench.store(run, cells, columns, *more)
         for experiment in one.heads:
@@ -54,7 +54,7 @@ def annotation(bench: Bench, measure: Measure, name: str, one: Set, seed: int) -
             measure({**key, "method": method}, theirs)
 
 
-def _labelled(codes: np.ndarray, test: np.ndarray, share: float, seed: int) -> np.ndarray:
+def _labeled(codes: np.ndarray, test: np.ndarray, share: float, seed: int) -> np.ndarray:
     """(B,) bool: the test cells, and of the others a share of each class, at least two cells."""
     rng, known = np.random.default_rng(seed), np.zeros(len(codes), dtype=bool)
     known[test] = True

@@ -21,8 +21,8 @@ HEADS = ("triplet", "contrastive_sampler", "batch_token", "distill", "adversaria
 BASELINES = ("hvg", "harmony", "combat", *(["scvi"] if find_spec("scvi") else []))
 #: These see the very labels that they are then judged by.
 WITH_LABELS = " (with labels)"
-LABELLED_HEAD = "batch_token_prototype"
-LABELLED_BASELINES = ("scanvi",) if find_spec("scvi") else ()
+LABELED_HEAD = "batch_token_prototype"
+LABELED_BASELINES = ("scanvi",) if find_spec("scvi") else ()
 #: (before, after) integration, (n, D) and (n, d).
 Spaces = tuple[np.ndarray, np.ndarray]
 
@@ -61,11 +61,9 @@ def _all_cells(bench: Bench, measure: Measure, name: str, cells: ad.AnnData, lab
     measure({**key, "method": "PCA, unintegrated"}, scored(lambda: (plain, plain)))
     theirs = {m: partial(_theirs, m, expression, batch, plain, seed) for m in BASELINES}
     ours = {f"scfm, {head}": partial(_ours, bench, name, head, store, seed) for head in HEADS}
-    labelled = {
-        m + WITH_LABELS: partial(_theirs, m, expression, batch, plain, seed, labels) for m in LABELLED_BASELINES
-    }
-    labelled[f"scfm, {LABELLED_HEAD}{WITH_LABELS}"] = partial(_ours, bench, name, LABELLED_HEAD, store, seed)
-    for method, make in {**theirs, **ours, **labelled}.items():
+    labeled = {m + WITH_LABELS: partial(_theirs, m, expression, batch, plain, seed, labels) for m in LABELED_BASELINES}
+    labeled[f"scfm, {LABELED_HEAD}{WITH_LABELS}"] = partial(_ours, bench, name, LABELED_HEAD, store, seed)
+    for method, make in {**theirs, **ours, **labeled}.items():
         measure({**key, "method": method}, scored(make))
 
 

@@ -53,8 +53,8 @@ def pseudotime(bench: Bench, measure: Measure, name: str, one: Set, seed: int) -
         outputs = predicted(folder, store)[0]
         return judged(outputs["pseudotime"], outputs.get("fates"))
 
-    def theirs(neighbours: int) -> dict[str, float]:
-        graph = neighbor_graph(read_expression(cells).principal_components(seed=seed), neighbours)
+    def theirs(neighbors: int) -> dict[str, float]:
+        graph = neighbor_graph(read_expression(cells).principal_components(seed=seed), neighbors)
         found = diffusion_pseudotime(graph, extreme_cell(graph, truth == 0))
         if name not in BRANCHES:
             return judged(found, None)
@@ -67,8 +67,8 @@ def pseudotime(bench: Bench, measure: Measure, name: str, one: Set, seed: int) -
 
     measure({**key, "method": "scfm, learned diffusion"}, partial(ours, "", 0.05, 0.0))
     measure({**key, "method": "scfm, 30% of cells new to it"}, partial(ours, "-new", 0.1, 0.2))
-    for neighbours, method in ((15, "DPT on PCA"), (50, "DPT on PCA, 50 neighbours")):
-        measure({**key, "method": method}, partial(theirs, neighbours))
+    for neighbors, method in ((15, "DPT on PCA"), (50, "DPT on PCA, 50 neighbors")):
+        measure({**key, "method": method}, partial(theirs, neighbors))
     if name in BRANCHES:
         measure({**key, "method": "15 nearest ends on PCA"}, nearest_end)
 

@@ -27,7 +27,7 @@ class HeldOut:
     test: np.ndarray
 
     def judge(self, points: np.ndarray, own: np.ndarray) -> dict[str, float]:
-        """Of a map (n, 2), made of ``own`` (n, D): do 15 neighbours stay, do types?
+        """Of a map (n, 2), made of ``own`` (n, D): do 15 neighbors stay, do types?
 
         ``trustworthiness`` in the components, the same for all methods and the very space that all but ours are made
         of; ``trustworthiness, own space``; ``type kept``: accuracy of the 15 nearest training cells in the map.

@@ -1,4 +1,4 @@
-"""Prototypes computed from all labelled cells at the start of every epoch."""
+"""Prototypes computed from all labeled cells at the start of every epoch."""
 
 from typing import Any
 

@@ -72,9 +72,9 @@ class Throughput(pl.Callback):
         if module.device.type != "cuda":
             return {}
         found = {"memory_gb": torch.cuda.max_memory_allocated(module.device) / 1e9}
-        utilisation = getattr(module, "utilisation", None)
-        if utilisation is not None:
-            found |= utilisation(rate / trainer.world_size, float(self._squares) / max(self._tokens, 1))
+        utilization = getattr(module, "utilization", None)
+        if utilization is not None:
+            found |= utilization(rate / trainer.world_size, float(self._squares) / max(self._tokens, 1))
         return found
 
     def _write_line(self, trainer: pl.Trainer, outputs: Any, rates: dict[str, float]) -> None:

@@ -204,7 +204,7 @@ def first_bad(values: np.ndarray, whole: bool) -> int:
 def fine(values: np.ndarray, whole: bool) -> bool:
     """Whether all values are non-negative, and integers if ``whole``; false also for very large ones.
 
-    One pass without a branch, which is vectorised. NaN fails every comparison.
+    One pass without a branch, which is vectorized. NaN fails every comparison.
     """
     wrong = 0
     for i in range(values.size):

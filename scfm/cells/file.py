@@ -222,7 +222,7 @@ def open_cells(
 
     Args:
         path: ``.h5ad``, ``.zarr``, ``.h5mu``, 10x ``.h5``, a folder with 10x ``matrix.mtx``, ``.loom`` or a TileDB-SOMA
-            experiment; recognised by content. An AnnData in memory is read as its file would be.
+            experiment; recognized by content. An AnnData in memory is read as its file would be.
         layer: the layer with the counts.
         gene_column: column of var with the genes' names, or "index".
         counts: "required" takes integers alone; "decimals_ok" also decimals that are counts (ambient-corrected, EM),

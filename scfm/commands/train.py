@@ -50,10 +50,10 @@ def run(cfg: DictConfig) -> float | None:
 
 
 def verdict(found: dict[str, float]) -> str:
-    """One sentence on whether the model has learnt more than how frequent genes are."""
+    """One sentence on whether the model has learned more than how frequent genes are."""
     loss, unigram = found.get("val/loss"), found.get("val/unigram_loss")
     if loss is None or unigram is None:
-        return "No validation cells: nothing says whether this model has learnt anything (data.val=0.1)."
+        return "No validation cells: nothing says whether this model has learned anything (data.val=0.1)."
     numbers = (
         f"validation loss {loss:.3f}, the unigram table {unigram:.3f}; "
         f"right gene first {found['val/top1']:.1%}, the most frequent gene {found['val/unigram_top1']:.1%}"

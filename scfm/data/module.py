@@ -28,7 +28,7 @@ class CellData(pl.LightningDataModule):
     Args:
         store: the cells, of one store or of a mix.
         tokens_per_batch: the budget of one micro-batch on one device, in tokens: the knob against out-of-memory.
-        tokens_per_step: tokens of one optimiser step over all devices, reached by accumulation; null means one
+        tokens_per_step: tokens of one optimizer step over all devices, reached by accumulation; null means one
             micro-batch per device. Fixed, it makes training independent of the number of devices.
         auto_budget: find the largest ``tokens_per_batch`` that fits the device before training.
         max_length: cut cells to this many tokens (the most expressed genes stay); null reads them whole.
@@ -40,7 +40,7 @@ class CellData(pl.LightningDataModule):
         seed: seed of the shuffling.
         shuffle: ``cells``, ``blocks`` (for a corpus much larger than the memory) or ``stored`` (for a store that was
             written shuffled); see :class:`scfm.data.shuffle.Shuffle`.
-        shuffle_block: neighbouring cells that stay together on the way into the pool.
+        shuffle_block: neighboring cells that stay together on the way into the pool.
         shuffle_pool: cells that are mixed together.
         unseen: what to do when a label occurs in validation or test but not in training.
     """
@@ -126,7 +126,7 @@ class CellData(pl.LightningDataModule):
         return int(self.lengths.max())
 
     def micro_batches(self, world: int) -> int:
-        """Micro-batches of one optimiser step over all ``world`` processes.
+        """Micro-batches of one optimizer step over all ``world`` processes.
 
         Raises:
             ValueError: ``tokens_per_step`` does not divide over the processes.
@@ -231,7 +231,7 @@ class CellData(pl.LightningDataModule):
         return {column: names for column, names in named.items() if names is not None}
 
     def class_counts(self) -> dict[str, np.ndarray]:
-        """Labelled training cells of each class, by categorical obs column."""
+        """Labeled training cells of each class, by categorical obs column."""
         return {column: self._count(column, self.split.train) for column in self.classes()}
 
     def _count(self, column: str, rows: np.ndarray) -> np.ndarray:

@@ -128,9 +128,9 @@ def few_shots(cells: Cells, methods: Mapping[str, Classifier], folds: Sequence[F
 
     Args:
         cells: with labels.
-        methods: features and model of each; features may use all training cells, labelled or not.
+        methods: features and model of each; features may use all training cells, labeled or not.
         folds: each draw uses the next fold, so that the range of a curve is over test cells, too.
-        options: its ``shots`` are the shares of a fold's labelled training cells, each drawn five times; at least one
+        options: its ``shots`` are the shares of a fold's labeled training cells, each drawn five times; at least one
             cell of each class stays. All methods get the same draws.
 
     Returns:
@@ -175,7 +175,7 @@ def _folds(cells: Cells, options: Options) -> tuple[list[Fold], str]:
 
 
 def _head_calls(cells: Cells, folds: Sequence[Fold], *, cross_validated: bool) -> dict[str, Calls]:
-    """The head's names of all labelled cells, or of the test cells of its fine-tune."""
+    """The head's names of all labeled cells, or of the test cells of its fine-tune."""
     rows = np.flatnonzero(cells.codes >= 0) if cross_validated else folds[0][1]
     assert cells.called is not None
     assert cells.confidence is not None

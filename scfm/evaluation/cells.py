@@ -28,7 +28,7 @@ class Cells:
     Attributes:
         names: (B,) of the cells.
         embedding: (B, D) float64, finite.
-        expression: log-normalised counts.
+        expression: log-normalized counts.
         labels: (B,) names, "" where missing; None without a label column.
         classes: names of the classes.
         codes: (B,) class codes, -1 where missing; all -1 without a label column.
@@ -224,7 +224,7 @@ def _classes(names: np.ndarray | None, label: str | None, n_cells: int) -> tuple
     if not classes:
         raise ValueError(f"label={label!r} is missing in all {n_cells} cells; name a column that has labels")
     if len(classes) < 2:
-        raise ValueError(f"label={label!r} is {classes[0]!r} in all labelled cells; scores need at least two classes")
+        raise ValueError(f"label={label!r} is {classes[0]!r} in all labeled cells; scores need at least two classes")
     sizes = {name: int((names == name).sum()) for name in classes}
     single = [name for name, size in sizes.items() if size == 1]
     if single:

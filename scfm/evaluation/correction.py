@@ -43,7 +43,7 @@ def batch_components(
     """Principal components of each batch by itself, for :func:`scfm.metrics.structure.consensus_distances`.
 
     Args:
-        expression: log-normalised counts.
+        expression: log-normalized counts.
         labels: (B,) type codes.
         batch: (B,) batches, any values.
 

@@ -30,7 +30,7 @@ from scfm.evaluation.methods.method import FROZEN, names
 from scfm.evaluation.options import Options
 from scfm.evaluation.origin.origin import Origin, check_corpora, check_head, foreign_classes
 from scfm.evaluation.result import Result
-from scfm.evaluation.scores import scale_by_controls, score_embeddings, select_labelled
+from scfm.evaluation.scores import scale_by_controls, score_embeddings, select_labeled
 from scfm.evaluation.trajectory import Trajectory, score_trajectory, trajectory_folds
 from scfm.evaluation.verdict import (
     annotation_verdict,
@@ -107,7 +107,7 @@ def _thin(cells: Cells, options: Options) -> tuple[Cells, list[str]]:
 
 
 def _scored_rows(cells: Cells, options: Options) -> tuple[np.ndarray, list[str]]:
-    """All rows, or those of the test cells of a fine-tune, the labelled ones where there are labels; and a note."""
+    """All rows, or those of the test cells of a fine-tune, the labeled ones where there are labels; and a note."""
     if options.split is None:
         return np.arange(len(cells)), []
     codes = cells.codes if cells.labels is not None else np.zeros(len(cells), dtype=np.int64)
@@ -161,7 +161,7 @@ def _tables(cells: Cells, spaces: Embeddings, rows: np.ndarray, options: Options
 
 def correction_table(cells: Cells, spaces: Embeddings, rows: np.ndarray, seed: int) -> pd.DataFrame | None:
     """Over- and under-correction of all embeddings but the controls; None without types or batches."""
-    rows, labels, batch = select_labelled(cells, rows)
+    rows, labels, batch = select_labeled(cells, rows)
     if labels is None or batch is None or cells.labels is None:
         return None
     values = {name: spaces.values[name][rows] for name in names(spaces.methods, "ours", "rival", "ablation")}

@@ -26,14 +26,14 @@ def make_folds(codes: np.ndarray, groups: np.ndarray | None, n_folds: int, seed:
         seed: of the shuffle.
 
     Returns:
-        (train rows, test rows) of each fold; each labelled cell is tested once.
+        (train rows, test rows) of each fold; each labeled cell is tested once.
 
     Raises:
-        ValueError: fewer than two labelled classes, groups or folds.
+        ValueError: fewer than two labeled classes, groups or folds.
     """
     rows = np.flatnonzero(codes >= 0)
     if len(np.unique(codes[rows])) < 2:
-        raise ValueError("the labelled cells are all of one class; annotation needs at least two classes")
+        raise ValueError("the labeled cells are all of one class; annotation needs at least two classes")
     if n_folds < 2:
         raise ValueError(f"folds={n_folds}; expected at least 2")
     if groups is None:
@@ -41,7 +41,7 @@ def make_folds(codes: np.ndarray, groups: np.ndarray | None, n_folds: int, seed:
     else:
         owner = np.unique(np.asarray(groups)[rows], return_inverse=True)[1]
         if owner.max() == 0:
-            raise ValueError("all labelled cells are of one group; leave group out to split single cells")
+            raise ValueError("all labeled cells are of one group; leave group out to split single cells")
         splitter = StratifiedGroupKFold(min(n_folds, int(owner.max()) + 1), shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The least populated class")
@@ -62,7 +62,7 @@ def read_split(path: Path, cells: Sequence[str], codes: np.ndarray) -> list[Fold
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: other columns, or no labelled cell on one side.
+        ValueError: other columns, or no labeled cell on one side.
     """
     if not path.is_file():
         raise FileNotFoundError(f"split={path} does not exist; scfm-finetune writes split.csv beside its checkpoints")
@@ -78,7 +78,7 @@ def read_split(path: Path, cells: Sequence[str], codes: np.ndarray) -> list[Fold
     test = np.flatnonzero(known & (part == "test"))
     if len(train) == 0 or len(test) == 0:
         raise ValueError(
-            f"{path} leaves {len(train)} labelled training cells and {len(test)} labelled test cells of this file; "
+            f"{path} leaves {len(train)} labeled training cells and {len(test)} labeled test cells of this file; "
             "expected some of each: give the file that was fine-tuned on, or leave split out"
         )
     return [(train, test)]

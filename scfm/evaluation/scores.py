@@ -26,12 +26,12 @@ def score_embeddings(
     n_jobs: int = 1,
     leiden: bool = False,
 ) -> pd.DataFrame:
-    """Embeddings × metrics, over the labelled ones of the given cells.
+    """Embeddings × metrics, over the labeled ones of the given cells.
 
     Besides :func:`scfm.metrics.integration.integration_scores`: ``scgraph``, ``ksim`` and ``kept_neighbors``, the
     share of each cell's 30 nearest cells of its own batch that PCA has too.
     """
-    rows, labels, batch = select_labelled(cells, rows)
+    rows, labels, batch = select_labeled(cells, rows)
     consensus = None
     if labels is not None and batch is not None:
         codes = to_codes(labels)
@@ -50,8 +50,8 @@ def score_embeddings(
     return pd.DataFrame.from_dict(table, orient="index")
 
 
-def select_labelled(cells: Cells, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """The labelled ones of some cells, their class codes and their batches; None where there are none, or one batch."""
+def select_labeled(cells: Cells, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """The labeled ones of some cells, their class codes and their batches; None where there are none, or one batch."""
     if cells.labels is not None:
         rows = rows[cells.codes[rows] >= 0]
     labels = cells.codes[rows] if cells.labels is not None else None

@@ -4,7 +4,7 @@ Everything here is pure bookkeeping over names; no counts matrix is touched.
 """
 
 from scfm.genes.alias import read_alias
-from scfm.genes.harmonise import GeneMap, harmonise, limit_alias, symbol_token
+from scfm.genes.harmonise import GeneMap, harmonize, limit_alias, symbol_token
 from scfm.genes.report import GeneReport
 from scfm.genes.resolve import resolve
 from scfm.genes.table import biotype_of, symbol_of
@@ -13,7 +13,7 @@ __all__ = [
     "GeneMap",
     "GeneReport",
     "biotype_of",
-    "harmonise",
+    "harmonize",
     "limit_alias",
     "read_alias",
     "resolve",

@@ -9,7 +9,7 @@ from pathlib import Path
 def read_alias(path: str | Path) -> dict[str, str]:
     """Read a table of two tab-separated columns: a name, and the Ensembl id or current symbol that it means.
 
-    A first line that is a header is recognised by its second field (``ensembl_id``, ``gene_id``, ``symbol`` or
+    A first line that is a header is recognized by its second field (``ensembl_id``, ``gene_id``, ``symbol`` or
     ``target``). Empty lines and lines that begin with ``#`` are skipped; ``.gz`` is decompressed.
 
     Returns:

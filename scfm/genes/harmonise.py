@@ -207,7 +207,7 @@ def _merge(columns: np.ndarray, names: Sequence[str], vocab: Vocab, policy: Poli
     return columns, len(later)
 
 
-def harmonise(
+def harmonize(
     names: Sequence[str],
     vocab: Vocab,
     *,

@@ -40,16 +40,16 @@ class Written:
 
 class Head(
     Task,
-    hooks=("requirements", "view", "prepare", "predict", "write", "summarise", "update", "refit", "calibrate"),
+    hooks=("requirements", "view", "prepare", "predict", "write", "summarize", "update", "refit", "calibrate"),
 ):
     """A fine-tuning head. A subclass implements ``forward`` and the hooks that it needs.
 
     The framework calls the hooks in this order: ``requirements`` when the data are planned, ``prepare`` before the
-    first step, ``update`` when an epoch begins, ``predict`` and ``summarise`` in validation, ``refit`` and
+    first step, ``update`` when an epoch begins, ``predict`` and ``summarize`` in validation, ``refit`` and
     ``calibrate`` after training, ``predict`` and ``write`` when new cells are embedded.
 
     Attributes:
-        metric: what to watch in validation, a name in ``forward``'s metrics or ``summarise``'s.
+        metric: what to watch in validation, a name in ``forward``'s metrics or ``summarize``'s.
         labels, learned, counts, sampling: what :meth:`requirements` returns; a subclass sets them.
 
     Example:
@@ -93,7 +93,7 @@ class Head(
         """Columns and arrays for a file of cells, from the results of :meth:`predict` for all of them."""
         return Written()
 
-    def summarise(self, outputs: Arrays, targets: Arrays) -> dict[str, float]:
+    def summarize(self, outputs: Arrays, targets: Arrays) -> dict[str, float]:
         """Metrics of a whole epoch.
 
         Args:
@@ -103,13 +103,13 @@ class Head(
         return {}
 
     def update(self, outputs: Arrays, targets: Arrays) -> None:
-        """Learn from all training cells at once, when an epoch begins; arguments as for :meth:`summarise`."""
+        """Learn from all training cells at once, when an epoch begins; arguments as for :meth:`summarize`."""
 
     def refit(self, outputs: Arrays, targets: Arrays) -> None:
-        """Fit once more on whole sets after training; arguments as for :meth:`summarise`."""
+        """Fit once more on whole sets after training; arguments as for :meth:`summarize`."""
 
     def calibrate(self, outputs: Arrays, targets: Arrays) -> dict[str, float]:
-        """Fit temperatures, thresholds and the like on cells not used before; arguments as for :meth:`summarise`.
+        """Fit temperatures, thresholds and the like on cells not used before; arguments as for :meth:`summarize`.
 
         Returns:
             Metrics of the calibration.

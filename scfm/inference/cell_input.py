@@ -134,7 +134,7 @@ def open_input(
         on_duplicate_cells="ignore",  # results go back by row, whatever the cells are called
     ) as opened:
         alias = read_alias(reading.alias) if reading.alias else None
-        genes = tokenizer.harmonise(opened.genes, species=reading.species, alias=alias)
+        genes = tokenizer.harmonize(opened.genes, species=reading.species, alias=alias)
         report = report_genes(opened, genes, reading.max_dropped)
         log.info("%s", report)
         yield CellInput(opened, genes, tokenizer, keep_counts, report, reading)

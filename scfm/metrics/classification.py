@@ -3,7 +3,7 @@
 import numpy as np
 
 
-def labelled(logits: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def keep_labeled(logits: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Only the cells whose class is known.
 
     Args:
@@ -11,7 +11,7 @@ def labelled(logits: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndar
         truth: (B,) class codes, -1 where missing.
 
     Returns:
-        The rows of both that are labelled.
+        The rows of both that are labeled.
     """
     known = truth >= 0
     return logits[known], truth[known]
@@ -89,9 +89,9 @@ def scores(logits: np.ndarray, truth: np.ndarray, temperature: float = 1.0) -> d
         temperature: divides the logits before the softmax.
 
     Returns:
-        ``macro_f1, accuracy, balanced_accuracy, ece``; all NaN when no cell is labelled.
+        ``macro_f1, accuracy, balanced_accuracy, ece``; all NaN when no cell is labeled.
     """
-    logits, truth = labelled(logits, truth)
+    logits, truth = keep_labeled(logits, truth)
     probabilities = softmax(logits, temperature)
     predicted = logits.argmax(axis=1)
     table = confusion(truth, predicted, logits.shape[1])

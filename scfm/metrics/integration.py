@@ -83,10 +83,10 @@ def batch_variance(embedding: np.ndarray, batch: np.ndarray) -> float:
     Returns:
         A number in [0, 1].
     """
-    centred = np.asarray(embedding, dtype=np.float64) - embedding.mean(axis=0, dtype=np.float64)
+    centered = np.asarray(embedding, dtype=np.float64) - embedding.mean(axis=0, dtype=np.float64)
     sizes = np.bincount(batch)
-    means = np.stack([np.bincount(batch, weights=column) for column in centred.T], axis=1) / sizes[:, None]
-    return float((sizes[:, None] * means**2).sum() / (centred**2).sum())
+    means = np.stack([np.bincount(batch, weights=column) for column in centered.T], axis=1) / sizes[:, None]
+    return float((sizes[:, None] * means**2).sum() / (centered**2).sum())
 
 
 def pcr_comparison(before: np.ndarray, after: np.ndarray, batch: np.ndarray) -> float:

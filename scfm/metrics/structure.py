@@ -83,11 +83,11 @@ def scgraph(embedding: np.ndarray, labels: np.ndarray, consensus: np.ndarray) ->
 
 def _centroid_distances(values: np.ndarray, labels: np.ndarray, n_labels: int) -> np.ndarray:
     """(C, C) Euclidean distances of trimmed centroids; NaN rows for types of fewer than 10 cells."""
-    centres = np.full((n_labels, values.shape[1]), np.nan)
+    centers = np.full((n_labels, values.shape[1]), np.nan)
     for label in range(n_labels):
         if (labels == label).sum() >= 10:
-            centres[label] = trim_mean(values[labels == label], 0.05, axis=0)
-    return np.sqrt(((centres[:, None] - centres[None]) ** 2).sum(axis=2))
+            centers[label] = trim_mean(values[labels == label], 0.05, axis=0)
+    return np.sqrt(((centers[:, None] - centers[None]) ** 2).sum(axis=2))
 
 
 def _relative(distances: np.ndarray) -> np.ndarray:

@@ -34,7 +34,7 @@ def umap(
     a, b = curve(min_dist)
     every = graph.data.max(initial=1) / graph.data[strong]
     head, tail = graph.row[strong].astype(np.int64), graph.col[strong].astype(np.int64)
-    return _optimise(start, head, tail, every, a, b, n_epochs, np.random.default_rng(seed)).astype(np.float32)
+    return _optimize(start, head, tail, every, a, b, n_epochs, np.random.default_rng(seed)).astype(np.float32)
 
 
 def curve(min_dist: float) -> tuple[float, float]:
@@ -47,9 +47,9 @@ def curve(min_dist: float) -> tuple[float, float]:
 
 def _principal_plane(embedding: np.ndarray, seed: int) -> np.ndarray:
     """(B, 2) first principal components within ±10, with a little noise that parts identical cells."""
-    centred = embedding - embedding.mean(axis=0)
-    values, vectors = np.linalg.eigh(centred.T @ centred)
-    plane = centred @ vectors[:, np.argsort(-values)[:2]]
+    centered = embedding - embedding.mean(axis=0)
+    values, vectors = np.linalg.eigh(centered.T @ centered)
+    plane = centered @ vectors[:, np.argsort(-values)[:2]]
     if plane.shape[1] == 1:
         plane = np.column_stack([plane, np.zeros(len(plane))])
     plane *= 10 / max(np.abs(plane).max(), 1e-12)
@@ -62,7 +62,7 @@ def _clipped(value: float) -> float:
 
 
 @njit(cache=True)
-def _optimise(
+def _optimize(
     points: np.ndarray,
     head: np.ndarray,
     tail: np.ndarray,

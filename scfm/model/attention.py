@@ -3,7 +3,7 @@
 Importing this module is enough: a transformers model whose ``attn_implementation`` is ``scfm_packed`` then takes a row
 of cells ``(1, T)`` with ``boundaries`` and ``longest`` as keywords of its forward, and no token sees another cell's.
 Two paths compute the same thing: ``varlen`` (CUDA, half precision; one kernel for the whole row) and ``sdpa``
-(anywhere; neighbouring cells of equal length are one call). :func:`attention_path` says which one runs and why. A
+(anywhere; neighboring cells of equal length are one call). :func:`attention_path` says which one runs and why. A
 third, slow one keeps the weights of every head, where a caller hands in a list for them.
 """
 
@@ -170,7 +170,7 @@ def _cell_by_cell(
     scaling: float | None,
     dropout: float,
 ) -> torch.Tensor:
-    """SDPA for each run of neighbours of equal length.
+    """SDPA for each run of neighbors of equal length.
 
     Runs need no copy. Bringing all equal lengths together, or padding lengths to a few sizes under a mask, costs as
     much in copies as it saves in calls: measured on lengths from 5 to 3000, one core, the best of them gains 12 %.

@@ -79,8 +79,8 @@ class Work:
         inside = max(self.attention(mean_length) / attention, 0.25 * traffic)
         return 1 / (linear + inside + self.head / products)
 
-    def utilisation(self, tokens_per_second: float, mean_length: float, peak: float) -> float:
-        """Model FLOPs utilisation of one device: real tokens over wall time, against its data-sheet peak."""
+    def utilization(self, tokens_per_second: float, mean_length: float, peak: float) -> float:
+        """Model FLOPs utilization of one device: real tokens over wall time, against its data-sheet peak."""
         return self.per_token(mean_length) * tokens_per_second / peak
 
 

@@ -15,7 +15,7 @@ from scfm.types import Backbone, Metrics, Spec
 
 
 class AR(Objective):
-    """GPT's causal language modelling on ranked genes (tGPT: Shen et al. 2023).
+    """GPT's causal language modeling on ranked genes (tGPT: Shen et al. 2023).
 
     Each token predicts the next one of its own cell: the first token of a cell is no target, the eos token is one. The
     loss is computed in chunks, so that the scores of all tokens are never in memory at once.

@@ -1,4 +1,4 @@
-"""Masked gene modelling: mask genes of a cell and predict them."""
+"""Masked gene modeling: mask genes of a cell and predict them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scfm.types import Backbone, Metrics, Spec
 
 
 class MLM(Objective):
-    """BERT's masked language modelling on ranked genes (Devlin et al. 2019; Theodoris et al. 2023).
+    """BERT's masked language modeling on ranked genes (Devlin et al. 2019; Theodoris et al. 2023).
 
     A share of the genes of every packed row is drawn without replacement. Of these, some become the mask token, some a
     random gene, the rest stay, and the model predicts the original genes. Only genes are drawn, and only genes replace

@@ -9,7 +9,7 @@ import torch
 class Muon(torch.optim.Optimizer):
     """``torch.optim.Muon`` and ``torch.optim.AdamW`` behind one list of groups, one state and one learning rate.
 
-    Muon orthogonalises the update of a hidden matrix (Jordan et al. 2024). Its update is scaled to the size of AdamW's
+    Muon orthogonalizes the update of a hidden matrix (Jordan et al. 2024). Its update is scaled to the size of AdamW's
     (Liu et al. 2025, "Muon is scalable for LLM training"), so that both take the same rate and schedule. It needs whole
     matrices: one device or DDP, no sharding.
 

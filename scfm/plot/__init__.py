@@ -1,7 +1,7 @@
 """Pictures. Every function returns a Matplotlib figure; nothing is shown, no global state is touched.
 
-Colours are told apart by colour-blind readers up to eight categories (Okabe & Ito, 2008); more categories add marker
-shapes, so that colour alone never has to carry a difference.
+Colors are told apart by color-blind readers up to eight categories (Okabe & Ito, 2008); more categories add marker
+shapes, so that color alone never has to carry a difference.
 """
 
 from scfm.plot.cell_maps import draw_cells, maps, umap

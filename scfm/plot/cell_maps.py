@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from scfm.plot.figure import ABSENT, GREY, INK, categories, make_figure, style
+from scfm.plot.figure import ABSENT, GRAY, INK, categories, make_figure, style
 
 ROWS_OF_LEGEND = 24
 
@@ -23,15 +23,15 @@ def draw_cells(
     legend: bool = True,
     names: Sequence[str] | None = None,
 ) -> None:
-    """Cells on a map, coloured by categories or by a number.
+    """Cells on a map, colored by categories or by a number.
 
     Args:
         axes: to draw on.
         coordinates: (B, 2).
-        values: (B,) names, or floats (NaN grey).
+        values: (B,) names, or floats (NaN gray).
         title: above the map.
         legend: beside the map.
-        names: all categories, in the order of their colours; None takes those that occur.
+        names: all categories, in the order of their colors; None takes those that occur.
     """
     size = float(np.clip(9000 / max(len(coordinates), 1), 2, 28))
     axes.set_title(title, fontsize=11, loc="left", color=INK)
@@ -60,7 +60,7 @@ def draw_cells(
 
 def _draw_number(axes: Axes, coordinates: np.ndarray, values: np.ndarray, size: float, legend: bool) -> None:
     known = np.isfinite(values)
-    axes.scatter(coordinates[~known, 0], coordinates[~known, 1], s=size, linewidths=0, color=GREY, rasterized=True)
+    axes.scatter(coordinates[~known, 0], coordinates[~known, 1], s=size, linewidths=0, color=GRAY, rasterized=True)
     points = axes.scatter(
         coordinates[known, 0],
         coordinates[known, 1],
@@ -94,25 +94,25 @@ def _legend(axes: Axes, names: Sequence[str]) -> None:
     )
 
 
-def maps(coordinates: Mapping[str, np.ndarray], colourings: Mapping[str, np.ndarray]) -> Figure:
-    """Embeddings side by side: a row for each colouring, a column for each embedding, one legend a row.
+def maps(coordinates: Mapping[str, np.ndarray], colorings: Mapping[str, np.ndarray]) -> Figure:
+    """Embeddings side by side: a row for each coloring, a column for each embedding, one legend a row.
 
     Args:
         coordinates: (B, 2) by name of the embedding.
-        colourings: (B,) names or floats by what they are.
+        colorings: (B,) names or floats by what they are.
 
     Returns:
         The figure.
     """
-    n_rows, n_columns = len(colourings), len(coordinates)
+    n_rows, n_columns = len(colorings), len(coordinates)
     longest = max(
-        (len(categories(v)) for v in colourings.values() if not np.issubdtype(v.dtype, np.floating)), default=1
+        (len(categories(v)) for v in colorings.values() if not np.issubdtype(v.dtype, np.floating)), default=1
     )
     side = 1.7 * -(-longest // ROWS_OF_LEGEND)
     figure = make_figure(4.1 * n_columns + side, 3.9 * n_rows)
     grid = figure.subplots(n_rows, n_columns, squeeze=False)
-    named = {what: set(categories(v)) for what, v in colourings.items() if not np.issubdtype(v.dtype, np.floating)}
-    for row, (what, values) in zip(grid, colourings.items(), strict=True):
+    named = {what: set(categories(v)) for what, v in colorings.items() if not np.issubdtype(v.dtype, np.floating)}
+    for row, (what, values) in zip(grid, colorings.items(), strict=True):
         names = _alike(named[what], list(named.values())) if what in named else None
         for axes, (name, points) in zip(row, coordinates.items(), strict=True):
             draw_cells(axes, points, values, f"{name}, by {what}", legend=axes is row[-1], names=names)
@@ -120,7 +120,7 @@ def maps(coordinates: Mapping[str, np.ndarray], colourings: Mapping[str, np.ndar
 
 
 def _alike(names: set[str], others: Sequence[set[str]]) -> list[str]:
-    """The categories of all colourings that share a category with this one: a label and what was called so."""
+    """The categories of all colorings that share a category with this one: a label and what was called so."""
     shared = [other for other in others if (other & names) - set(ABSENT)]
     return categories(np.array(sorted(set(names).union(*shared)), dtype=object))
 

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scfm.plot.figure import COLORS, GREY, INK, bare, categories, make_figure
+from scfm.plot.figure import COLORS, GRAY, INK, bare, categories, make_figure
 
 
 def confusion_matrix(true: np.ndarray, predicted: np.ndarray, *, title: str = "") -> Figure:
@@ -71,7 +71,7 @@ def reliability_diagram(bins: np.ndarray, *, title: str = "") -> Figure:
     figure = make_figure(4.6, 4.8)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     filled = bins[:, 2] > 0
-    above.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="perfectly calibrated")
+    above.plot([0, 1], [0, 1], color=GRAY, lw=1, ls="--", label="perfectly calibrated")
     above.plot(bins[filled, 0], bins[filled, 1], color=COLORS[0], marker="o", lw=1.6, label="cells")
     above.set(ylim=(0, 1.02), xlim=(0, 1.0), ylabel="share correct")
     above.set_title(title, fontsize=11, loc="left", color=INK)

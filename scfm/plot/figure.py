@@ -1,4 +1,4 @@
-"""What all pictures share: colours, size, how they are written."""
+"""What all pictures share: colors, size, how they are written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scfm.io import atomic_write
 
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#A8A100", "#5B4FA2")
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<", ">", "*")
-GREY, INK = "#BDBDBD", "#222222"
+GRAY, INK = "#BDBDBD", "#222222"
 ABSENT = ("unknown", "(missing)", "nan")
 
 
@@ -58,7 +58,7 @@ def categories(values: np.ndarray) -> list[str]:
 
 
 def style(place: int, name: str) -> dict[str, Any]:
-    """Colour and marker of the category at a place among its kind."""
+    """Color and marker of the category at a place among its kind."""
     if name in ABSENT:
-        return {"color": GREY, "marker": "o"}
+        return {"color": GRAY, "marker": "o"}
     return {"color": COLORS[place % len(COLORS)], "marker": MARKERS[place // len(COLORS) % len(MARKERS)]}

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from scfm.plot.figure import COLORS, GREY, INK, bare, make_figure
+from scfm.plot.figure import COLORS, GRAY, INK, bare, make_figure
 
 
 def stage_violins(pseudotime: np.ndarray, stage: np.ndarray, order: Sequence[str], *, title: str = "") -> Figure:
@@ -49,7 +49,7 @@ def stage_violins(pseudotime: np.ndarray, stage: np.ndarray, order: Sequence[str
 def score_bars(
     table: pd.DataFrame, *, highlight: str = "", errors: Mapping[str, tuple[float, float]] | None = None
 ) -> Figure:
-    """Scores of methods as bars, one panel for each column, sorted by the first, the highlighted method in colour.
+    """Scores of methods as bars, one panel for each column, sorted by the first, the highlighted method in color.
 
     Args:
         table: methods × metrics, in [0, 1] or near.
@@ -62,7 +62,7 @@ def score_bars(
     table = table.sort_values(table.columns[0], na_position="first")
     figure = make_figure(2.1 + 2.6 * table.shape[1], 0.9 + 0.34 * len(table))
     grid = figure.subplots(1, table.shape[1], sharey=True, squeeze=False)[0]
-    colors = [COLORS[0] if name == highlight else GREY for name in table.index]
+    colors = [COLORS[0] if name == highlight else GRAY for name in table.index]
     for place, (axes, metric) in enumerate(zip(grid, table.columns, strict=True)):
         values = table[metric].to_numpy(dtype=float)
         axes.barh(range(len(table)), np.nan_to_num(values), color=colors, height=0.7)

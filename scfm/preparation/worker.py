@@ -147,11 +147,11 @@ class WorkerState:
         matching = {name: self.options[name] for name in ("policy", "species", "alias")}
 
         @lru_cache(maxsize=OPEN)
-        def harmonise(names: tuple[str, ...]) -> tuple[GeneMap, np.ndarray]:
-            found = self.tokenizer.harmonise(names, **matching)
+        def harmonize(names: tuple[str, ...]) -> tuple[GeneMap, np.ndarray]:
+            found = self.tokenizer.harmonize(names, **matching)
             return found, gene_weights(found.columns, self.tokenizer.require_vocab().tokens)
 
-        return harmonise
+        return harmonize
 
     def file_genes(self, file: int) -> FileGenes:
         """The result of the gene check."""

@@ -26,7 +26,7 @@ def trajectory_figures(expression: Expression, trajectory: Trajectory) -> dict[s
             plot.gene_trends(
                 time, expression.values[:, columns].toarray(), [str(g) for g in expression.genes[columns]]
             ),
-            "Log-normalised expression along pseudotime, smoothed; the genes that rise and fall the most.",
+            "Log-normalized expression along pseudotime, smoothed; the genes that rise and fall the most.",
         )
     }
     names = stage_names(trajectory)

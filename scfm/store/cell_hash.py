@@ -36,7 +36,7 @@ def cell_hashes(counts: csr_matrix, columns: np.ndarray, vocab: Vocab) -> np.nda
 
     Args:
         counts: (B, G) counts.
-        columns: (G,) token id of each column, -1 where it has none (``Tokenizer.harmonise(genes).columns``).
+        columns: (G,) token id of each column, -1 where it has none (``Tokenizer.harmonize(genes).columns``).
         vocab: the vocabulary.
     """
     whole = bool((counts.data == np.floor(counts.data)).all())

@@ -20,7 +20,7 @@ SCANNED_TOKENS = 1 << 28
 
 
 class TokenStore:
-    """Tokenised cells on disk: a directory that ``datasets.load_from_disk`` opens too.
+    """Tokenized cells on disk: a directory that ``datasets.load_from_disk`` opens too.
 
     Rows are read from memory maps with one compiled copy; nothing is loaded that is not asked for. A store can be
     pickled (it is opened again where it arrives), so it goes to loader workers as it is.

@@ -20,7 +20,7 @@ CELLS_PER_BATCH = 4096
 
 @dataclass(frozen=True)
 class Cells:
-    """Tokenised cells with everything that is stored of them.
+    """Tokenized cells with everything that is stored of them.
 
     Attributes:
         tokens: uint16 ids of each cell.

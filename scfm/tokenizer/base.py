@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from scfm.genes import GeneMap, biotype_of, harmonise, limit_alias
+from scfm.genes import GeneMap, biotype_of, harmonize, limit_alias
 from scfm.genes.harmonise import Policy, is_excluded
 from scfm.genes.resolve import Species
 from scfm.tokenizer.dictionary import read_mapping, read_tokens
@@ -124,7 +124,7 @@ class Tokenizer:
         before, after = self.roles
         return np.array([*map(special, before)], dtype=np.uint16), np.array([*map(special, after)], dtype=np.uint16)
 
-    def harmonise(
+    def harmonize(
         self,
         names: Sequence[str],
         *,
@@ -140,7 +140,7 @@ class Tokenizer:
             species: what the names are of.
             alias: a user's own names, which go before the tokenizer's alias map.
         """
-        return harmonise(
+        return harmonize(
             names,
             self.require_vocab(),
             alias={**self.alias, **(alias or {})},
@@ -156,7 +156,7 @@ class Tokenizer:
 
         Args:
             counts: (B, G) counts.
-            columns: (G,) int32 of :meth:`harmonise`.
+            columns: (G,) int32 of :meth:`harmonize`.
             totals: (B,) counts of each cell over all its genes; None adds up its row.
             checked: bad counts were looked for already, and ``totals`` are the sums of the rows.
 

@@ -23,7 +23,7 @@ def _trailing_zeros(context: Any, word: Any) -> Any:
 
 @compiled
 def check(data: np.ndarray, start: int, stop: int) -> tuple[float, int]:
-    """A row's total over all columns, added in four lanes, and a fault. Loops without a branch are vectorised."""
+    """A row's total over all columns, added in four lanes, and a fault. Loops without a branch are vectorized."""
     row = data[start:stop]
     a, b, c, d, negative = 0.0, 0.0, 0.0, 0.0, False
     whole = row.size // 4 * 4

@@ -25,7 +25,7 @@ _HIGH_ONE = np.uint64(1 << 32)
 _LOW_HALF = np.uint64((1 << 32) - 1)
 _GAPS = np.array([701, 301, 132, 57, 23, 10, 4, 1])
 
-#: Keys looked at together for equal neighbours: without a branch, so that the comparison is vectorised.
+#: Keys looked at together for equal neighbors: without a branch, so that the comparison is vectorized.
 _STRETCH = 16
 
 

@@ -25,7 +25,7 @@ class Tally:
 
 @numba.njit(cache=True, nogil=True)
 def _mix(x):  # type: ignore[no-untyped-def]
-    """The finaliser of splitmix64: every input bit reaches every output bit."""
+    """The finalizer of splitmix64: every input bit reaches every output bit."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
@@ -63,7 +63,7 @@ def tally(counts: csr_matrix, weights: np.ndarray, sums: np.ndarray | None = Non
         weights: (G,) uint64, see :func:`scfm.store.cell_hash.gene_weights`.
         sums: (G,) float64, the counts of each gene are added to it entry by entry, so that even with fractions it
             does not depend on how the cells are cut into blocks.
-        whole: whether the file holds counts; fractions (log-normalised values) enter the hash in steps of 2**-16.
+        whole: whether the file holds counts; fractions (log-normalized values) enter the hash in steps of 2**-16.
     """
     n, genes = counts.shape
     result = Tally(np.zeros(n), np.zeros(n, np.int64), np.zeros(n, np.uint64))

@@ -99,7 +99,7 @@ def _scores(task: Head, outputs: dict[str, np.ndarray], data: CellData, rows: np
     """The head's own metrics of some cells; none for a head that nothing is fitted to here: training has judged it."""
     if not task.hooks & {"calibrate", "refit"} or len(rows) == 0:
         return {}
-    return dict(task.summarise(outputs, dict(targets(data, rows))))
+    return dict(task.summarize(outputs, dict(targets(data, rows))))
 
 
 def _coverage(task: Head, outputs: dict[str, np.ndarray], data: CellData, rows: np.ndarray) -> dict[str, float]:

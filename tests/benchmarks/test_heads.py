@@ -81,7 +81,7 @@ def test_several_files_are_batches_on_their_common_genes(heads, tmp_path):
 
 def test_few_labels_are_at_least_two_a_class_and_never_lost_in_the_test(heads):
     codes, test = np.repeat([0, 1, 2], [100, 20, 5]), np.arange(0, 125, 5)
-    known = sys.modules["tasks.annotation"]._labelled(codes, test, 0.1, seed=0)
+    known = sys.modules["tasks.annotation"]._labeled(codes, test, 0.1, seed=0)
     assert known[test].all()
     rest = np.setdiff1d(np.arange(125), test)
     assert [int(known[rest][codes[rest] == code].sum()) for code in range(3)] == [8, 2, 2]

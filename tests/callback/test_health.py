@@ -16,14 +16,14 @@ def spoil(monkeypatch):
     def at(factors, default=1.0):
         calls, forward = [0], MLM.forward
 
-        def spoilt(self, backbone, batch):
+        def spoiled(self, backbone, batch):
             found = forward(self, backbone, batch)
             if self.training:
                 found["loss"] = found["loss"] * factors.get(calls[0], default)
                 calls[0] += 1
             return found
 
-        monkeypatch.setattr(MLM, "forward", spoilt)
+        monkeypatch.setattr(MLM, "forward", spoiled)
 
     return at
 

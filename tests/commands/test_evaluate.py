@@ -50,7 +50,7 @@ def test_beside_its_backbone_before_fine_tuning_and_untrained(run, tmp_path, cap
 def test_warns_where_training_cells_would_be_judged(run, tmp_path):
     found = command("evaluate", f"input={run}/embedded.h5ad", f"output={tmp_path}", "controls=false", *QUICK)
     (note,) = (note for note in found["notes"] if "give split=" in note)
-    assert note.startswith("100.0% of the labelled cells are in the store that this embedding was fine-tuned on")
+    assert note.startswith("100.0% of the labeled cells are in the store that this embedding was fine-tuned on")
     assert not any("head" in name for name in found["annotation"])
 
 
@@ -103,5 +103,5 @@ def test_training_cells_are_known_where_genes_were_filtered(run, tmp_path, renam
     command("embed", f"init_from={run}/fine/checkpoints/best.ckpt", *files, "trainer.accelerator=cpu")
     found = command("evaluate", f"input={tmp_path}/embedded.h5ad", f"output={tmp_path}/out", "controls=false", *QUICK)
     (note,) = (note for note in found["notes"] if "give split=" in note)
-    assert note.startswith("100.0% of the labelled cells are in the store that this embedding was fine-tuned on")
+    assert note.startswith("100.0% of the labeled cells are in the store that this embedding was fine-tuned on")
     assert not any("head" in name for name in found["annotation"])

@@ -1,4 +1,4 @@
-"""Fine-tuning starts from the checkpoint, learns the labels, and refuses what cannot be learnt."""
+"""Fine-tuning starts from the checkpoint, learns the labels, and refuses what cannot be learned."""
 
 import json
 import re
@@ -80,9 +80,9 @@ def test_a_fine_tune_may_begin_where_another_adapted(before, finetune):
     _, second = finetune("trainer.max_steps=2", "adapt=full", f"init_from={start}", output="second")
     began, ended = (restore_backbone(checkpoint.read(path)) for path in (start, second / "checkpoints/last.ckpt"))
     values = merge(began).state_dict()
-    learnt = [name for name, value in ended.state_dict().items() if not torch.equal(value, values[name])]
-    assert any("layer.0." in name for name in learnt)
-    assert any("embeddings" in name for name in learnt)
+    learned = [name for name, value in ended.state_dict().items() if not torch.equal(value, values[name])]
+    assert any("layer.0." in name for name in learned)
+    assert any("embeddings" in name for name in learned)
 
 
 def test_several_label_columns(finetune):
@@ -150,7 +150,7 @@ def test_a_head_that_learns_once_more_is_judged_as_it_is_shipped(finetune, monke
     calls = []
     monkeypatch.setattr(Ordinal, "refit", lambda self, outputs, targets: calls.append("refit"))
     monkeypatch.setattr(
-        Ordinal, "summarise", lambda self, outputs, targets: calls.append("judged") or {"spearman": len(calls)}
+        Ordinal, "summarize", lambda self, outputs, targets: calls.append("judged") or {"spearman": len(calls)}
     )
     _, folder = finetune("head=trajectory/ordinal", "head.stages=[T,B,NK]", "trainer.max_steps=1")
     found = json.loads((folder / "metrics.json").read_text())

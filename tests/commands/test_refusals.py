@@ -95,7 +95,7 @@ def test_a_sweep_whose_trials_all_failed_exits_1(made_store, tmp_path):
     assert "All 2 trials of the sweep failed." in done.stderr
 
 
-def test_a_sweep_over_a_misspelt_key(made_store, tmp_path):
+def test_a_sweep_over_a_misspelled_key(made_store, tmp_path):
     done = sweep("optim.lrr=1,2", folder=tmp_path, store=made_store)
     assert done.returncode == 1
     assert done.stderr.count("did you mean 'lr'?") == 1

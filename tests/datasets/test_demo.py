@@ -1,4 +1,4 @@
-"""The shipped cells: what they hold, that they are raw, that their licence lies beside them."""
+"""The shipped cells: what they hold, that they are raw, that their license lies beside them."""
 
 import anndata
 import numpy as np

@@ -133,7 +133,7 @@ def spoil_all_batches(adata):
     [
         (spoil_nan, {}, r"all 240 cells have NaN or infinite numbers in obsm\['X_scfm'\]"),
         (spoil_constant, {}, "is the same in all 240 cells"),
-        (spoil_class, {}, "label='type' is 'T' in all labelled cells"),
+        (spoil_class, {}, "label='type' is 'T' in all labeled cells"),
         (spoil_labels, {}, "label='type' is missing in all 240 cells"),
         (spoil_batch, {}, "batch='donor' is 'one' in all cells; mixing needs at least two batches"),
         (spoil_all_batches, {}, "all 240 cells have no donor"),
@@ -266,15 +266,15 @@ def test_verdict_names_the_winner_whoever_it_is():
     assert integration_verdict(scores, "PCA", ["X", "Harmony"], "total").startswith("Embedding: PCA has the best total")
 
 
-def test_umap_keeps_neighbours_and_repeats_itself(blobs):
+def test_umap_keeps_neighbors_and_repeats_itself(blobs):
     from sklearn.manifold import trustworthiness
 
     embedding, labels, _ = blobs
     first = umap(embedding, seed=1)
     np.testing.assert_array_equal(first, umap(embedding, seed=1))
     assert trustworthiness(embedding, first, n_neighbors=15) > 0.85
-    centres = np.stack([first[labels == label].mean(0) for label in range(4)])
-    nearest = np.linalg.norm(first[:, None] - centres, axis=2).argmin(1)
+    centers = np.stack([first[labels == label].mean(0) for label in range(4)])
+    nearest = np.linalg.norm(first[:, None] - centers, axis=2).argmin(1)
     assert (nearest == labels).mean() > 0.98
 
 

@@ -8,7 +8,7 @@ from scfm.evaluation.folds import make_folds, read_split
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(2, 9), st.integers(2, 6), st.integers(0, 99))
-def test_every_labelled_cell_is_tested_once_and_groups_stay_whole(n_groups, n_folds, seed):
+def test_every_labeled_cell_is_tested_once_and_groups_stay_whole(n_groups, n_folds, seed):
     rng = np.random.default_rng(seed)
     groups = np.r_[np.arange(n_groups), rng.integers(n_groups, size=80)]
     codes = np.r_[np.arange(n_groups) % 3, rng.integers(-1, 3, size=80)]
@@ -24,7 +24,7 @@ def test_every_labelled_cell_is_tested_once_and_groups_stay_whole(n_groups, n_fo
     ("codes", "groups", "n_folds", "words"),
     [
         ([0, 0, -1], None, 2, "all of one class"),
-        ([0, 1, 0], ["a"] * 3, 2, "all labelled cells are of one group"),
+        ([0, 1, 0], ["a"] * 3, 2, "all labeled cells are of one group"),
         ([0, 1, 0], None, 1, "folds=1"),
     ],
 )
@@ -44,7 +44,7 @@ def test_a_split_of_a_fine_tune_is_kept(tmp_path, caplog):
 def test_refuses_a_split_of_other_cells_or_columns(tmp_path):
     path = tmp_path / "split.csv"
     path.write_text("cell,part\na,train\n")
-    with pytest.raises(ValueError, match="leaves 1 labelled training cells and 0 labelled test cells"):
+    with pytest.raises(ValueError, match="leaves 1 labeled training cells and 0 labeled test cells"):
         read_split(path, ["a", "b"], np.array([0, 1]))
     path.write_text("name\na\n")
     with pytest.raises(ValueError, match="expected cell, part"):

@@ -51,7 +51,7 @@ def test_a_class_without_cells_is_never_called():
     assert not weight[1].any()
 
 
-def test_a_layer_learns_from_labelled_cells_alone_and_stays_where_there_is_nothing_to_tell_apart():
+def test_a_layer_learns_from_labeled_cells_alone_and_stays_where_there_is_nothing_to_tell_apart():
     values, codes = blobs(3)
     layer = nn.Linear(8, 3)
     before = layer.weight.detach().clone()

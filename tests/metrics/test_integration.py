@@ -46,7 +46,7 @@ def ring(n_cells, k):
 
 def test_lisi_of_equal_distances_counts_the_groups():
     near, groups = ring(12, 5), np.arange(12) % 4
-    np.testing.assert_allclose(lisi(near, groups), 4)  # four neighbours, one of each group, equal weights
+    np.testing.assert_allclose(lisi(near, groups), 4)  # four neighbors, one of each group, equal weights
     assert ilisi(near, groups) == pytest.approx(1)
     assert clisi(near, groups) == pytest.approx(0)
 
@@ -72,8 +72,8 @@ def test_graph_connectivity_by_hand():
 
 def test_batch_variance_equals_regression_on_principal_components(blobs):
     embedding, _, batch = blobs
-    centred = embedding - embedding.mean(0)
-    components = centred @ np.linalg.svd(centred, full_matrices=False)[2].T
+    centered = embedding - embedding.mean(0)
+    components = centered @ np.linalg.svd(centered, full_matrices=False)[2].T
     onehot = np.eye(3)[batch]
     fitted = onehot @ np.linalg.lstsq(onehot, components, rcond=None)[0]
     r2, variance = fitted.var(0) / components.var(0), components.var(0)
@@ -126,7 +126,7 @@ def test_without_batches_or_labels_only_what_can_be_computed(blobs):
     assert set(integration_scores(embedding, None, batch, embedding)) == {"ilisi", "pcr"}
 
 
-def test_twins_do_not_crowd_a_cell_out_of_its_own_neighbours():
+def test_twins_do_not_crowd_a_cell_out_of_its_own_neighbors():
     near = find_neighbors(np.zeros((50, 2)), 5)
     np.testing.assert_array_equal(near.indices[:, 0], np.arange(50))
 

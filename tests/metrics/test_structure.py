@@ -14,13 +14,13 @@ def test_overlap_of_rotated_and_of_shuffled_cells():
     assert neighbor_overlap(points, rng.permutation(points)) < 0.3
 
 
-def test_pseudo_batches_keep_their_neighbours_only_without_correction():
+def test_pseudo_batches_keep_their_neighbors_only_without_correction():
     rng = np.random.default_rng(1)
     points, pseudo = rng.normal(size=(300, 4)), rng.integers(3, size=300)
     assert neighbor_overlap(points, points + 5 * np.eye(3, 4)[pseudo], pseudo) == pytest.approx(1)  # inside batches
 
 
-def test_ksim_of_pure_and_mixed_neighbourhoods():
+def test_ksim_of_pure_and_mixed_neighborhoods():
     points = np.repeat([[0.0, 0], [100, 0]], 50, axis=0) + np.random.default_rng(0).normal(size=(100, 2))
     assert ksim(points, np.repeat(["a", "b"], 50)) == 1
     assert ksim(points, np.tile(["a", "b"], 50)) < 0.1

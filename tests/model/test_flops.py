@@ -33,9 +33,9 @@ def test_published_table(model, length, predicted, mflop, attention, head, ideal
     assert work.roof(length) / 1e6 == pytest.approx(roof, rel=0.02)
 
 
-def test_utilisation_and_lengths():
+def test_utilization_and_lengths():
     work = Work(*SIZES["104M"], True, 0.15)
-    assert work.utilisation(989e12 / work.per_token(128), 128, 989e12) == pytest.approx(1)
+    assert work.utilization(989e12 / work.per_token(128), 128, 989e12) == pytest.approx(1)
     assert mean_length([128, 128]) == 128
     assert mean_length([1, 3]) == 2.5
     assert mean_length([]) == 0

@@ -82,7 +82,7 @@ def test_training_and_evaluation_give_the_same_loss(spec, cells, backbone):
 
 
 def test_words_are_never_predicted_genes(backbone, cells):
-    """tGPT's vocabulary has clinical words: a model that favours one is scored on its best gene."""
+    """tGPT's vocabulary has clinical words: a model that favors one is scored on its best gene."""
     vocab = Vocab(tuple(f"g{i}" for i in range(200)), {"pad": 0, "bos": 2, "eos": 3}, words=(1, 199))
     model, batch = backbone(True, vocab=vocab), cells([40], n_tokens=199)
     task = AR(Spec(vocab, 32)).eval()

@@ -19,7 +19,7 @@ from support import checksums
 
 
 def test_every_cell_is_what_the_tokenizer_says(store, files, fitted, cells):
-    columns = fitted.harmonise(list(cells.var_names)).columns
+    columns = fitted.harmonize(list(cells.var_names)).columns
     expected = fitted.encode(csr_matrix(cells.X), columns)
     assert lists(store) == [expected[i].tolist() for i in range(cells.n_obs)]
     assert store.names(np.arange(cells.n_obs)) == list(cells.obs_names)

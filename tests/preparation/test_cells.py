@@ -103,7 +103,7 @@ def test_counts_beside_the_tokens(cells, fitted, tmp_path):
     import datasets
 
     rows = datasets.load_from_disk(str(store.path))
-    counts, columns = cells.X.toarray()[:20], fitted.harmonise(list(cells.var_names)).columns
+    counts, columns = cells.X.toarray()[:20], fitted.harmonize(list(cells.var_names)).columns
     for i in (0, 19):
         by_token = {int(columns[g]): counts[i, g] for g in range(cells.n_vars)}
         expected = [by_token.get(token, 0.0) for token in rows[i]["input_ids"]]

@@ -13,7 +13,7 @@ def test_tokens_equal_plain_numpy(cells, fitted, tmp_path):
     part.X = csr_matrix(part.X, dtype=np.float64)
     part.X.data = np.round(part.X.data * np.random.default_rng(0).uniform(0.8, 1, part.X.nnz) * 20, 4)
     part.write_h5ad(tmp_path / "x.h5ad")
-    columns = fitted.harmonise(list(part.var["gene_id"])).columns
+    columns = fitted.harmonize(list(part.var["gene_id"])).columns
     medians, expected = fitted.medians, []
     for row in part.X.toarray():
         scores = row / row.sum() * 10_000 / medians[columns]

@@ -171,7 +171,7 @@ def test_a_run_that_resumed_from_others_gathers_its_own_shards(zero, monkeypatch
         torch.load(zero / "x.pt", weights_only=False)
 
 
-def test_loads_are_as_before_afterwards(tmp_path, monkeypatch):
+def test_loads_are_as_before_afterward(tmp_path, monkeypatch):
     monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)
     torch.save({"x": Runs(tmp_path / "ran")}, tmp_path / "x.pt")
     with plain_loads(), pytest.raises(pickle.UnpicklingError):

@@ -40,7 +40,7 @@ STRATEGIES = {
 
 
 def note_shares(folder: str) -> None:
-    """Write down how much of a divided model this rank was given to build, and holds afterwards, in numbers."""
+    """Write down how much of a divided model this rank was given to build, and holds afterward, in numbers."""
     configure = CellModule.configure_model
 
     def noted(self: CellModule) -> None:
@@ -124,7 +124,7 @@ def unhealthy(store: str, folder: str) -> None:
     for name in ("ddp", "ddp_apart", "fsdp2", "deepspeed_zero2", "deepspeed_zero3"):
         calls = [0]
 
-        def spoilt(self: MLM, backbone, batch, calls=calls):
+        def spoiled(self: MLM, backbone, batch, calls=calls):
             found = forward(self, backbone, batch)
             if self.training:
                 calls[0] += 1
@@ -132,7 +132,7 @@ def unhealthy(store: str, folder: str) -> None:
                     found["loss"] = found["loss"] * float("nan")
             return found
 
-        MLM.forward = spoilt
+        MLM.forward = spoiled
         options = ("trainer.max_steps=2", "model.dropout=0.1", *STRATEGIES[name])
         train(store, f"{folder}/unhealthy_{name}", *COMMON, *options)
     MLM.forward = forward

@@ -36,8 +36,8 @@ def test_state_through_json_gives_the_same_tokens(name, build, statistics, count
     again = from_dict(json.loads(json.dumps(tokenizer.to_dict())))
     assert type(again) is type(tokenizer)
     assert again.to_dict() == tokenizer.to_dict()
-    columns = tokenizer.harmonise(NAMES).columns
-    assert np.array_equal(again.harmonise(NAMES).columns, columns)
+    columns = tokenizer.harmonize(NAMES).columns
+    assert np.array_equal(again.harmonize(NAMES).columns, columns)
     ids, also = (one.encode(counts, columns) for one in (tokenizer, again))
     assert np.array_equal(ids.values, also.values)
     assert from_dict(unfitted.to_dict()).to_dict() == unfitted.to_dict()
@@ -98,17 +98,17 @@ def test_medians_are_those_of_the_corpus(build, statistics):
 @pytest.mark.parametrize(("name", "before", "after"), [("iseeek", 1, 2), ("tgpt", 1, 2), ("geneformer_v2", 2, 3)])
 def test_frame_and_length(name, before, after, build, statistics, counts):
     tokenizer = build(name, max_length=5).fit(statistics)
-    ids = tokenizer.encode(counts, tokenizer.harmonise(NAMES).columns)
+    ids = tokenizer.encode(counts, tokenizer.harmonize(NAMES).columns)
     assert set(ids.lengths) == {5}
     assert {ids[i][0] for i in range(len(ids))} == {before}
     assert {ids[i][-1] for i in range(len(ids))} == {after}
     v1 = build("geneformer_v1", max_length=3).fit(statistics)
-    assert set(v1.encode(counts, v1.harmonise(NAMES).columns).lengths) == {3}
+    assert set(v1.encode(counts, v1.harmonize(NAMES).columns).lengths) == {3}
 
 
 def test_cells_without_a_gene_of_the_vocabulary_are_empty(build, statistics):
     tokenizer = build("iseeek").fit(statistics)
-    genes = tokenizer.harmonise(["MALAT1", "ACTB"])
+    genes = tokenizer.harmonize(["MALAT1", "ACTB"])
     ids = tokenizer.encode(csr_matrix(np.array([[5, 0], [5, 1]])), genes.columns)
     assert ids.lengths.tolist() == [0, 3]
 
@@ -116,20 +116,20 @@ def test_cells_without_a_gene_of_the_vocabulary_are_empty(build, statistics):
 def test_a_total_below_its_counts_is_told(build, statistics, counts):
     tokenizer = build("geneformer_v2").fit(statistics)
     with pytest.warns(UserWarning, match="smaller than the sum of their counts"):
-        tokenizer.encode(counts, tokenizer.harmonise(NAMES).columns, np.ones(200))
+        tokenizer.encode(counts, tokenizer.harmonize(NAMES).columns, np.ones(200))
 
 
-def test_log_normalised_counts_give_the_same_ranks(build, statistics, counts):
+def test_log_normalized_counts_give_the_same_ranks(build, statistics, counts):
     tokenizer = build("iseeek").fit(statistics)
-    columns = tokenizer.harmonise(NAMES).columns
+    columns = tokenizer.harmonize(NAMES).columns
     scaled = counts.multiply(1e4 / counts.sum(axis=1)).tocsr()
     assert np.array_equal(tokenizer.encode(scaled.log1p(), columns).values, tokenizer.encode(counts, columns).values)
 
 
 def test_a_user_alias_goes_before_the_tokenizers_own(build, statistics):
     tokenizer = build("iseeek").fit(statistics)
-    assert tokenizer.harmonise(["mine"]).columns.tolist() == [-1]
-    assert tokenizer.harmonise(["mine"], alias={"MINE": "ACTB"}).columns.tolist() == [tokenizer.vocab.ids["ACTB"]]
+    assert tokenizer.harmonize(["mine"]).columns.tolist() == [-1]
+    assert tokenizer.harmonize(["mine"], alias={"MINE": "ACTB"}).columns.tolist() == [tokenizer.vocab.ids["ACTB"]]
 
 
 def test_text(build, tmp_path):
@@ -150,7 +150,7 @@ def test_text(build, tmp_path):
 
 def test_refusals(build, statistics, tmp_path):
     with pytest.raises(ValueError, match="has no vocabulary yet"):
-        build("iseeek").harmonise(["ACTB"])
+        build("iseeek").harmonize(["ACTB"])
     with pytest.raises(ValueError, match="has a vocabulary already"):
         build("iseeek").fit(statistics).fit(statistics)
     with pytest.raises(ValueError, match="has a vocabulary already"):

@@ -26,7 +26,7 @@ def counts(golden):
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_geneformer_at_every_position(golden, counts, published, version):
     tokenizer = published(version)
-    genes = tokenizer.harmonise(golden["genes"])
+    genes = tokenizer.harmonize(golden["genes"])
     ids = tokenizer.encode(counts, genes.columns, np.array(golden["n_counts"]))
     want = golden[f"input_ids_{version.upper()}"]
     assert [ids[i].tolist() for i in range(16)] == want
@@ -37,10 +37,10 @@ def test_geneformer_at_every_position(golden, counts, published, version):
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_versions_cases_and_symbols_lead_to_the_same_tokens(golden, counts, published, version):
     tokenizer = published(version)
-    plain = tokenizer.harmonise(golden["genes"]).columns
-    assert np.array_equal(tokenizer.harmonise([f"{name.lower()}.7" for name in golden["genes"]]).columns, plain)
+    plain = tokenizer.harmonize(golden["genes"]).columns
+    assert np.array_equal(tokenizer.harmonize([f"{name.lower()}.7" for name in golden["genes"]]).columns, plain)
     order = np.random.default_rng(0).permutation(len(plain))
-    shuffled = tokenizer.harmonise([golden["genes"][i] for i in order])
+    shuffled = tokenizer.harmonize([golden["genes"][i] for i in order])
     totals = np.array(golden["n_counts"], dtype=np.float64)
     ids = tokenizer.encode(csr_matrix(counts[:, order]), shuffled.columns, totals)
     assert np.array_equal(ids.values, tokenizer.encode(counts, plain, totals).values)
@@ -63,7 +63,7 @@ def test_state_goes_through_json_and_needs_no_file(golden, counts, published):
     assert np.array_equal(again.medians, tokenizer.medians)
     assert "pkl" not in json.dumps(tokenizer.to_dict()["options"])
     names = [*golden["genes"], "c-k-ras", "HLA-A", "TP53"]
-    assert np.array_equal(again.harmonise(names).columns, tokenizer.harmonise(names).columns)
+    assert np.array_equal(again.harmonize(names).columns, tokenizer.harmonize(names).columns)
 
 
 def test_published_alias_map_is_followed(shared, published):
@@ -71,7 +71,7 @@ def test_published_alias_map_is_followed(shared, published):
     tokenizer = published("v2")
     lines = (shared / "reference" / "geneformer_v2_alias_map.tsv.gz").read_bytes()
     rows = [line.split("\t") for line in gzip.decompress(lines).decode().splitlines()[1:]]
-    columns = tokenizer.harmonise([name for name, _ in rows]).columns
+    columns = tokenizer.harmonize([name for name, _ in rows]).columns
     wrong = [name for (name, gene), column in zip(rows, columns, strict=True) if column != tokenizer.vocab.ids[gene]]
     assert not wrong, wrong[:10]
 
@@ -100,7 +100,7 @@ def test_tgpt_counts_equal_its_lists(shared, build):
     """A cell whose counts fall along the list gives the list's ids, dashes and all."""
     tokenizer = build("tgpt", token_dictionary=str(shared / "reference" / "tgpt_tokenizer.json"))
     ids = tokenizer.vocab.ids
-    assert tokenizer.harmonise(["HLA-A", "hla-a", "Actb", "HLA.B"]).columns.tolist() == [
+    assert tokenizer.harmonize(["HLA-A", "hla-a", "Actb", "HLA.B"]).columns.tolist() == [
         ids["HLA_A"],
         ids["HLA_A"],
         ids["ACTB"],
@@ -108,14 +108,14 @@ def test_tgpt_counts_equal_its_lists(shared, build):
     ]
     line = (shared / "reference" / "tgpt_val.txt").read_text().splitlines()[0]
     counts = csr_matrix(np.arange(62, 0, -1)[None])
-    got = tokenizer.encode(counts, tokenizer.harmonise([name.replace("_", "-") for name in line.split()]).columns)
+    got = tokenizer.encode(counts, tokenizer.harmonize([name.replace("_", "-") for name in line.split()]).columns)
     assert got[0].tolist() == tokenizer.encode_text([line])[0].tolist()
 
 
 def test_ribosomal_and_mitochondrial_genes_are_no_tgpt_tokens(shared, build):
     tokenizer = build("tgpt", token_dictionary=str(shared / "reference" / "tgpt_tokenizer.json"))
     names = ["RPL13", "RPS2", "MT-CO1", "MALAT1", "NEAT1", "XIST", "ENSG00000251562", "ACTB"]
-    genes = tokenizer.harmonise(names)
+    genes = tokenizer.harmonize(names)
     assert genes.excluded.tolist() == [True] * 7 + [False]
     assert (genes.columns >= 0).tolist() == [False] * 7 + [True]
 

@@ -50,7 +50,7 @@ class FileGenes:
 
     def columns(self, tokenizer: Tokenizer) -> np.ndarray:
         """(G,) int32 token ids, -1 where there is none."""
-        return tokenizer.harmonise(self.names, species=self.species, alias=self.alias).columns
+        return tokenizer.harmonize(self.names, species=self.species, alias=self.alias).columns
 
 
 def read_origin(checkpoint: Checkpoint, genes: FileGenes, seed: int) -> Origin:

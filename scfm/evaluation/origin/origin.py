@@ -85,17 +85,17 @@ def check_head(cells: Cells, label: str, training: Lookup | None) -> tuple[bool,
     share, certain = _shares(training(cells.names, cells.expression.counts), cells.codes >= 0)
     if share and certain:
         return False, (
-            f"{share:.1%} of the labelled cells are in the store that this embedding was fine-tuned on, so that "
+            f"{share:.1%} of the labeled cells are in the store that this embedding was fine-tuned on, so that "
             f"scores are too high, and the names its head gave are not scored: {split}"
         )
     if share:
         return False, (
-            f"{share:.1%} of the labelled cells have the cell names of cells in the store that this embedding was "
+            f"{share:.1%} of the labeled cells have the cell names of cells in the store that this embedding was "
             "fine-tuned on, with other counts: they may be the same cells. Scores may be too high, and the names its "
             f"head gave are not scored: {split}"
         )
     return True, (
-        "The labelled cells were not found in the store that the head was fine-tuned on, by counts, leading genes or "
+        "The labeled cells were not found in the store that the head was fine-tuned on, by counts, leading genes or "
         "cell names: the head's names are scored on all of them, while the other methods learn from labels of this "
         "very file, by cross-validation."
     )

@@ -15,7 +15,7 @@ def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
     correctly, the likelihood alone would drive T to 0, and calls of unknown cells would have probabilities near 1 too.
 
     Args:
-        logits: (B, C) of labelled cells.
+        logits: (B, C) of labeled cells.
         truth: (B,) their class codes.
 
     Returns:
@@ -45,7 +45,7 @@ def fit_thresholds(
     Only *correct* calls count: with wrong calls included, the threshold would be lowest where errors are most frequent.
 
     Args:
-        probabilities: (B, C) of labelled cells, after temperature.
+        probabilities: (B, C) of labeled cells, after temperature.
         truth: (B,) their class codes.
         quantile: share of the correct calls that may be rejected.
         confidence: (B,) of each call; None for its probability.

@@ -13,7 +13,7 @@ from scfm.head.annotation.calibrate import MIN_CELLS, fit_temperature
 from scfm.head.annotation.label_layer import Prediction, check_classes, class_weight, name_cells
 from scfm.head.base import Arrays, Head, Written
 from scfm.head.ranges import check_positive, check_proper_shares
-from scfm.metrics.classification import labelled, scores, softmax
+from scfm.metrics.classification import keep_labeled, scores, softmax
 from scfm.types import Metrics, Spec
 
 #: The obsm entry of cells among the prototypes.
@@ -37,8 +37,8 @@ class Prototypes(nn.Module):
 
         L = CE(softmax(−d(z, P)/τ), y) + η Σ_c (1/n_c) Σ_{i of c} ‖z_i − P_c‖
 
-    over the labelled cells of the batch, of which n_c are of class c. Prototypes are no parameters: each is the running
-    mean of its class's z, over all devices; :meth:`consolidate` replaces them by the means over a whole labelled set.
+    over the labeled cells of the batch, of which n_c are of class c. Prototypes are no parameters: each is the running
+    mean of its class's z, over all devices; :meth:`consolidate` replaces them by the means over a whole labeled set.
 
     Args:
         spec: classes and their counts.
@@ -57,7 +57,7 @@ class Prototypes(nn.Module):
         sharpness: () 1/τ.
 
     Raises:
-        ValueError: no such column, fewer than two classes, no labelled cell, or a number out of its range.
+        ValueError: no such column, fewer than two classes, no labeled cell, or a number out of its range.
     """
 
     means: Tensor
@@ -132,7 +132,7 @@ class Prototypes(nn.Module):
         Returns:
             ``temperature``, by which τ was multiplied, and ``coverage``, the share of these cells that keep a name.
         """
-        logits, truth = labelled(logits, truth)
+        logits, truth = keep_labeled(logits, truth)
         temperature = fit_temperature(logits, truth)
         distance, called = -logits.max(axis=1) / self.sharpness.item(), logits.argmax(axis=1)
         right = called == truth
@@ -192,7 +192,7 @@ class Prototypes(nn.Module):
 
     @torch.no_grad()
     def _move(self, z: Tensor, truth: Tensor) -> None:
-        """Move each prototype towards the mean of its cells on all devices (sums and counts, never means of means)."""
+        """Move each prototype toward the mean of its cells on all devices (sums and counts, never means of means)."""
         onehot = F.one_hot(truth.clamp(min=0), len(self.names)).float() * (truth >= 0).float()[:, None]
         total = torch.cat([onehot.T @ z, onehot.sum(0)[:, None]], dim=1)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -219,12 +219,12 @@ class PrototypeHead(Head):
         """Names of the classes, added ones included."""
         return {self.label_column: self.prototypes.names}
 
-    def summarise(self, outputs: Arrays, targets: Arrays) -> dict[str, float]:
+    def summarize(self, outputs: Arrays, targets: Arrays) -> dict[str, float]:
         """``macro_f1, accuracy, balanced_accuracy, ece`` of a whole epoch."""
         return scores(outputs["logits"], targets[self.label_column])
 
     def update(self, outputs: Arrays, targets: Arrays) -> None:
-        """Set each prototype to the mean position of its cells in a whole labelled set.
+        """Set each prototype to the mean position of its cells in a whole labeled set.
 
         Args:
             outputs: results of :meth:`predict` for the training cells.

@@ -149,7 +149,7 @@ class Classifier(StateHead):
             logits = self.levels.enforce_levels(logits)
         return {"state": state, **{self._key("logits", i): scores for i, scores in enumerate(logits)}}
 
-    def summarise(self, outputs: Arrays, targets: Arrays) -> dict[str, float]:
+    def summarize(self, outputs: Arrays, targets: Arrays) -> dict[str, float]:
         """Metrics of a whole epoch.
 
         Args:

@@ -44,7 +44,7 @@ class Familiarity(nn.Module):
         """Learn centers, covariance and ranks.
 
         Args:
-            logits: (B, C) of labelled cells that were not trained on.
+            logits: (B, C) of labeled cells that were not trained on.
             truth: (B,) their class codes.
             temperature: of the probabilities.
 

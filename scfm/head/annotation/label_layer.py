@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from scfm.head.annotation.calibrate import fit_temperature, fit_thresholds
 from scfm.head.annotation.familiarity import Familiarity
 from scfm.head.logistic import EITHER, Penalty, regress
-from scfm.metrics.classification import labelled, softmax
+from scfm.metrics.classification import keep_labeled, softmax
 from scfm.types import Spec
 
 log = logging.getLogger(__name__)
@@ -208,7 +208,7 @@ class LabelLayer(nn.Module):
         Returns:
             ``temperature`` and ``coverage``, the share of these cells that keep a name.
         """
-        logits, truth = labelled(logits, truth)
+        logits, truth = keep_labeled(logits, truth)
         temperature = fit_temperature(logits, truth)
         probabilities = softmax(logits, temperature)
         familiarity = self.familiarity.fit(logits, truth, temperature)

@@ -63,7 +63,7 @@ class BatchTokenPrototype(PrototypeHead, BatchToken):
             self.prototypes.sharpness /= class_spread(space, codes) / self.width**0.5
 
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
-        """``loss``, ``accuracy`` of the contrast, ``accuracy_of_types`` and ``n_targets``, the labelled cells."""
+        """``loss``, ``accuracy`` of the contrast, ``accuracy_of_types`` and ``n_targets``, the labeled cells."""
         metrics, space = self.compute_contrast(backbone, batch)
         of_types = self.prototypes(self.finalize(space), batch.obs[self.label_column])
         loss = metrics["loss"] + self.weight * of_types["loss"]

@@ -27,7 +27,7 @@ class Follower:
 
     @torch.no_grad()
     def update(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Move towards the network's trained parameters, which must be the same at every call.
+        """Move toward the network's trained parameters, which must be the same at every call.
 
         Raises:
             ValueError: the parameters are divided over the ranks.

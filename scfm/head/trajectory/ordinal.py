@@ -98,7 +98,7 @@ class Ordinal(ClassTrajectory):
         names = np.array(self.stages, dtype=object)[np.where(missing, 0, outputs["stage"]).astype(np.int64)]
         return super().write(outputs) | Written(obs={STAGE: np.where(missing, "unknown", names)})
 
-    def summarise(self, outputs: Arrays, targets: Arrays) -> dict[str, float]:
+    def summarize(self, outputs: Arrays, targets: Arrays) -> dict[str, float]:
         """``spearman`` of pseudotime and true rank over a whole epoch."""
         rank = self.codes(targets)
         return {"spearman": spearman(outputs["pseudotime"], np.where(rank >= 0, rank, np.nan))}

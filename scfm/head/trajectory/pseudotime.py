@@ -170,7 +170,7 @@ class Pseudotime(Trajectory):
             outputs["diffusion"] = lookup_rows(self.times, batch.index, missing=np.nan)
         return outputs
 
-    def summarise(self, outputs: Arrays, targets: Arrays) -> dict[str, float]:
+    def summarize(self, outputs: Arrays, targets: Arrays) -> dict[str, float]:
         """``spearman`` of pseudotime and diffusion pseudotime over a whole epoch."""
         if "diffusion" not in outputs:
             return {}

@@ -140,7 +140,7 @@ class Time(ClassTrajectory):
         """``scfm_pseudotime``, and ``scfm_<label>`` in the units of the label."""
         return Written(obs={f"scfm_{self.label}": outputs["time"]}) | super().write(outputs)
 
-    def summarise(self, outputs: Arrays, targets: Arrays) -> dict[str, float]:
+    def summarize(self, outputs: Arrays, targets: Arrays) -> dict[str, float]:
         """``spearman`` of predicted and true times over a whole epoch."""
         truth = self.times(torch.from_numpy(targets[str(self.label)]).to(self.low.device)).cpu().numpy()
         return {"spearman": spearman(outputs["time"], truth)}

@@ -196,7 +196,7 @@ class ParametricUMAP(Head):
         uns = {"projection": "genes alone: new cells pass the network and are added to the old map"}
         return Written(obsm={KEY: outputs["map"]}, uns=uns)
 
-    def summarise(self, outputs: Arrays, targets: Arrays) -> dict[str, float]:
+    def summarize(self, outputs: Arrays, targets: Arrays) -> dict[str, float]:
         """``trustworthiness`` (Venna & Kaski 2001) of the cells' map, on at most 3000; nan for fewer than three."""
         from sklearn.manifold import trustworthiness
 

@@ -33,7 +33,7 @@ def load_umap() -> Any:
 
 @contextmanager
 def keep_threads() -> Iterator[None]:
-    """Restore torch's number of threads afterwards: numba changes it at its start, which slows small steps."""
+    """Restore torch's number of threads afterward: numba changes it at its start, which slows small steps."""
     threads = torch.get_num_threads()
     try:
         yield

@@ -74,7 +74,7 @@ ASSOCIATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def shrunk_correlation(z: np.ndarray) -> np.ndarray:
-    """Correlation matrix shrunk towards the identity.
+    """Correlation matrix shrunk toward the identity.
 
     Args:
         z: (B, G) of mean 0 and variance 1 (B − 1 in the denominator); a constant gene is all 0.

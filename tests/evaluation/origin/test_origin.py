@@ -34,10 +34,10 @@ def found(counts, names, genes=0.0):
     ("training", "fair", "words"),
     [
         (None, False, "is not known; give split="),
-        (found(0.5, 0.0), False, "50.0% of the labelled cells are in the store"),
-        (found(0.0, 1.0), False, "100.0% of the labelled cells have the cell names of cells in the store"),
-        (found(0.2, 0.0, 0.7), False, "70.0% of the labelled cells are in the store"),
-        (found(0.0, 0.9, 0.8), False, "90.0% of the labelled cells are in the store"),
+        (found(0.5, 0.0), False, "50.0% of the labeled cells are in the store"),
+        (found(0.0, 1.0), False, "100.0% of the labeled cells have the cell names of cells in the store"),
+        (found(0.2, 0.0, 0.7), False, "70.0% of the labeled cells are in the store"),
+        (found(0.0, 0.9, 0.8), False, "90.0% of the labeled cells are in the store"),
         (found(0.0, 0.05, 0.005), True, "not found in the store"),
         (found(0.0, 0.0), True, "not found in the store that the head was fine-tuned on, by counts, leading genes or"),
     ],
@@ -49,13 +49,13 @@ def test_a_head_is_scored_only_where_its_training_cells_were_looked_for_and_not_
     assert not note.startswith("No cell")
 
 
-def test_only_labelled_cells_count(cells):
+def test_only_labeled_cells_count(cells):
     few = replace(cells, codes=np.where(np.arange(120) < 60, -1, cells.codes))
     assert check_head(few, "type", found(0.5, 0.5))[0]
     assert not check_head(few, "type", found(0.6, 0.6))[0]
 
 
-def test_a_corpus_is_recognised_by_counts_or_by_names(cells):
+def test_a_corpus_is_recognized_by_counts_or_by_names(cells):
     rows = np.arange(120)
     (counts,) = check_corpora(cells, rows, {"atlas": found(0.25, 0.25)})
     assert counts.startswith("25.0% of the scored cells are in atlas")

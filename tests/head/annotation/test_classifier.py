@@ -26,15 +26,15 @@ def train(head, backbone, make_batch, steps=60, missing=()):
     return head.eval()
 
 
-def test_loss_is_weighted_cross_entropy_of_labelled_cells(make_spec):
+def test_loss_is_weighted_cross_entropy_of_labeled_cells(make_spec):
     head = Classifier(make_spec((6, 2, 4)), label="cell_type", dropout=0.0)
     logits = torch.tensor([[2.0, 0.0, 1.0], [0.5, 1.5, -1.0], [0.0, 0.0, 0.0], [3.0, 1.0, 1.0]])
     truth = torch.tensor([0, 1, -1, 2])
     weight = 12 / (3 * np.array([6, 2, 4]))
     negative_log = -np.log(np.exp(logits) / np.exp(logits).sum(1, keepdims=True))[[0, 1, 3], [0, 1, 2]].numpy()
-    loss, n_labelled = head.columns[0].loss(logits, truth)
+    loss, n_labeled = head.columns[0].loss(logits, truth)
     assert loss.item() == pytest.approx((weight * negative_log).sum() / weight.sum(), rel=1e-6)
-    assert n_labelled == 3
+    assert n_labeled == 3
 
 
 def test_weights_are_bounded_and_ignore_empty_classes():
@@ -56,7 +56,7 @@ def test_learns_saves_loads_and_names_new_cells(make_spec, make_batch, backbone)
     batch = make_batch([0, 1, 2, 2, 1, 0] * 10, seed=999)
     outputs = outputs_of(head, backbone, batch)
     targets = {"cell_type": batch.obs["cell_type"].numpy()}
-    assert head.summarise(outputs, targets)["macro_f1"] > 0.9
+    assert head.summarize(outputs, targets)["macro_f1"] > 0.9
     head.calibrate(outputs, targets)
     again = Classifier(spec, label="cell_type", hidden=8).eval()
     again.load_state_dict(head.state_dict())
@@ -97,10 +97,10 @@ def test_several_columns_at_once(make_spec, make_batch, backbone):
     assert "accuracy/tissue" in metrics
     ends = ("", "_guess", "_confidence", "_novelty")
     assert set(head.write(outputs).obs) == {f"scfm_{label}{end}" for label in head.labels for end in ends}
-    assert "macro_f1/tissue" in head.summarise(outputs, {name: codes.numpy() for name, codes in batch.obs.items()})
+    assert "macro_f1/tissue" in head.summarize(outputs, {name: codes.numpy() for name, codes in batch.obs.items()})
 
 
-def test_pseudo_labels_use_only_sure_unlabelled_cells(make_spec, make_batch, backbone):
+def test_pseudo_labels_use_only_sure_unlabeled_cells(make_spec, make_batch, backbone):
     head = Classifier(
         make_spec(), label="cell_type", pseudo_weight=1.0, pseudo_confidence=0.0, token_drop=0.0, dropout=0.0
     )
@@ -142,7 +142,7 @@ def test_thinner_cells_keep_their_first_token_and_order(make_batch):
         ),
         ((5,), "cell_type", "only 'type 0' as class"),
         ((0, 0), "cell_type", "missing in all"),
-        ((5, 0), "cell_type", "all labelled training cells have cell_type='type 0'"),
+        ((5, 0), "cell_type", "all labeled training cells have cell_type='type 0'"),
     ],
 )
 def test_refuses_what_cannot_be_learned(make_spec, counts, label, words):

@@ -110,7 +110,7 @@ def test_a_single_column_has_no_levels(make_spec):
         Classifier(make_spec(), label="cell_type", levels=True)
 
 
-def test_learns_two_levels_from_cells_of_which_some_are_labelled_broadly_alone(make_spec, make_batch, backbone):
+def test_learns_two_levels_from_cells_of_which_some_are_labeled_broadly_alone(make_spec, make_batch, backbone):
     spec = make_spec(classes={"lineage": ("T", "B")}, class_counts={"lineage": np.array([30, 5])})
 
     def made():
@@ -118,24 +118,24 @@ def test_learns_two_levels_from_cells_of_which_some_are_labelled_broadly_alone(m
             spec, label=["lineage", "cell_type"], levels=True, dropout=0.0, probe=False, gene_components=0
         )
 
-    def labelled(seed, missing=()):
+    def labeled(seed, missing=()):
         codes = np.random.default_rng(seed).permutation(np.arange(60) % 3)
         batch = make_batch(codes, seed=seed, missing=missing)
         return replace(batch, obs={**batch.obs, "lineage": torch.from_numpy((codes == 2).astype(np.int64))})
 
     head = made()
-    head.levels.learn({name: values.numpy() for name, values in labelled(0).obs.items()})
+    head.levels.learn({name: values.numpy() for name, values in labeled(0).obs.items()})
     optimizer = torch.optim.Adam([*backbone.parameters(), *head.parameters()], lr=0.02)
     for seed in range(60):
         optimizer.zero_grad()
-        head(backbone, labelled(seed, missing=range(30)))["loss"].backward()
+        head(backbone, labeled(seed, missing=range(30)))["loss"].backward()
         optimizer.step()
-    batch = labelled(999)
+    batch = labeled(999)
     again = made()
     again.load_state_dict(head.state_dict())
     outputs = {name: value.numpy() for name, value in again.eval().predict(backbone, batch).items()}
     targets = {name: values.numpy() for name, values in batch.obs.items()}
-    found = again.summarise(outputs, targets)
+    found = again.summarize(outputs, targets)
     assert min(found["macro_f1"], found["macro_f1/cell_type"]) > 0.9
     again.calibrate(outputs, targets)
     named = again.write(outputs).obs

@@ -11,7 +11,7 @@ def outputs_of(head, backbone, batch):
 
 @pytest.fixture
 def trained(make_spec, make_batch, backbone):
-    """A head that knows the types 0 and 1 of three; type 2 was never labelled."""
+    """A head that knows the types 0 and 1 of three; type 2 was never labeled."""
     torch.manual_seed(0)
     head = Prototype(make_spec((30, 30, 0)), label="cell_type", width=8, dropout=0.0)
     optimizer = torch.optim.Adam([*backbone.parameters(), *head.parameters()], lr=0.02)
@@ -81,7 +81,7 @@ def test_saves_and_loads_strictly(trained, make_spec, make_batch, backbone):
 def test_learns(trained, make_batch, backbone):
     batch = make_batch(np.arange(60) % 2, seed=700)
     targets = {"cell_type": batch.obs["cell_type"].numpy()}
-    assert trained.summarise(outputs_of(trained, backbone, batch), targets)["accuracy"] > 0.9
+    assert trained.summarize(outputs_of(trained, backbone, batch), targets)["accuracy"] > 0.9
 
 
 def test_without_labels_in_the_batch_the_loss_is_zero_with_gradients(make_spec, make_batch, backbone):

@@ -31,7 +31,7 @@ def test_partners_of_a_batch_that_lies_far_off_are_found():
     assert (kind[near] == kind[:, None])[near >= 0].all()
 
 
-def test_centred_batches_are_unit_vectors_whatever_their_shift_and_length():
+def test_centered_batches_are_unit_vectors_whatever_their_shift_and_length():
     rng = np.random.default_rng(1)
     cells, batches = rng.normal(size=(12, 3)), np.arange(12) % 3
     found = center_batches(cells, batches)

@@ -71,7 +71,7 @@ def test_a_store_without_counts_is_refused(spec, cells, tiny):
         CondDecoder(spec, **SMALL)(tiny, cells.batch([0, 1]))
 
 
-def test_domains_are_normalised_each_by_itself_like_torch():
+def test_domains_are_normalized_each_by_itself_like_torch():
     values, domains = torch.randn(30, 5), torch.arange(30) % 2
     norm = DomainNorm(3, 5)
     out = norm(values, domains)

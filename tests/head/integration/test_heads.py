@@ -237,7 +237,7 @@ def test_types_are_named_in_the_integrated_space_whatever_the_batch(spec, cells,
     head.update(predict(whole), survey.obs)
     new = replace(cells.batch(range(40)), obs={"batch": torch.full((40,), -1)})
     outputs, truth = predict(new), cells.obs["cell_type"][:40]
-    assert head.summarise(outputs, {"cell_type": truth})["macro_f1"] > 0.8
+    assert head.summarize(outputs, {"cell_type": truth})["macro_f1"] > 0.8
     head.calibrate(predict(whole), survey.obs)
     named = head.write(outputs).obs["scfm_cell_type"]
     kept = named != "unknown"

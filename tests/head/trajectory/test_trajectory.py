@@ -39,7 +39,7 @@ def test_trains_saves_loads_projects(name, exercise, tiny, cells):
         fates = head.write(outputs).obsm["X_scfm_fates"]
         np.testing.assert_allclose(fates.sum(axis=1), 1, rtol=1e-5)
         assert head.write(outputs).uns["fates"] == ["left", "right"]
-    assert head.summarise(outputs, cells.obs)["spearman"] > 0.85
+    assert head.summarize(outputs, cells.obs)["spearman"] > 0.85
 
 
 # losses

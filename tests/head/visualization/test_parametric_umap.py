@@ -27,7 +27,7 @@ def test_trains_saves_loads_projects(name, exercise, tiny, cells):
     assert all(torch.equal(value, weights[key]) for key, value in tiny.state_dict().items())
     outputs = {key: value.numpy() for key, value in head.predict(tiny, cells.batch(range(120))).items()}
     assert head.write(outputs).obsm["X_scfm_umap"].shape == (120, 2)
-    assert head.summarise(outputs, {})["trustworthiness"] > 0.7  # of a map at random: 0.5
+    assert head.summarize(outputs, {})["trustworthiness"] > 0.7  # of a map at random: 0.5
     assert "old map" in head.write(outputs).uns["projection"]
 
 
@@ -116,7 +116,7 @@ def test_the_graph_is_umaps():
 
 def test_a_handful_of_cells_has_no_trustworthiness(spec):
     head = ParametricUMAP(spec)
-    found = head.summarise({"map": np.zeros((2, 2)), "state": np.zeros((2, 4))}, {})
+    found = head.summarize({"map": np.zeros((2, 2)), "state": np.zeros((2, 4))}, {})
     assert np.isnan(found["trustworthiness"])
 
 
