@@ -46,7 +46,7 @@ EITHER = (*BALANCED, *(replace(penalty, balance=0.5) for penalty in BALANCED))
 def regress(
     layer: nn.Linear, values: np.ndarray, codes: np.ndarray, penalties: Sequence[Penalty] = BALANCED
 ) -> Penalty | None:
-    """Set a layer (D → C) to the logistic regression of the labelled cells, unless these are of a single class.
+    """Set a layer (D → C) to the logistic regression of the labeled cells, unless these are of a single class.
 
     Args:
         layer: the layer whose weights are set.

@@ -43,7 +43,7 @@ class Finished:
 
 
 def finish(path: Path, data: CellData, device: torch.device) -> Finished:
-    """Fit to whole sets what training could only follow: the last layer to all labelled cells, thresholds to others.
+    """Fit to whole sets what training could only follow: the last layer to all labeled cells, thresholds to others.
 
     Prototypes and linear classifiers learn from the training cells once more and, where there are test cells to judge
     by, from those of validation too: these have chosen the step and are of no further use. Temperature and rejection
@@ -77,7 +77,7 @@ def finish(path: Path, data: CellData, device: torch.device) -> Finished:
 
 
 def _refit(module: CellModule, data: CellData, parts: list[np.ndarray]) -> bool:
-    """Whether the head has learnt once more, from these parts of the cells."""
+    """Whether the head has learned once more, from these parts of the cells."""
     if "refit" not in module.task.hooks:
         return False
     rows = np.sort(np.concatenate(parts))
@@ -103,7 +103,7 @@ def _scores(task: Head, outputs: dict[str, np.ndarray], data: CellData, rows: np
 
 
 def _coverage(task: Head, outputs: dict[str, np.ndarray], data: CellData, rows: np.ndarray) -> dict[str, float]:
-    """Share of the labelled cells that keep a name, and of names that are right: of each column, by the head's keys."""
+    """Share of the labeled cells that keep a name, and of names that are right: of each column, by the head's keys."""
     annotated, found = task.write(outputs).obs, dict[str, float]()
     for label in (name for name in task.labels if f"scfm_{name}" in annotated):
         codes = data.store.obs(label)[rows]

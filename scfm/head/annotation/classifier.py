@@ -27,7 +27,7 @@ class Classifier(StateHead):
     The classifier reads the backbone's embedding and, beside it, linear components of the cell's genes (a deep and a
     wide path, Cheng et al. 2016). A linear classifier begins at the logistic regression of this state, because a head
     that begins at random damages the pretrained weights (Kumar et al. 2022), and is fitted once more after training.
-    The loss is the sum over the columns of the weighted cross-entropy of their labelled cells. Cells without a label
+    The loss is the sum over the columns of the weighted cross-entropy of their labeled cells. Cells without a label
     can be used through pseudo-labels (:mod:`scfm.head.annotation.pseudo`). Metrics and outputs of the first column have
     plain names, those of the others end in ``/column``.
 
@@ -45,12 +45,12 @@ class Classifier(StateHead):
         dropout: before each linear layer.
         class_weights: whether the weight of a class is inverse to its frequency, within a factor of ten.
         reject: share of correct calls that calibration may turn into ``unknown``.
-        pseudo_weight: weight of the pseudo-label loss of unlabelled cells; 0 for none.
+        pseudo_weight: weight of the pseudo-label loss of unlabeled cells; 0 for none.
         pseudo_confidence: smallest probability of a call that becomes a pseudo-label.
         token_drop: share of tokens left out of the view that is trained on a pseudo-label.
 
     Raises:
-        ValueError: no such column, fewer than two classes, no labelled cell, or a number out of its range.
+        ValueError: no such column, fewer than two classes, no labeled cell, or a number out of its range.
     """
 
     metric: ClassVar[str] = "macro_f1"
@@ -122,17 +122,17 @@ class Classifier(StateHead):
                 column.regress(outputs["state"], targets[column.label])
 
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
-        """``loss``, ``accuracy`` of the labelled cells of each column, and ``n_targets`` of the first."""
+        """``loss``, ``accuracy`` of the labeled cells of each column, and ``n_targets`` of the first."""
         logits = self.logits(backbone, batch)
         metrics: Metrics = {}
         losses = []
         for i, column in enumerate(self.columns):
             truth = batch.obs[column.label]
-            loss, n_labelled = column.loss(logits[i], truth)
+            loss, n_labeled = column.loss(logits[i], truth)
             losses.append(loss)
             right = ((logits[i].argmax(1) == truth) & (truth >= 0)).sum()
-            metrics[self._key("accuracy", i)] = right / n_labelled.clamp(min=1)
-            metrics.setdefault("n_targets", n_labelled)
+            metrics[self._key("accuracy", i)] = right / n_labeled.clamp(min=1)
+            metrics.setdefault("n_targets", n_labeled)
         loss = torch.stack(losses).sum()
         if self.pseudo_weight and self.training:
             extra, n_used = pseudo_label_loss(self, backbone, batch, logits)

@@ -1,4 +1,4 @@
-"""Where prototypes begin: the linear discriminant directions of the labelled cells."""
+"""Where prototypes begin: the linear discriminant directions of the labeled cells."""
 
 import numpy as np
 from scipy.linalg import eigh

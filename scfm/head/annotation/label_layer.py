@@ -73,7 +73,7 @@ MAX_WEIGHT = 10.0
 
 
 def check_classes(spec: Spec, label: str) -> np.ndarray:
-    """Count the labelled training cells of each class of a column, and refuse columns that cannot be learned.
+    """Count the labeled training cells of each class of a column, and refuse columns that cannot be learned.
 
     Args:
         spec: classes and their counts.
@@ -83,7 +83,7 @@ def check_classes(spec: Spec, label: str) -> np.ndarray:
         (C,) float64 counts; ones where the spec has none (a head loaded from a checkpoint).
 
     Raises:
-        ValueError: no such column, fewer than two classes, or no labelled cell.
+        ValueError: no such column, fewer than two classes, or no labeled cell.
     """
     names = spec.categories("head.label", label)
     if UNKNOWN in names:
@@ -105,7 +105,7 @@ def check_classes(spec: Spec, label: str) -> np.ndarray:
         )
     if (counts > 0).sum() < 2:
         only = names[int(counts.argmax())]
-        raise ValueError(f"all labelled training cells have {label}={only!r}; a classifier needs at least two classes")
+        raise ValueError(f"all labeled training cells have {label}={only!r}; a classifier needs at least two classes")
     _warn_rare(label, names, counts)
     return counts
 
@@ -174,7 +174,7 @@ class LabelLayer(nn.Module):
         return self.layers(state).float()
 
     def regress(self, states: np.ndarray, truth: np.ndarray) -> None:
-        """Set the weights to those of a logistic regression of the labelled cells, where the classifier is linear.
+        """Set the weights to those of a logistic regression of the labeled cells, where the classifier is linear.
 
         The penalty is chosen at the first call and kept, so that later scores are on the same scale.
 
@@ -188,9 +188,9 @@ class LabelLayer(nn.Module):
             self.penalty = regress(last, states, truth, EITHER if self.penalty is None else [self.penalty])
 
     def loss(self, logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-        """Weighted cross-entropy over the labelled cells (-1 = missing), and how many of them there are.
+        """Weighted cross-entropy over the labeled cells (-1 = missing), and how many of them there are.
 
-        Σ_i w_{y_i} · (−log softmax(logits_i)_{y_i}) / Σ_i w_{y_i}; 0 (with a gradient) where no cell is labelled.
+        Σ_i w_{y_i} · (−log softmax(logits_i)_{y_i}) / Σ_i w_{y_i}; 0 (with a gradient) where no cell is labeled.
         """
         known = truth >= 0
         if not known.any():

@@ -20,7 +20,7 @@ from scfm.types import Backbone, Metrics, Spec
 class Prototype(PrototypeHead, StateHead):
     """Nearest-prototype classification, see :class:`~scfm.head.annotation.class_prototypes.Prototypes`.
 
-    A cell's position is a projection of its state, which begins at the discriminant directions of the labelled cells
+    A cell's position is a projection of its state, which begins at the discriminant directions of the labeled cells
     (:mod:`scfm.head.annotation.discriminant`). A new class is a new row (:meth:`add_class`), without training.
 
     Args:
@@ -34,7 +34,7 @@ class Prototype(PrototypeHead, StateHead):
         **options: see :class:`~scfm.head.annotation.class_prototypes.Prototypes`.
 
     Raises:
-        ValueError: no such column, fewer than two classes, no labelled cell, or a number out of its range.
+        ValueError: no such column, fewer than two classes, no labeled cell, or a number out of its range.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Prototype(PrototypeHead, StateHead):
             self.projector.bias.zero_()
 
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
-        """``loss``, ``accuracy`` and ``n_targets`` of the labelled cells."""
+        """``loss``, ``accuracy`` and ``n_targets`` of the labeled cells."""
         return self.prototypes(self._position(self.state(backbone, batch)), batch.obs[self.label_column])
 
     @torch.no_grad()
