@@ -30,7 +30,7 @@ def test_the_prefix_of_a_genome_is_taken_off_and_said(prefix, names, caplog):
     assert resolve([prefix + name for name in names]) == IDS
     vocab = Vocab(tuple(IDS))
     assert harmonize([prefix + name for name in names], vocab).columns.tolist() == list(range(len(IDS)))
-    assert names is IDS or f"begin with {prefix!r}; it is taken off" in caplog.text
+    assert names is IDS or f"begin with {prefix!r}; it is removed" in caplog.text
 
 
 def test_a_few_names_without_the_prefix_stay():

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from scfm.genes.report import GeneReport, likely_cause
-from scfm.genes.resolve import Species, ensembl_id, looks_like_mouse, rescuing, resolving, retired_gene
+from scfm.genes.resolve import Species, ensembl_id, looks_like_mouse, make_rescuer, make_resolver, retired_gene
 from scfm.genes.spelling import clean_names
 from scfm.genes.table import symbol_of, table, tokens_of_symbols
 from scfm.vocab import Vocab
@@ -55,7 +55,7 @@ class GeneMap:
     rescued: np.ndarray | None = None
 
     def report(self, column_counts: np.ndarray) -> GeneReport:
-        """What became of the genes and their counts.
+        """Count the genes, and their counts, by what happened to them.
 
         Args:
             column_counts: (G,) float64, the sum of each column.
@@ -103,21 +103,21 @@ class _Tokens:
     @cached_property
     def by_gene(self) -> dict[str, list[int]]:
         """Token ids by what they stand for."""
-        found: dict[str, list[int]] = {}
+        tokens: dict[str, list[int]] = {}
         aliases = {symbol_token(name): self._gene(target) for name, target in self.alias.items()}
         unknown = []
         for name, token in self.exact.items():
             gene = ensembl_id(name) or aliases.get(name.upper()) or self.symbols.get(name.upper())
             if gene is not None:
-                found.setdefault(gene, []).append(token)
+                tokens.setdefault(gene, []).append(token)
             else:
                 unknown.append(name)
         for name in unknown if self.symbols else ():
             gene = retired_gene(name)
-            if gene is not None and gene not in found:
-                found[gene] = [self.exact[name]]
+            if gene is not None and gene not in tokens:
+                tokens[gene] = [self.exact[name]]
                 self.retired.add(self.exact[name])
-        return found
+        return tokens
 
     def _gene(self, target: str) -> str:
         return ensembl_id(target) or self.symbols.get(symbol_token(target).upper(), target)
@@ -126,21 +126,21 @@ class _Tokens:
         """Whether the target of an alias leads to a token."""
         return self._gene(target) in self.by_gene or symbol_token(target) in self.exact
 
-    def _of(self, gene: str | None, name: str) -> list[int]:
+    def _tokens_of_gene(self, gene: str | None, name: str) -> list[int]:
         """Tokens of a gene; where it has none but came by an ambiguous symbol, those of its first namesake that has."""
         if gene is None or gene in self.by_gene or ensembl_id(name):
             return self.by_gene.get(gene or "", [])
         return next((self.by_gene[other] for other in self.namesakes.get(gene, ()) if other in self.by_gene), [])
 
-    def direct(self, name: str, any_case: bool) -> int:
+    def find_by_name(self, name: str, any_case: bool) -> int:
         """Token id of a column by its own name, -1 where there is none."""
         own = ensembl_id(name) or symbol_token(name)
-        found = self.exact.get(own, -1)
-        return self.upper.get(own.upper(), -1) if found < 0 and any_case else found
+        token = self.exact.get(own, -1)
+        return self.upper.get(own.upper(), -1) if token < 0 and any_case else token
 
-    def by_meaning(self, name: str, gene: str | None, direct: int) -> int:
+    def find_by_gene(self, name: str, gene: str | None, direct: int) -> int:
         """Token id of the gene that a column's name resolves to, ``direct`` where it has none or is among them."""
-        same = self._of(gene, name)
+        same = self._tokens_of_gene(gene, name)
         return direct if direct in same or not same else same[0]
 
 
@@ -164,21 +164,21 @@ class _Matcher:
         exclude: re.Pattern[str] | None,
     ) -> None:
         self.tokens, self.alias, self.exclude = tokens, alias, exclude
-        self.gene_of = resolving(names, alias=alias, species=species)
-        self.rescue = rescuing(names, species)
+        self.gene_of = make_resolver(names, alias=alias, species=species)
+        self.rescue = make_rescuer(names, species)
         self.any_case = species == "other" or (species == "human" and not looks_like_mouse(names))
 
     def __call__(self, name: str) -> _Column:
-        direct = self.tokens.direct(name, self.any_case)
+        direct = self.tokens.find_by_name(name, self.any_case)
         aliased = bool(self.alias) and (ensembl_id(name) or name).upper() in self.alias
         gene = self.gene_of(name) if self.exclude is not None or direct < 0 or aliased else None
         if is_excluded(name, gene, self.exclude):
             return _Column(-1, excluded=True)
-        token = direct if direct >= 0 and not aliased else self.tokens.by_meaning(name, gene, direct)
+        token = direct if direct >= 0 and not aliased else self.tokens.find_by_gene(name, gene, direct)
         if token >= 0 or gene is not None:
             return _Column(token, rescued=token != direct and token in self.tokens.retired)
         gene = self.rescue(name)
-        token = self.tokens.by_meaning(name, gene, -1)
+        token = self.tokens.find_by_gene(name, gene, -1)
         if token >= 0 and is_excluded(name, gene, self.exclude):
             return _Column(-1, excluded=True)
         return _Column(token, rescued=token >= 0)
@@ -230,7 +230,7 @@ def harmonize(
         alias: UPPER-CASE name -> Ensembl id or symbol.
         policy: several columns on one gene are summed (``collapse``), all but the first dropped (``first``), or
             refused (``refuse``).
-        species: what the names are of, see :data:`scfm.genes.resolve.Species`.
+        species: the species of the names, see :data:`scfm.genes.resolve.Species`.
         exclude: genes to leave out on purpose, matched against the whole upper-case symbol (``MT-.*``).
 
     Returns:
@@ -241,16 +241,16 @@ def harmonize(
     """
     if policy not in ("collapse", "first", "refuse"):
         raise ValueError(f"policy is {policy!r}; expected collapse, first or refuse")
-    given = [str(name).strip() for name in names]
+    stripped = [str(name).strip() for name in names]
     tokens = _Tokens(vocab, alias or {}, species)
     alias = {name: target for name, target in (alias or {}).items() if tokens.knows(target)}
-    names, prefix = clean_names(given, alias.keys() | set(vocab.tokens))
+    names, prefix = clean_names(stripped, alias.keys() | set(vocab.tokens))
     if prefix:
-        log.warning("Nearly all of the %d gene names begin with %r; it is taken off", len(names), prefix)
+        log.warning("Nearly all of the %d gene names begin with %r; it is removed", len(names), prefix)
     matcher = _Matcher(tokens, names, alias, species, exclude)
-    found = [matcher(name) for name in names]
-    excluded = np.array([column.excluded for column in found], dtype=bool)
-    columns = np.array([column.token for column in found], dtype=np.int32)
-    columns, n_merged = _merge(columns, given, vocab, policy)
-    rescued = np.array([column.rescued for column in found], dtype=bool)
-    return GeneMap(columns, tuple(given), excluded, n_merged, rescued if rescued.any() else None)
+    matches = [matcher(name) for name in names]
+    excluded = np.array([column.excluded for column in matches], dtype=bool)
+    columns = np.array([column.token for column in matches], dtype=np.int32)
+    columns, n_merged = _merge(columns, stripped, vocab, policy)
+    rescued = np.array([column.rescued for column in matches], dtype=bool)
+    return GeneMap(columns, tuple(stripped), excluded, n_merged, rescued if rescued.any() else None)

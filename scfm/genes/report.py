@@ -1,4 +1,4 @@
-"""What became of a file's genes, and why when too many are lost."""
+"""How many of a file's genes and counts have a token, and the likely cause where too few have one."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _add_up(*parts: Sequence[tuple[str, float]]) -> tuple[tuple[str, float], ...
 
 @dataclass(frozen=True)
 class GeneReport:
-    """What became of the genes of one file, or of many together.
+    """How many genes of one file, or of several together, have a token.
 
     Attributes:
         n_genes: columns of the file.

@@ -27,10 +27,10 @@ MADE_UNIQUE = re.compile(r"(.+)[-.]\d+")
 @lru_cache(maxsize=1 << 17)  # the files of a corpus share most names, and each is asked for several times
 def ensembl_id(name: str) -> str | None:
     """The Ensembl gene id of a name, in upper case without version; None where it has none or several."""
-    found = ENSEMBL.fullmatch(name)
-    if found is None:
+    match = ENSEMBL.fullmatch(name)
+    if match is None:
         return None
-    one = found[1].upper()
+    one = match[1].upper()
     return one if all(other.upper() == one for other in _IDS.findall(name)) else None
 
 
@@ -81,7 +81,7 @@ def _other(name: str) -> str | None:
     return ensembl_id(name) or name or None
 
 
-def resolver(names: Sequence[str], species: Species) -> Callable[[str], str | None]:
+def species_resolver(names: Sequence[str], species: Species) -> Callable[[str], str | None]:
     """The function that resolves one of these names, which are those of one file.
 
     Raises:
@@ -98,14 +98,14 @@ def resolver(names: Sequence[str], species: Species) -> Callable[[str], str | No
     )
 
 
-def resolving(
+def make_resolver(
     names: Sequence[str], *, alias: Mapping[str, str] | None = None, species: Species = "human"
 ) -> Callable[[str], str | None]:
     """The function that :func:`resolve` asks for each of its ``names``, retired names aside."""
     return _with_repeats(_current(names, alias or {}, species), names)
 
 
-def rescuing(names: Sequence[str], species: Species = "human") -> Callable[[str], str | None]:
+def make_rescuer(names: Sequence[str], species: Species = "human") -> Callable[[str], str | None]:
     """The function that gives the gene of a retired name, of human names alone."""
     if species != "human" or looks_like_mouse(names):
         return lambda name: None
@@ -113,8 +113,8 @@ def rescuing(names: Sequence[str], species: Species = "human") -> Callable[[str]
 
 
 def _current(names: Sequence[str], alias: Mapping[str, str], species: Species) -> Callable[[str], str | None]:
-    own = resolver(names, species)
-    human = resolver((), "human" if species == "mouse" else species)
+    own = species_resolver(names, species)
+    human = species_resolver((), "human" if species == "mouse" else species)
 
     def one(name: str) -> str | None:
         target = alias.get((ensembl_id(name) or name).upper()) if alias else None
@@ -129,8 +129,8 @@ def _with_repeats(one: Callable[[str], str | None], names: Sequence[str]) -> Cal
 
     def one_or_repeated(name: str) -> str | None:
         gene = one(name)
-        found = None if gene else MADE_UNIQUE.fullmatch(name)
-        return one(found[1]) if found and found[1] in present else gene
+        match = None if gene else MADE_UNIQUE.fullmatch(name)
+        return one(match[1]) if match and match[1] in present else gene
 
     return one_or_repeated
 
@@ -158,5 +158,5 @@ def resolve(
         ValueError: an unknown species.
     """
     names, _ = clean_names(names, alias or ())
-    gene_of, rescue = resolving(names, alias=alias, species=species), rescuing(names, species)
+    gene_of, rescue = make_resolver(names, alias=alias, species=species), make_rescuer(names, species)
     return [gene_of(name) or rescue(name) for name in names]

@@ -1,4 +1,4 @@
-"""Gene names as other tools have written them, back to what they were: genome prefixes, quotes, bytes."""
+"""Gene names as other tools write them, cleaned of genome prefixes, quotes and byte literals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SAMPLE = 1000
 #: Fewer names share a prefix by chance.
 FEWEST = 3
 
-#: A prefix is taken off where this share of the names have it, and half of those are known genes without it.
+#: A prefix is removed where this share of the names have it, and half of those are known genes without it.
 SHARE = 0.9
 
 _ENSEMBL_ID = re.compile(r"ENS[A-Z]{0,6}GR?\d{10,11}(\.\d+)?", re.IGNORECASE)
@@ -29,7 +29,7 @@ _ENSEMBL_ID = re.compile(r"ENS[A-Z]{0,6}GR?\d{10,11}(\.\d+)?", re.IGNORECASE)
 def clean_names(names: Sequence[str], keep: Collection[str] = ()) -> tuple[list[str], str]:
     """Names without quotes and without the prefix that nearly all of them share.
 
-    A prefix is only taken off where most names are known genes (Ensembl ids, human or mouse symbols) without it and
+    A prefix is removed only where most names are known genes (Ensembl ids, human or mouse symbols) without it and
     not with it: ``HLA-`` stays.
 
     Args:
@@ -39,7 +39,7 @@ def clean_names(names: Sequence[str], keep: Collection[str] = ()) -> tuple[list[
     Returns:
         (G,) names, and the prefix, "" where there is none.
     """
-    plain = [_unquoted(name.strip()) for name in names]
+    plain = [_strip_quotes(name.strip()) for name in names]
     prefix = shared_prefix(plain)
     short = [name.removeprefix(prefix) or name for name in plain] if prefix else plain
     return [old if old.upper() in keep else new for old, new in zip(names, short, strict=True)], prefix
@@ -63,14 +63,14 @@ def shared_prefix(names: Sequence[str]) -> str:
 def several_prefixes(names: Sequence[str]) -> list[str]:
     """The prefixes of several genomes that share the names among them, most frequent first; else nothing."""
     some = names[:: -(-len(names) // SAMPLE)] if names else []
-    found: dict[str, int] = {}
+    genomes: dict[str, int] = {}
     for prefix, n in _prefixes(some).most_common():
         if n * 10 <= len(some):
             break
         known = sum(is_known(name.removeprefix(prefix)) for name in some if name.startswith(prefix))
         if known * 2 > n:
-            found[prefix] = n
-    return list(found) if len(found) > 1 and sum(found.values()) > SHARE * len(some) else []
+            genomes[prefix] = n
+    return list(genomes) if len(genomes) > 1 and sum(genomes.values()) > SHARE * len(some) else []
 
 
 def is_known(name: str) -> bool:
@@ -85,6 +85,6 @@ def _prefixes(names: Sequence[str]) -> Counter[str]:
     return Counter(name[: end.end()] for name in names for end in _END.finditer(name))
 
 
-def _unquoted(name: str) -> str:
-    found = _QUOTED.fullmatch(name)
-    return found[2] if found else name
+def _strip_quotes(name: str) -> str:
+    match = _QUOTED.fullmatch(name)
+    return match[2] if match else name

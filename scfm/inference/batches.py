@@ -16,7 +16,7 @@ from scfm.data.order import Order
 from scfm.data.packing import pack
 from scfm.genes import GeneMap, GeneReport
 from scfm.tokenizer import Tokenizer, from_dict
-from scfm.tokenizer.token_counts import counts_beside
+from scfm.tokenizer.token_counts import gather_counts
 from scfm.types import Ragged
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class CellBatches(IterableDataset[Batch]):
                 counted = np.flatnonzero(~block.empty)
                 tokens = self.tokenizer.encode(block.counts[counted], self.genes.columns)
                 counts = (
-                    Ragged(counts_beside(tokens, block.counts, counted, self.genes.columns), tokens.offsets)
+                    Ragged(gather_counts(tokens, block.counts, counted, self.genes.columns), tokens.offsets)
                     if self.keep_counts
                     else None
                 )

@@ -15,8 +15,8 @@ from scfm.preparation.worker import FileGenes, WorkerState, worker_state
 from scfm.store.layout import write_arrays, write_json
 from scfm.store.writer import Cells, PartWriter
 from scfm.tokenizer import Tokenizer
-from scfm.tokenizer.tally import Tally, different_tokens, tally
-from scfm.tokenizer.token_counts import counts_beside
+from scfm.tokenizer.tally import Tally, count_different_tokens, tally
+from scfm.tokenizer.token_counts import gather_counts
 from scfm.types import Ragged
 
 #: Bin width and number of bins of the report's histogram of genes per cell; the last bin is open.
@@ -114,7 +114,7 @@ class Encoder:
         obs = block.obs.iloc[rows]
         counts = None
         if run.options["keep_counts"]:
-            counts = counts_beside(tokens, block.counts, rows, genes.columns)
+            counts = gather_counts(tokens, block.counts, rows, genes.columns)
         names, file = np.asarray(obs.index, dtype=object), np.full(len(rows), self._file)
         try:
             codes = run.coder(obs)
@@ -149,7 +149,7 @@ class Encoder:
         lengths, longest = tokens.lengths, self._run.tokenizer.max_length
         full = np.flatnonzero(lengths == longest)
         if full.size:
-            had = different_tokens(block.counts, self._genes.columns, rows[full])
+            had = count_different_tokens(block.counts, self._genes.columns, rows[full])
             self._truncated += int((had > self._run.tokenizer.genes_per_cell).sum())
         self._gene_bins += np.bincount(
             np.minimum(sums.n_genes[rows] // GENES_PER_BIN, GENE_BINS - 1), minlength=GENE_BINS
@@ -169,7 +169,7 @@ def select_cells(
     mito = None
     if run.quality.max_mito is not None:
         mito = np.asarray(block.counts @ genes.mito.astype(np.float64)).ravel()
-    for rule, failed in run.quality.failed(block.obs, sums, mito, run.file_path(file)).items():
+    for rule, failed in run.quality.find_failures(block.obs, sums, mito, run.file_path(file)).items():
         dropped[rule] += int((kept & failed).sum())
         kept &= ~failed
     empty = kept & (sums.totals <= 0)

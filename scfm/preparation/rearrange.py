@@ -98,12 +98,12 @@ def write_part(folder: str, plan_hash: str, key: str) -> dict[str, Any]:
     with PartWriter(run.work.store / f"data-{key}.arrow", run.work.scratch) as writer:
         if run.options["shuffle"]:
             for low, high in _stretches(int(key), run.work.load_state("arranged")):
-                writer.write(Cells.of(_stretch(inputs, low, high), columns))
+                writer.write(Cells.from_table(_stretch(inputs, low, high), columns))
         else:
             source = inputs[key]
             for start in range(0, len(source.rows), STRETCH):
                 rows = pa.array(source.rows[start : start + STRETCH])
-                writer.write(Cells.of(source.table.take(rows), columns))
+                writer.write(Cells.from_table(source.table.take(rows), columns))
         record = {"part": asdict(writer.close())}
     write_json(run.work.record_path("arranged", key), record)
     return record

@@ -32,7 +32,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
     Args:
         path: the file.
-        what: what the file tells, for the message.
+        what: the content of the file, for the message.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -66,7 +66,7 @@ def own_file(folder: Path, name: Any) -> Path:
     """
     bare = isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
     if not bare:
-        raise ValueError(f"{folder} names the part {name!r}; expected a file name without a folder: it is not safe")
+        raise ValueError(f"{folder} names the part {name!r}, which is not safe; expected a file name without a folder")
     path = folder / name
     if path.is_symlink() and path.resolve().parent != folder.resolve():
         raise ValueError(f"{path} is a link to {path.resolve()}, outside the store: copy that file in its place")
@@ -103,7 +103,7 @@ def data_files(folder: Path) -> list[Path]:
 def read_table(files: list[Path]) -> pa.Table:
     """All rows as one table of memory-mapped record batches; nothing is copied and no file stays open.
 
-    The sizes of all buffers fit the numbers of rows; offsets into values are looked at where they are used.
+    The sizes of all buffers fit the numbers of rows; offsets into the values are checked where they are used.
 
     Raises:
         ValueError: a file is no Arrow stream, is cut short, contradicts itself, or has other columns than the first.
@@ -122,12 +122,12 @@ def read_table(files: list[Path]) -> pa.Table:
 
 
 def token_chunks(column: pa.ChunkedArray, where: str, types: Sequence[str] = INTEGERS) -> list[Chunk]:
-    """Zero-copy views of a column of lists: token ids, or what stands beside them.
+    """Zero-copy views of a column of lists: token ids, or the values beside them.
 
     Args:
         column: the lists.
         where: the store, for messages.
-        types: of the values that are accepted.
+        types: accepted types of the values.
 
     Raises:
         ValueError: the column is of another type, lacks cells (nulls), or has lists outside its values.
@@ -162,7 +162,7 @@ def _offsets(chunk: pa.Array, width: type) -> np.ndarray:
 
 
 def checked_text(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
-    """The same column once all its text is known to lie in its own bytes.
+    """The same column, once its offsets are known to stay inside its own bytes.
 
     Raises:
         ValueError: it does not.

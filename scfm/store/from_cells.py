@@ -1,4 +1,4 @@
-"""A token store from cells in memory: for made-up cells, tests and converters; files go through ``prepare``."""
+"""A token store from cells in memory: for synthetic cells, tests and converters; files go through ``prepare``."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,3 @@
-# ruff: noqa: ANN001, ANN202 (compiled functions take their types from their arguments)
 """One compiled copy of many cells out of many memory maps."""
 
 from __future__ import annotations
@@ -23,21 +22,32 @@ def _pointer(typing: Any, address: Any) -> Any:
     """An address as a pointer, which ``numba.carray`` turns into an array."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[ir.Value]) -> ir.Value:
+        """The LLVM instruction."""
         return builder.inttoptr(args[0], cgutils.voidptr_t)
 
     return numba.types.voidptr(numba.types.int64), codegen
 
 
 @numba.njit(cache=True, nogil=True)
-def _locate(rows, first, offset_addresses, offset_type, longest, chunks, starts, lengths, where):  # type: ignore[no-untyped-def]
-    """Chunk, first value and length of every row, and where it goes; the first row that does not exist, or -1."""
+def _locate(
+    rows: np.ndarray,
+    first: np.ndarray,
+    offset_addresses: np.ndarray,
+    offset_type: np.ndarray,
+    longest: int,
+    chunks: np.ndarray,
+    starts: np.ndarray,
+    lengths: np.ndarray,
+    where: np.ndarray,
+) -> int:
+    """Find chunk, first value, length and destination of every row; return the first missing row, or -1."""
     where[0] = 0
     for i in range(rows.size):
         if not 0 <= rows[i] < first[-1]:
             return i
         chunk = np.searchsorted(first, rows[i], side="right") - 1
         cells = first[chunk + 1] - first[chunk]
-        offsets = numba.carray(_pointer(offset_addresses[chunk]), (cells + 1,), offset_type.dtype)
+        offsets = numba.carray(_pointer(offset_addresses[chunk]), (cells + 1,), offset_type.dtype)  # type: ignore[call-arg]
         local = rows[i] - first[chunk]
         chunks[i], starts[i] = chunk, offsets[local]
         lengths[i] = offsets[local + 1] - offsets[local]
@@ -46,11 +56,21 @@ def _locate(rows, first, offset_addresses, offset_type, longest, chunks, starts,
 
 
 @numba.njit(cache=True, nogil=True)
-def _copy(value_addresses, value_type, chunks, starts, lengths, where, limit, tail, out):  # type: ignore[no-untyped-def]
+def _copy(
+    value_addresses: np.ndarray,
+    value_type: np.ndarray,
+    chunks: np.ndarray,
+    starts: np.ndarray,
+    lengths: np.ndarray,
+    where: np.ndarray,
+    limit: float,
+    tail: float,
+    out: np.ndarray,
+) -> int:
     """Copy every row; return the first row with an id outside [0, limit), or -1."""
     for i in range(chunks.size):
         address = value_addresses[chunks[i]] + starts[i] * value_type.itemsize
-        source = numba.carray(_pointer(address), (lengths[i],), value_type.dtype)
+        source = numba.carray(_pointer(address), (lengths[i],), value_type.dtype)  # type: ignore[call-arg]
         row = out[where[i] : where[i + 1]]
         outside = False
         for k in range(row.size):
@@ -64,7 +84,8 @@ def _copy(value_addresses, value_type, chunks, starts, lengths, where, limit, ta
 
 
 @numba.njit(cache=True, nogil=True)
-def _count(offsets, out):  # type: ignore[no-untyped-def]
+def _count(offsets: np.ndarray, out: np.ndarray) -> tuple[int, int]:
+    """Write 0, 1, 2, ... to each cell of ``out``; return the shortest and the longest length."""
     shortest, longest = out.size, 0
     for i in range(offsets.size - 1):
         row = out[offsets[i] : offsets[i + 1]]
@@ -81,7 +102,7 @@ def ranks(offsets: np.ndarray) -> tuple[np.ndarray, int, int]:
         offsets: (B+1,) int64, where each cell begins, and T.
 
     Returns:
-        (T,) int64, 0, 1, 2, ... anew in each cell; the length of the shortest and of the longest cell.
+        (T,) int64, which counts 0, 1, 2, ... in each cell; the length of the shortest and of the longest cell.
     """
     out = np.empty(offsets[-1], dtype=np.int64)
     return out, *_count(offsets, out)
@@ -119,7 +140,7 @@ class Gatherer:
             rows: (B,) int64.
             limit: ids must be below it.
             longest: tokens kept of each cell; None keeps all.
-            tail: where a cropped cell ended in this token, it still does (the closing special token).
+            tail: the closing special token; a cropped cell that ended with it keeps it as its last token.
             dtype: of the copy.
 
         Raises:

@@ -1,4 +1,4 @@
-"""The files of a token store beside its Arrow parts, and what they say (docs/store.md)."""
+"""The files of a token store beside its Arrow parts, and their content (docs/store.md)."""
 
 import hashlib
 import json
@@ -42,7 +42,7 @@ class PartRecord:
 
 @dataclass(frozen=True)
 class StoreMeta:
-    """What ``scfm.json`` says.
+    """The content of ``scfm.json``.
 
     Attributes:
         tokenizer: ``Tokenizer.to_dict()``.
@@ -89,23 +89,23 @@ def write_layout(folder: Path, meta: StoreMeta, records: Sequence[PartRecord]) -
 
     Args:
         folder: the store.
-        meta: what ``scfm.json`` says.
+        meta: the content of ``scfm.json``.
         records: the parts, in order; those without cells are left out.
     """
-    kept = [record for record in records if record.cells]
-    mark = fingerprint(kept)
+    filled = [record for record in records if record.cells]
+    mark = fingerprint(filled)
     state = vars(meta) | {
         "format": FORMAT,
         "version": VERSION,
         "vocab_hash": Vocab.from_dict(meta.tokenizer["vocab"]).hash,
-        "n_cells": sum(record.cells for record in kept),
-        "n_tokens": sum(record.tokens for record in kept),
-        "largest": max((record.largest for record in kept), default=-1),
+        "n_cells": sum(record.cells for record in filled),
+        "n_tokens": sum(record.tokens for record in filled),
+        "largest": max((record.largest for record in filled), default=-1),
         "fingerprint": mark,
     }
     write_json(folder / META, state)
     write_json(folder / INFO, _dataset_info(meta))
-    write_json(folder / STATE, _dataset_state(kept, mark))
+    write_json(folder / STATE, _dataset_state(filled, mark))
 
 
 def read_meta(folder: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 from scfm.store.arrow import own_file, read_json
 from scfm.store.layout import INFO, MANIFEST, META, REPORT, STATE, PartRecord, file_sha256, json_text, write_json
 
-#: What a stored rule may do with a column: methods of pandas that look at values and nothing else.
+#: Methods of pandas that a stored rule may call on a column: they read values and do nothing else.
 _METHODS = frozenset(
     {"str", "dt", "isin", "isna", "isnull", "notna", "notnull", "between", "abs", "round", "clip", "fillna", "astype"}
     | {"contains", "startswith", "endswith", "lower", "upper", "strip", "match", "fullmatch", "len"}
@@ -26,15 +26,15 @@ def write_manifest(folder: Path, records: Sequence[PartRecord], more: Mapping[st
     Args:
         folder: the store.
         records: the parts, in order; those without cells are left out.
-        more: what else it says (options).
+        more: further entries (options).
     """
     sums = {name: file_sha256(folder / name) for name in (META, INFO, STATE, REPORT) if (folder / name).is_file()}
     parts = [asdict(record) for record in records if record.cells]
-    write_json(folder / MANIFEST, sealed({**more, "parts": parts, "files_sha256": sums}))
+    write_json(folder / MANIFEST, add_checksum({**more, "parts": parts, "files_sha256": sums}))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a store, once it names nothing but files of the store, and rules that only look at cells.
+    """Read the manifest of a store; one that names other files, or rules that do more than read cells, is refused.
 
     Raises:
         FileNotFoundError: there is none.
@@ -83,8 +83,8 @@ def is_harmless(expression: Any) -> bool:
     return set(re.findall(r"\.\s*([^\W\d]\w*)", bare)) <= _METHODS
 
 
-def sealed(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest with its own checksum, ``sha256``: that of its text without this entry."""
+def add_checksum(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest with its own checksum ``sha256``, computed over its text without this entry."""
     bare = {key: value for key, value in state.items() if key != "sha256"}
     return {**bare, "sha256": hashlib.sha256(json_text(bare).encode()).hexdigest()}
 
@@ -101,6 +101,6 @@ def manifest_fault(folder: Path) -> str | None:
         return str(error)
     if "sha256" not in state:
         return f"{MANIFEST} has no checksum of itself: it is damaged, or of an older scfm (prepare the cells again)"
-    if (folder / MANIFEST).read_text(encoding="utf-8") != json_text(sealed(state)):
+    if (folder / MANIFEST).read_text(encoding="utf-8") != json_text(add_checksum(state)):
         return f"{MANIFEST} has changed since it was written: its checksum differs"
     return None

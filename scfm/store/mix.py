@@ -35,7 +35,7 @@ class MixedStore(TokenStore):
 
     def __init__(self, parts: Sequence[TokenStore], weights: Sequence[float] | None = None) -> None:
         if not parts:
-            raise ValueError("which stores are to be mixed? store.paths='[stores/a,stores/b]'")
+            raise ValueError("store.paths is empty; name the stores to mix, as store.paths='[stores/a,stores/b]'")
         if weights is not None and (len(weights) != len(parts) or min(weights) <= 0):
             raise ValueError(
                 f"store.weights={list(weights)} for {len(parts)} stores: expected one number above 0 for each"
@@ -82,7 +82,7 @@ def open_mix(*, paths: list[str], weights: list[float] | None = None) -> MixedSt
 
 
 def _require_alike(one: TokenStore, other: TokenStore) -> None:
-    """Refuse stores whose ids mean different genes; say where the same genes are ranked in another way."""
+    """Refuse stores of different vocabularies; warn where the tokenizers differ in something else."""
     one.vocab.require_same(other.vocab, f"the store {one.path}", f"the store {other.path}")
     keys = one.tokenizer.keys() | other.tokenizer.keys()
     differ = sorted(key for key in keys - {"alias"} if one.tokenizer.get(key) != other.tokenizer.get(key))
@@ -103,7 +103,7 @@ def _joint_columns(parts: Sequence[TokenStore]) -> dict[str, list[str] | None]:
     if left_out:
         log.info("Not all stores of the mix have the obs columns %s; they are left out.", ", ".join(left_out))
     tables = [(str(part.path), {name: part.categories(name) for name in shared}) for part in parts]
-    return merge_columns(tables[1:], after=tables[0][1])
+    return merge_columns(tables[1:], stored=tables[0][1])
 
 
 def _joint_group(parts: Sequence[TokenStore]) -> str | None:
@@ -124,7 +124,7 @@ def _first_files(parts: Sequence[TokenStore]) -> np.ndarray:
 
 
 def _table(part: TokenStore, names: Sequence[str], columns: dict[str, list[str] | None], first: int) -> pa.Table:
-    """The rows of a store with the codes of the mix. A column whose codes hold already stays the map of its file."""
+    """The rows of a store with the codes of the mix; a column whose codes are the same already is not copied."""
     arrays = {}
     for name in names:
         arrays[name] = part.column(name)

@@ -81,30 +81,30 @@ def survey_columns(
             table = survey_column(obs[name], name in categories)
             if name in categories or (table is None and obs[name].notna().any()) or table:
                 tables[name].append(table)
-    mixed = [name for name, found in tables.items() if None in found and any(table is not None for table in found)]
+    mixed = [name for name, parts in tables.items() if None in parts and any(part is not None for part in parts)]
     for name in mixed:
         tables[name] = [survey_column(obs[name], as_category=True) for obs in windows()]
     for name, words in warned.items():
         _warn_missing_words(where, name, words)
-    return merge_columns((where, {name: table}) for name, found in tables.items() for table in found)
+    return merge_columns((where, {name: table}) for name, parts in tables.items() for table in parts)
 
 
 def merge_columns(
-    surveys: Iterable[tuple[str, Mapping[str, Any]]], after: Mapping[str, Sequence[str] | None] | None = None
+    surveys: Iterable[tuple[str, Mapping[str, Any]]], stored: Mapping[str, Sequence[str] | None] | None = None
 ) -> dict[str, list[str] | None]:
     """Corpus-wide tables from those of the files.
 
     Args:
         surveys: (file, {column: categories or None}) for each file; a column that a file lacks is not in its entry.
-        after: tables of the store to which the files are added: its categories keep their codes.
+        stored: tables of the store to which the files are added: its categories keep their codes.
 
     Raises:
         ValueError: a column holds numbers in one file and names in another.
     """
     merged: dict[str, set[str] | None] = {}
     first: dict[str, str] = {}
-    before = [] if after is None else [("the store", after)]
-    for where, columns in [*before, *surveys]:
+    known = [] if stored is None else [("the store", stored)]
+    for where, columns in [*known, *surveys]:
         for name, categories in columns.items():
             kind = None if categories is None else set(categories)
             if name not in merged:
@@ -114,7 +114,7 @@ def merge_columns(
                 raise ValueError(_contradiction(name, numbers, names))
             elif kind is not None:
                 merged[name] = (merged[name] or set()) | kind
-    old = {name: list(names or ()) for name, names in (after or {}).items()}
+    old = {name: list(names or ()) for name, names in (stored or {}).items()}
     return {
         name: None if kinds is None else [*old.get(name, []), *sorted(kinds.difference(old.get(name, [])))]
         for name, kinds in merged.items()
@@ -216,8 +216,8 @@ def _factorize(values: pd.Series) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(values.dtype, pd.CategoricalDtype):
         rows, kinds = values.cat.codes.to_numpy().astype(np.int64), list(values.cat.categories.array)
     elif _is_number(values) or pd.api.types.infer_dtype(values, skipna=True) == "string":
-        found, uniques = pd.factorize(values)
-        rows, kinds = found.astype(np.int64), list(uniques)
+        codes, uniques = pd.factorize(values)
+        rows, kinds = codes.astype(np.int64), list(uniques)
     else:  # 1 and True are equal, but not the same text
         rows, kinds = np.arange(len(values)), list(values.array)
     texts = np.full(len(kinds) + 1, np.nan, dtype=object)  # the last entry is that of the code -1
@@ -228,7 +228,7 @@ def _factorize(values: pd.Series) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _missing_words(values: pd.Series) -> Counter[str]:
-    """How often words stand for missing values or may do so."""
+    """Count the words that mean, or may mean, a missing value."""
     if _is_number(values) or pd.api.types.is_bool_dtype(values.dtype):
         return Counter()
     counted = values.value_counts()
@@ -238,11 +238,11 @@ def _missing_words(values: pd.Series) -> Counter[str]:
 
 def _warn_missing_words(where: str, name: str, words: Mapping[str, int]) -> None:
     taken = {word: n for word, n in words.items() if word.strip() in MISSING}
-    kept = {word: n for word, n in words.items() if word not in taken}
-    for found, what in (
+    doubtful = {word: n for word, n in words.items() if word not in taken}
+    for listed, what in (
         (taken, "are taken as missing"),
-        (kept, "are taken as a class; where they mean a missing value, replace them with NaN in the file"),
+        (doubtful, "are taken as a class; where they mean a missing value, replace them with NaN in the file"),
     ):
-        if found:
-            listed = ", ".join(f"{word!r} ({n} cells)" for word, n in sorted(found.items()))
-            log.warning("%s: in the obs column %r the texts %s %s", where, name, listed, what)
+        if listed:
+            texts = ", ".join(f"{word!r} ({n} cells)" for word, n in sorted(listed.items()))
+            log.warning("%s: in the obs column %r the texts %s %s", where, name, texts, what)

@@ -15,15 +15,15 @@ from scfm.store.layout import INFO, META, OWN_COLUMNS, read_meta
 from scfm.types import Ragged
 from scfm.vocab import Vocab
 
-#: A published store has no record of its largest id: up to this many tokens they are all looked at when it opens.
+#: A published store has no record of its largest id: up to this many tokens, all are checked when it opens.
 SCANNED_TOKENS = 1 << 28
 
 
 class TokenStore:
     """Tokenized cells on disk: a directory that ``datasets.load_from_disk`` opens too.
 
-    Rows are read from memory maps with one compiled copy; nothing is loaded that is not asked for. A store can be
-    pickled (it is opened again where it arrives), so it goes to loader workers as it is.
+    Rows are read from memory maps with one compiled copy; only the rows that are asked for are loaded. A
+    store can be pickled: a loader worker that gets it opens it again.
 
     Args:
         path: the directory.
@@ -34,7 +34,7 @@ class TokenStore:
         path: the directory.
         tokenizer: ``Tokenizer.to_dict()`` of the tokenizer that wrote the cells.
         vocab: its vocabulary.
-        columns: the obs columns that :meth:`obs` answers, besides ``file``.
+        columns: the obs columns that :meth:`obs` can read, besides ``file``.
         group: the obs column whose cells should stay together in a split, or None.
         fingerprint: names the cells of the store; empty for a published dataset.
         files: the input files, each with its report.
@@ -97,7 +97,7 @@ class TokenStore:
         """(n,) int64, tokens of each cell.
 
         Raises:
-            ValueError: the column ``length`` says something else than the token lists.
+            ValueError: the column ``length`` contradicts the token lists.
         """
         lengths = np.concatenate([np.diff(chunk.offsets) for chunk in self._chunks]).astype(np.int64)
         if "length" in self._table.column_names:
@@ -110,7 +110,7 @@ class TokenStore:
             if wrong.size:
                 row = int(wrong[0])
                 raise ValueError(
-                    f"{self.path}: cell {self._where(row)} has {lengths[row]} tokens but its length says "
+                    f"{self.path}: cell {self._describe_row(row)} has {lengths[row]} tokens but its length says "
                     f"{self._table['length'][row]}; the store is damaged: prepare it again"
                 )
         return lengths
@@ -136,8 +136,8 @@ class TokenStore:
             return self._gather(np.asarray(rows), limit=len(self.vocab), longest=max_length, tail=tail, dtype=dtype)
         except TokenOutside as error:
             raise ValueError(
-                f"{self.path}: cell {self._where(error.row)} holds an id outside its vocabulary of {len(self.vocab)} "
-                "tokens; the dataset was written with another tokenizer, or is damaged"
+                f"{self.path}: cell {self._describe_row(error.row)} holds an id outside its vocabulary of "
+                f"{len(self.vocab)} tokens; the dataset was written with another tokenizer, or is damaged"
             ) from None
 
     @property
@@ -182,7 +182,7 @@ class TokenStore:
         Raises:
             ValueError: the store has no such column, or codes without a name.
         """
-        self._require(column)
+        self._require_column(column)
         array, names = self._table[column], self.categories(column)
         if names is None:
             if not (pa.types.is_integer(array.type) or pa.types.is_floating(array.type)):
@@ -205,7 +205,7 @@ class TokenStore:
         Raises:
             ValueError: the store has no such column.
         """
-        self._require(column)
+        self._require_column(column)
         if column == "file" and self.files:
             return tuple(file["name"] for file in self.files)
         names = self._meta["columns"].get(column)
@@ -242,17 +242,17 @@ class TokenStore:
         """(B,) bool: which of some cells, given by the hash of their counts, are in this store."""
         return np.isin(np.asarray(hashes, dtype=np.uint64), self.hashes)
 
-    def _require(self, column: str) -> None:
+    def _require_column(self, column: str) -> None:
         if column not in self.columns and not (column == "file" and self.files):
             have = ", ".join(self.columns) or "none"
             raise ValueError(f"{self.path} has no obs column {column!r}; it has {have} (scfm-prepare obs='[...]')")
 
-    def _where(self, row: int) -> str:
+    def _describe_row(self, row: int) -> str:
         name = self.names(np.array([row]))[0]
         return f"{row} ({name})" if "cell" in self._table.column_names else str(row)
 
     def _check_record(self, tokenizer: Mapping[str, Any] | None) -> None:
-        """Hold the rows and the vocabulary against what ``scfm.json`` says of them."""
+        """Compare the rows and the vocabulary with ``scfm.json``."""
         meta, mine = self._meta, f"the store {self.path}"
         if len(self) != meta["n_cells"]:
             raise ValueError(
@@ -275,7 +275,7 @@ class TokenStore:
             self.vocab.require_same(Vocab.from_dict(tokenizer["vocab"]), mine, "the tokenizer it is opened with")
 
     def _check_ids(self) -> None:
-        """Look at the ids of a published dataset, unless it is very large; :meth:`gather` always looks."""
+        """Check the ids of a published dataset, unless it is very large; :meth:`gather` always checks them."""
         total = 0
         for chunk, first in zip(
             self._chunks, np.cumsum([0, *(len(c.offsets) - 1 for c in self._chunks)]), strict=False
@@ -289,7 +289,7 @@ class TokenStore:
 
 
 def _published_meta(path: Path, table: pa.Table, tokenizer: Mapping[str, Any]) -> dict[str, Any]:
-    """What stands for ``scfm.json`` in a published dataset: text and class labels are categories, numbers numbers."""
+    """Make what ``scfm.json`` would hold, for a published dataset: text and class labels are categories."""
     info = read_json(own_file(path, INFO), "the columns of the dataset") if (path / INFO).exists() else {}
     labels = {
         name: feature["names"]

@@ -1,4 +1,4 @@
-"""Is a store still what was written? Every byte against its checksum, every id against the vocabulary."""
+"""Check that a store is as it was written: every byte by its checksum, every id by the vocabulary."""
 
 import logging
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ log = logging.getLogger(__name__)
 
 
 def verify(path: str | Path) -> list[str]:
-    """Read a store from end to end and hold it against its manifest.
+    """Read a store from end to end and compare it with its manifest.
 
     Args:
         path: the store.
 
     Returns:
-        What is wrong, a sentence each; nothing when all is well.
+        What is wrong, a sentence each; an empty list where nothing is.
 
     Raises:
         FileNotFoundError: there is no store, or no manifest.
@@ -35,7 +35,7 @@ def verify(path: str | Path) -> list[str]:
 
 
 def _damaged_files(path: Path) -> Iterator[str]:
-    """Files that are missing, changed or foreign; a manifest that has changed tells nothing of the others."""
+    """Find files that are missing, changed or foreign; where the manifest has changed, the others cannot be checked."""
     fault = manifest_fault(path)
     if fault is not None:
         yield fault
@@ -57,7 +57,7 @@ def _damaged_files(path: Path) -> Iterator[str]:
 
 
 def _foreign_contents(path: Path) -> Iterator[str]:
-    """What the checksums cannot tell: a vocabulary, lengths or ids that do not fit, a manifest of another store."""
+    """Find what checksums do not show: a vocabulary, lengths or ids that do not fit, a manifest of another store."""
     try:
         store = TokenStore.open(path)
         _ = store.lengths

@@ -52,7 +52,7 @@ class Cells:
 
     @staticmethod
     def concatenate(pieces: Sequence["Cells"]) -> "Cells":
-        """Several as one."""
+        """Join several groups of cells."""
         if len(pieces) == 1:
             return pieces[0]
         ends = np.cumsum([0, *(len(piece.tokens.values) for piece in pieces)])
@@ -69,7 +69,7 @@ class Cells:
         )
 
     @classmethod
-    def of(cls, table: pa.Table, columns: Sequence[str]) -> "Cells":
+    def from_table(cls, table: pa.Table, columns: Sequence[str]) -> "Cells":
         """The cells of an Arrow table that :meth:`batch` wrote."""
         batch = table.combine_chunks()
         lists = batch["input_ids"].combine_chunks()
@@ -85,7 +85,7 @@ class Cells:
         )
 
     def batch(self) -> pa.RecordBatch:
-        """The same as an Arrow record batch, in the column order of the format."""
+        """Make an Arrow record batch, in the column order of the format."""
         offsets = pa.array(self.tokens.offsets - self.tokens.offsets[0], pa.int32())
         columns: dict[str, pa.Array] = {
             "input_ids": pa.ListArray.from_arrays(offsets, pa.array(self.tokens.values, pa.uint16())),
@@ -101,20 +101,20 @@ class Cells:
         return pa.RecordBatch.from_pydict(columns)
 
 
-class _Hashed:
-    """A file that sums what is written to it."""
+class _HashedFile:
+    """A file whose bytes are hashed while they are written."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self.sum, self.size, self.closed = file, hashlib.sha256(), 0, False
 
     def write(self, data: bytes) -> int:
-        """Write and sum."""
+        """Write and hash."""
         self.sum.update(data)
         self.size += len(data)
         return self._file.write(data)
 
     def flush(self) -> None:
-        """Nothing waits here."""
+        """Do nothing: every write is passed on at once."""
 
 
 class PartWriter:
@@ -129,7 +129,7 @@ class PartWriter:
         self.path = path
         self._unfinished = part_path(path, scratch)
         self._file = open(self._unfinished, "wb")  # noqa: SIM115
-        self._sink = _Hashed(self._file)
+        self._sink = _HashedFile(self._file)
         self._stream: pa.RecordBatchStreamWriter | None = None
         self._pieces: list[Cells] = []
         self._waiting = self._cells = self._tokens = 0
@@ -145,7 +145,7 @@ class PartWriter:
             self._flush(CELLS_PER_BATCH)
 
     def close(self) -> PartRecord:
-        """Finish the part: flush to the disk, rename, and say what was written."""
+        """Finish the part: flush it to the disk, rename it, and return its record."""
         if self._waiting:
             self._flush(self._waiting)
         if self._stream is not None:
@@ -168,7 +168,7 @@ class PartWriter:
     def _flush(self, n_cells: int) -> None:
         """Write one record batch of the first ``n_cells`` waiting cells.
 
-        Its arrays are made anew: an Arrow slice would bring its past with it, and other bytes.
+        Its arrays are copies: a slice would keep the buffers of its parent, which changes the bytes of the file.
         """
         cells = Cells.concatenate(self._pieces)
         head, self._pieces = cells[:n_cells], [cells[n_cells:]]

@@ -1,4 +1,4 @@
-"""What every tokenizer shares: its vocabulary, its genes, its frame of special tokens, its plain state."""
+"""What every tokenizer shares: vocabulary, gene matching, special tokens, and its state as plain values."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -65,7 +65,7 @@ class Tokenizer:
 
     def __post_init__(self) -> None:
         if self.vocab is None and self.token_dictionary is not None:
-            self._set("vocab", self._published())
+            self._set("vocab", self._read_vocab())
         if not self.alias and self.gene_mapping is not None:
             self._set("alias", read_mapping(self.gene_mapping))
         if self.vocab is not None and self.alias:
@@ -76,7 +76,7 @@ class Tokenizer:
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
-    def _published(self) -> Vocab:
+    def _read_vocab(self) -> Vocab:
         assert self.token_dictionary is not None
         tokens = read_tokens(self.token_dictionary)
         ids = {token: i for i, token in enumerate(tokens)}
@@ -104,7 +104,7 @@ class Tokenizer:
 
     @property
     def genes_per_cell(self) -> int:
-        """Most genes of a cell."""
+        """The largest number of genes of a cell."""
         return self.max_length - sum(map(len, self.roles))
 
     def require_vocab(self) -> Vocab:
@@ -136,9 +136,9 @@ class Tokenizer:
 
         Args:
             names: (G,) gene names.
-            policy: what becomes of columns that meet on one gene.
-            species: what the names are of.
-            alias: a user's own names, which go before the tokenizer's alias map.
+            policy: what to do with several columns of one gene.
+            species: the species of the names.
+            alias: a user's own names, which take precedence over the tokenizer's alias map.
         """
         return harmonize(
             names,
@@ -158,7 +158,7 @@ class Tokenizer:
             counts: (B, G) counts.
             columns: (G,) int32 of :meth:`harmonize`.
             totals: (B,) counts of each cell over all its genes; None adds up its row.
-            checked: bad counts were looked for already, and ``totals`` are the sums of the rows.
+            checked: whether the counts were checked already and ``totals`` are the sums of the rows.
 
         Returns:
             uint16 ids with special tokens; row i is cell i, empty where it has no gene of the vocabulary.
@@ -189,7 +189,7 @@ class Tokenizer:
     def _medians(self) -> np.ndarray | None:
         return None
 
-    def _kept(self, statistics: GeneStatistics) -> np.ndarray:
+    def _select_genes(self, statistics: GeneStatistics) -> np.ndarray:
         """(N,) bool, the genes of a corpus that a fitted vocabulary takes."""
         if self.vocab is not None:
             raise ValueError(
@@ -208,7 +208,7 @@ class Tokenizer:
             )
         return kept
 
-    def _vocab_of(self, genes: Sequence[str]) -> Vocab:
+    def _make_vocab(self, genes: Sequence[str]) -> Vocab:
         return Vocab((*self.specials.values(), *genes), {role: i for i, role in enumerate(self.specials)})
 
     @abstractmethod
@@ -219,11 +219,8 @@ class Tokenizer:
             ValueError: it has one already, or no gene is left for it.
         """
 
-    def _with(self, **values: Any) -> Self:
-        return replace(self, **values)
-
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON and checkpoints: the options, and what was read or fitted instead of where from."""
+        """Plain values for JSON and checkpoints: the options, and the vocabulary in place of its paths."""
         by_target: dict[str, list[str]] = {}
         for name, target in self.alias.items():
             by_target.setdefault(target, []).append(name)
@@ -244,7 +241,7 @@ class Tokenizer:
 
 
 def _plain(value: Any) -> Any:
-    """Configs come as containers of their own kind; state is dict and list."""
+    """A value of a config with dict and list in place of the config's own containers."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, str) or not isinstance(value, Sequence):

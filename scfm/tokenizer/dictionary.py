@@ -47,7 +47,7 @@ def _scalar(kind: Any, raw: Any) -> Any:
     return np.frombuffer(raw, dtype=kind.dtype)[0].item() if raw else ""
 
 
-def _encoded(text: Any, encoding: Any) -> bytes:
+def _encode_latin1(text: Any, encoding: Any) -> bytes:
     """How protocol 2 stores bytes."""
     if not isinstance(text, str) or encoding != "latin1":
         raise pickle.UnpicklingError("it has bytes in an unknown encoding")
@@ -58,7 +58,7 @@ _ALLOWED = {
     ("numpy", "dtype"): _Kind,
     ("numpy.core.multiarray", "scalar"): _scalar,
     ("numpy._core.multiarray", "scalar"): _scalar,
-    ("_codecs", "encode"): _encoded,
+    ("_codecs", "encode"): _encode_latin1,
 }
 
 
@@ -83,7 +83,7 @@ class _OnlyValues(pickle._Unpickler):
     }
 
 
-def _bytes(path: Path) -> bytes:
+def _read_bytes(path: Path) -> bytes:
     if not path.is_file():
         raise FileNotFoundError(f"there is no dictionary {path}; expected a .pkl or .json as it was published")
     if path.stat().st_size > MAX_BYTES:
@@ -105,7 +105,7 @@ def read_dictionary(path: str | Path) -> dict[str, Any]:
         ValueError: a Git-LFS pointer, a pickle that asks for anything but numbers and strings, or no dictionary.
     """
     path = Path(path)
-    raw = _bytes(path)
+    raw = _read_bytes(path)
     try:
         values = json.loads(raw) if raw.lstrip()[:1] == b"{" else _OnlyValues(io.BytesIO(raw)).load()
         odd = plain_fault(values, keys=(str, int))

@@ -3,7 +3,7 @@
 The order of a cell's tokens is defined on float64: value descending, equal values by ascending token id, and only then
 truncated. Where columns meet on one token, or ties are long because raw counts are ranked, counts are added up in a
 dense row of the vocabulary beside a bitmap of the touched tokens: reading the bitmap gives them in ascending order.
-Otherwise a row is taken as it lies. :mod:`scfm.tokenizer.sorting` sorts.
+Otherwise a row is read in its own order. :mod:`scfm.tokenizer.sorting` sorts.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class CellError(ValueError):
 
 
 class _Work(NamedTuple):
-    """Scratch of one call, so that calls in several threads share nothing."""
+    """Scratch memory of one call, so that calls in several threads share none."""
 
     dense: np.ndarray
     words: np.ndarray
@@ -53,7 +53,7 @@ class _Work(NamedTuple):
     counts: np.ndarray
 
 
-def _work(size: int) -> _Work:
+def _make_work(size: int) -> _Work:
     return _Work(
         dense=np.zeros(size),
         words=np.zeros(size // 64 + 1, dtype=np.uint64),
@@ -79,7 +79,7 @@ def _drop_zeros(values: np.ndarray, tokens: np.ndarray, n: int) -> int:
 
 @compiled
 def _rank_cell(n: int, limit: int, work: _Work, out: np.ndarray) -> int:
-    """Tokens of the ``n`` collected values, most expressed first, into ``out``; how many."""
+    """Write the tokens of the ``n`` collected values to ``out``, most expressed first, and return their number."""
     bits = work.values.view(np.int64)
     highest, lowest = span(bits, n)
     if lowest <= 0:
@@ -87,12 +87,12 @@ def _rank_cell(n: int, limit: int, work: _Work, out: np.ndarray) -> int:
         highest, lowest = span(bits, n)
     if n == 0:
         return 0
-    at = (np.uint32(1) << place(n)) - np.uint32(1)
+    mask = (np.uint32(1) << place(n)) - np.uint32(1)
     kept = order(bits, n, highest, lowest, limit, work.keys, work.other, work.counts)
-    repair(work.keys, kept, at, bits, work.tokens)
+    repair(work.keys, kept, mask, bits, work.tokens)
     kept = min(kept, limit)
     for i in range(np.uint64(kept)):
-        out[i] = work.tokens[work.keys[i] & at]
+        out[i] = work.tokens[work.keys[i] & mask]
     return kept
 
 
@@ -114,7 +114,7 @@ def _rank_block(
     out: np.ndarray,
     offsets: np.ndarray,
 ) -> tuple[int, int]:
-    """Rank every row: (row, fault) of the first bad one, or (number of totals below their sum, 0)."""
+    """Rank every row; return (row, fault) of the first bad one, or (number of totals below their sum, 0)."""
     end, below = 0, 0
     for row in range(len(indptr) - 1):
         start, stop = indptr[row], indptr[row + 1]
@@ -147,7 +147,7 @@ _NONE = np.empty(0)
 
 
 def _work_size(counts: csr_matrix, n_tokens: int) -> int:
-    """Entries that scratch must hold: a row before it is filtered, or the vocabulary; and a position is 16 bits."""
+    """Entries that the scratch memory must hold: the longest row before it is filtered, or the vocabulary."""
     longest = int(np.diff(counts.indptr).max(initial=0))
     return max(n_tokens, longest) + 1
 
@@ -176,7 +176,7 @@ def rank(
         limit: genes to keep of a cell.
         medians: (V,) float64 above 0, or None.
         totals: (B,) n of each cell over all its genes; None adds up the row.
-        checked: the caller has looked for bad counts and given the rows' sums as ``totals``: not done again.
+        checked: whether the caller has checked the counts and given the rows' sums as ``totals``.
         prefix: uint16 ids before each cell that is not empty.
         suffix: uint16 ids after it.
 
@@ -200,7 +200,7 @@ def rank(
     row, fault = _rank_block(
         counts.indptr, counts.indices, counts.data, columns.astype(np.int32), direct,
         _NONE if medians is None else medians, scales, _NONE if totals is None else np.asarray(totals, np.float64),
-        checked, limit, prefix, suffix, _work(_work_size(counts, n_tokens)), ids, offsets,
+        checked, limit, prefix, suffix, _make_work(_work_size(counts, n_tokens)), ids, offsets,
     )  # fmt: skip
     if fault != FINE:
         raise CellError(int(row), _FAULTS[fault])
@@ -208,7 +208,7 @@ def rank(
 
 
 def require_sound(counts: csr_matrix, n_genes: int) -> None:
-    """Refuse a matrix that compiled code would read outside of.
+    """Refuse a matrix whose indices lie outside it: compiled code does not check them.
 
     Args:
         counts: (B, G), of any origin.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -70,11 +70,11 @@ class MedianTokenizer(Tokenizer):
         Raises:
             ValueError: it is fitted already, or no gene is left for the vocabulary.
         """
-        kept = np.flatnonzero(self._kept(statistics))
+        kept = np.flatnonzero(self._select_genes(statistics))
         kept = kept[np.argsort(np.array(statistics.genes)[kept], kind="stable")]
-        vocab = self._vocab_of([statistics.genes[i] for i in kept])
+        vocab = self._make_vocab([statistics.genes[i] for i in kept])
         medians = np.concatenate([np.ones(len(self.specials)), statistics.medians()[kept]])
-        return self._with(vocab=vocab, medians=medians)
+        return replace(self, vocab=vocab, medians=medians)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON and checkpoints; floats keep every bit."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import ClassVar, Self
@@ -36,11 +36,11 @@ class RankTokenizer(Tokenizer):
         Raises:
             ValueError: it is fitted already, or no gene is left for the vocabulary.
         """
-        kept = np.flatnonzero(self._kept(statistics))
+        kept = np.flatnonzero(self._select_genes(statistics))
         ids = np.array(statistics.genes)[kept]
         order = kept[np.lexsort((ids, -statistics.counts[kept], -statistics.n_cells[kept]))]
         symbols = (symbol_token(symbol_of(statistics.genes[i]) or statistics.genes[i]) for i in order)
-        return self._with(vocab=self._vocab_of(tuple(dict.fromkeys(symbols))))
+        return replace(self, vocab=self._make_vocab(tuple(dict.fromkeys(symbols))))
 
     def fit_text(self, lines: Iterable[str]) -> Self:
         """The same from lists of symbols, one cell a line: by number of cells descending, then by symbol.
@@ -56,7 +56,7 @@ class RankTokenizer(Tokenizer):
                 f"the tokenizer {self.name} has a vocabulary already, or the lines have no symbols to fit one"
             )
         kept = [symbol for symbol, n in cells.items() if n >= self.min_cells]
-        return self._with(vocab=self._vocab_of(sorted(kept, key=lambda symbol: (-cells[symbol], symbol))))
+        return replace(self, vocab=self._make_vocab(sorted(kept, key=lambda symbol: (-cells[symbol], symbol))))
 
     def encode_text(self, lines: Iterable[str]) -> Ragged:
         """Token ids of the published kind of corpus: one cell a line, symbols separated by spaces, highest first.

@@ -1,4 +1,4 @@
-"""One row of a CSR matrix -> tokens and counts, compiled; and what may be wrong with it."""
+"""One row of a CSR matrix -> tokens and counts, compiled; and the faults that a row may have."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ FINE, NAN, INFINITE, NEGATIVE, EMPTY, BAD_TOTAL = range(6)
 
 @intrinsic
 def _trailing_zeros(context: Any, word: Any) -> Any:
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    """Number of zero bits below the lowest one of a word."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        """The LLVM instruction."""
         return builder.cttz(args[0], context.get_constant(types.boolean, True))
 
-    return types.uint64(types.uint64), code
+    return types.uint64(types.uint64), codegen
 
 
 @compiled
@@ -61,16 +64,16 @@ def take(
     medians: np.ndarray,
     tokens: np.ndarray,
 ) -> int:
-    """Tokens and scaled counts of a row whose columns all have their own token; -1 where one is there twice."""
+    """Read tokens and scaled counts of a row whose columns ascend, each with its own token; -1 for another row."""
     n, k, end = np.uint64(0), np.uint64(start), np.uint64(stop)  # unsigned: no test for a negative index
-    before = np.int64(-1)
+    previous = np.int64(-1)
     ascending: bool | np.bool_ = True
     while k < end:
-        first, until = n, min(k + _STRETCH, end)
-        while k < until:
+        first, stretch_end = n, min(k + _STRETCH, end)
+        while k < stretch_end:
             column = np.int64(indices[k])
-            ascending &= column > before
-            before = column
+            ascending &= column > previous
+            previous = column
             token = columns[np.uint64(column)]
             values[n] = np.float64(data[k])
             medians[n - first] = scales[np.uint64(column)]
@@ -115,7 +118,7 @@ def collect(
     medians: np.ndarray,
     tokens: np.ndarray,
 ) -> int:
-    """Marked tokens in ascending order with their counts; the scratch is zero again."""
+    """Read the marked tokens in ascending order with their counts, and set the scratch memory back to zero."""
     n = 0
     for w in range(len(words)):
         word = words[w]

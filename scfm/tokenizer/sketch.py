@@ -1,7 +1,7 @@
 """Quantiles of many streams at once, in bounded memory, mergeable: a histogram with bins of equal ratio.
 
-A bin is what the exponent and the first 7 bits of the mantissa of a float64 tell, so its width is at most 1/128 of its
-lower edge and its middle is within 1/256 of every value in it. Bins are kept in pages of 64 that come into being when
+A bin is named by the exponent and the first 7 bits of the mantissa of a float64, so its width is at most 1/128 of its
+lower edge and its middle is within 1/256 of every value in it. Bins are kept in pages of 64, which are allocated when
 a value falls into them. Adding is exact, so that neither order nor partition changes a result (compare Masson et al.,
 "DDSketch", VLDB 2019).
 """
@@ -25,28 +25,28 @@ _PAGE = 1 << _PAGE_BITS
 RELATIVE_ERROR = 1 / 256
 
 
-def bins_of(values: np.ndarray) -> np.ndarray:
+def find_bins(values: np.ndarray) -> np.ndarray:
     """(n,) int32, the bin of each positive value."""
     return _bins(values.view(np.int64), _FIRST, _BINS - 1)
 
 
-def middle_of(bins: np.ndarray) -> np.ndarray:
+def bin_centers(bins: np.ndarray) -> np.ndarray:
     """(n,) float64, the middle of each bin."""
     edges = (np.stack([bins, bins + 1]) + _FIRST) << (52 - _MANTISSA_BITS)
     return edges.view(np.float64).mean(axis=0)
 
 
 @njit(nogil=True, cache=True)
-def _by_stream(rows: np.ndarray, bins: np.ndarray, n_streams: int) -> tuple[np.ndarray, np.ndarray]:
+def _sort_by_stream(rows: np.ndarray, bins: np.ndarray, n_streams: int) -> tuple[np.ndarray, np.ndarray]:
     """Streams and bins in the order of streams: a stream's pages are then in the cache when they are counted."""
-    at = np.zeros(n_streams + 1, dtype=np.int64)
+    starts = np.zeros(n_streams + 1, dtype=np.int64)
     for row in rows:
-        at[row + 1] += 1
-    at = at.cumsum()
+        starts[row + 1] += 1
+    starts = starts.cumsum()
     sorted_rows, sorted_bins = np.empty_like(rows), np.empty_like(bins)
     for k in range(len(rows)):
-        place = at[rows[k]]
-        at[rows[k]] += 1
+        place = starts[rows[k]]
+        starts[rows[k]] += 1
         sorted_rows[place] = rows[k]
         sorted_bins[place] = bins[k]
     return sorted_rows, sorted_bins
@@ -102,7 +102,7 @@ class Sketch:
 
     def add(self, rows: np.ndarray, values: np.ndarray) -> None:
         """Count positive values (n,) float64 of streams (n,) int32."""
-        rows, bins = _by_stream(rows, bins_of(values), len(self.page_of))
+        rows, bins = _sort_by_stream(rows, find_bins(values), len(self.page_of))
         self._reserve(_open_pages(rows, bins, self.page_of, self.n_pages))
         _count(rows, bins, self.page_of, self.pages)
 
@@ -115,12 +115,12 @@ class Sketch:
 
     def medians(self) -> np.ndarray:
         """(streams,) float64, the mean of the two middle values where they are even; NaN where there is none."""
-        found = np.full(len(self.page_of), np.nan)
+        medians = np.full(len(self.page_of), np.nan)
         for stream, pages in enumerate(self.page_of):
             used = np.flatnonzero(pages >= 0)
             if len(used):
                 below = self.pages[pages[used]].ravel().cumsum()
                 middle = np.array([(below[-1] - 1) // 2, below[-1] // 2])
-                at = np.searchsorted(below, middle, side="right")
-                found[stream] = middle_of(used[at // _PAGE] * _PAGE + at % _PAGE).mean()
-        return found
+                places = np.searchsorted(below, middle, side="right")
+                medians[stream] = bin_centers(used[places // _PAGE] * _PAGE + places % _PAGE).mean()
+        return medians

@@ -25,7 +25,7 @@ _HIGH_ONE = np.uint64(1 << 32)
 _LOW_HALF = np.uint64((1 << 32) - 1)
 _GAPS = np.array([701, 301, 132, 57, 23, 10, 4, 1])
 
-#: Keys looked at together for equal neighbors: without a branch, so that the comparison is vectorized.
+#: Keys compared together with their neighbors: without a branch, so that the comparison is vectorized.
 _STRETCH = 16
 
 
@@ -44,18 +44,18 @@ def place(n: int) -> np.uint32:
 
 
 @compiled
-def _before(a: np.uint32, b: np.uint32, at: np.uint32, bits: np.ndarray, tokens: np.ndarray) -> bool:
+def _precedes(a: np.uint32, b: np.uint32, mask: np.uint32, bits: np.ndarray, tokens: np.ndarray) -> bool:
     """Whether key a comes before key b: value descending, then token id ascending."""
-    i, j = a & at, b & at
+    i, j = a & mask, b & mask
     return bits[i] > bits[j] or (bits[i] == bits[j] and tokens[i] < tokens[j])
 
 
 @compiled
-def _repair_run(keys: np.ndarray, start: int, stop: int, at: np.uint32, bits: np.ndarray, tokens: np.ndarray) -> None:
+def _repair_run(keys: np.ndarray, start: int, stop: int, mask: np.uint32, bits: np.ndarray, tokens: np.ndarray) -> None:
     """Shell sort of a run of equal keys by value and token, unless it is in order; short runs: an insertion sort."""
     ordered = True
     for i in range(start + 1, stop):
-        ordered &= not _before(keys[i], keys[i - 1], at, bits, tokens)
+        ordered &= not _precedes(keys[i], keys[i - 1], mask, bits, tokens)
     if ordered:
         return
     for gap in _GAPS:
@@ -64,37 +64,37 @@ def _repair_run(keys: np.ndarray, start: int, stop: int, at: np.uint32, bits: np
         for i in range(start + gap, stop):
             key = keys[i]
             j = i
-            while j >= start + gap and _before(key, keys[j - gap], at, bits, tokens):
+            while j >= start + gap and _precedes(key, keys[j - gap], mask, bits, tokens):
                 keys[j] = keys[j - gap]
                 j -= gap
             keys[j] = key
 
 
 @compiled
-def repair(keys: np.ndarray, n: int, at: np.uint32, bits: np.ndarray, tokens: np.ndarray) -> None:
-    """Put every run of equal sorting keys in order; ``at`` masks the position in a key."""
+def repair(keys: np.ndarray, n: int, mask: np.uint32, bits: np.ndarray, tokens: np.ndarray) -> None:
+    """Put every run of equal sorting keys in order; ``mask`` selects the position in a key."""
     i = 1
     while i < n:
         stop = min(n, i + _STRETCH)
         equal = 0
         for k in range(np.uint64(i), np.uint64(stop)):
-            equal += (keys[k] ^ keys[k - np.uint64(1)]) <= at
-        i = _repair_runs(keys, i - 1, stop, n, at, bits, tokens) if equal else stop
+            equal += (keys[k] ^ keys[k - np.uint64(1)]) <= mask
+        i = _repair_runs(keys, i - 1, stop, n, mask, bits, tokens) if equal else stop
 
 
 @compiled
 def _repair_runs(
-    keys: np.ndarray, start: int, stop: int, n: int, at: np.uint32, bits: np.ndarray, tokens: np.ndarray
+    keys: np.ndarray, start: int, stop: int, n: int, mask: np.uint32, bits: np.ndarray, tokens: np.ndarray
 ) -> int:
     """Repair the runs that begin from ``start`` to ``stop``; the position after the last key looked at."""
-    while start > 0 and (keys[start] ^ keys[start - 1]) <= at:
+    while start > 0 and (keys[start] ^ keys[start - 1]) <= mask:
         start -= 1
     while start < stop:
         end = start + 1
-        while end < n and (keys[end] ^ keys[start]) <= at:
+        while end < n and (keys[end] ^ keys[start]) <= mask:
             end += 1
         if end - start > 1:
-            _repair_run(keys, start, end, at, bits, tokens)
+            _repair_run(keys, start, end, mask, bits, tokens)
         start = end
     return start
 
@@ -141,7 +141,7 @@ def order(
 def _count(keys: np.ndarray, n: int, position: np.uint32, counts: np.ndarray) -> None:
     """Histograms of both digits in one array: of the low digit in the low half of each word, of the high in the high.
 
-    So one pass over it turns both into places.
+    One pass over the array then turns both into places.
     """
     counts[:] = 0
     for i in range(np.uint64(n)):
@@ -153,10 +153,10 @@ def _count(keys: np.ndarray, n: int, position: np.uint32, counts: np.ndarray) ->
 @compiled
 def _cut(keys: np.ndarray, n: int, limit: int, position: np.uint32, counts: np.ndarray) -> int:
     """Keep the keys whose high digit can still be among the first ``limit``."""
-    last, before = 0, np.int64(counts[0] >> _HALF)
-    while before < limit:
+    last, total = 0, np.int64(counts[0] >> _HALF)
+    while total < limit:
         last += 1
-        before += np.int64(counts[last] >> _HALF)
+        total += np.int64(counts[last] >> _HALF)
     kept = np.uint64(0)
     for i in range(np.uint64(n)):
         key = keys[i]
@@ -168,18 +168,18 @@ def _cut(keys: np.ndarray, n: int, limit: int, position: np.uint32, counts: np.n
 @compiled
 def _sort(keys: np.ndarray, other: np.ndarray, n: int, position: np.uint32, counts: np.ndarray) -> None:
     """Two stable counting passes; the result is in ``keys``."""
-    before = np.uint64(0)
+    total = np.uint64(0)
     for d in range(BUCKETS):
-        counts[d], before = before, before + counts[d]
+        counts[d], total = total, total + counts[d]
     for i in range(np.uint64(n)):
         key = keys[i]
         d = (key >> position) & _LOW
-        to = counts[d]
-        other[to & _LOW_HALF] = key
-        counts[d] = to + np.uint64(1)
+        target = counts[d]
+        other[target & _LOW_HALF] = key
+        counts[d] = target + np.uint64(1)
     for i in range(np.uint64(n)):
         key = other[i]
         d = key >> (position + _DIGIT)
-        to = counts[d]
-        keys[to >> _HALF] = key
-        counts[d] = to + _HIGH_ONE
+        target = counts[d]
+        keys[target >> _HALF] = key
+        counts[d] = target + _HIGH_ONE

@@ -26,7 +26,7 @@ def _shares(
     counts: np.ndarray,
     values: np.ndarray,
 ) -> int:
-    """Counts above 0 and counts per 10,000 of each cell's genes, columns of one gene summed; how many."""
+    """Counts above 0 and counts per 10,000 of each cell's genes, columns of one gene summed; returns their number."""
     end = 0
     for row in range(len(indptr) - 1):
         start = end
@@ -116,9 +116,9 @@ class GeneStatistics:
                 f"the cell in row {row} has {totals[row]} counts in total; expected a finite number above 0"
             )
         rows = self._rows(genes)
-        found = np.empty(counts.nnz, np.int32), np.empty(counts.nnz), np.empty(counts.nnz)
-        n = _shares(counts.indptr, counts.indices, counts.data, rows, totals, np.zeros(len(self.genes)), *found)
-        which, x, values = (array[:n] for array in found)
+        scratch = np.empty(counts.nnz, np.int32), np.empty(counts.nnz), np.empty(counts.nnz)
+        n = _shares(counts.indptr, counts.indices, counts.data, rows, totals, np.zeros(len(self.genes)), *scratch)
+        which, x, values = (array[:n] for array in scratch)
         self.n_total += counts.shape[0]
         self.n_cells += np.bincount(which, minlength=len(self.genes))
         self.counts += np.bincount(which, weights=x, minlength=len(self.genes))

@@ -1,5 +1,4 @@
-# ruff: noqa: ANN001, ANN202 (compiled functions take their types from their arguments)
-"""One compiled pass over a block of counts: everything that is asked of a cell besides its ranks."""
+"""Totals, numbers of genes and hashes of cells, in one compiled pass over a block of counts."""
 
 from dataclasses import dataclass
 
@@ -24,7 +23,7 @@ class Tally:
 
 
 @numba.njit(cache=True, nogil=True)
-def _mix(x):  # type: ignore[no-untyped-def]
+def _mix(x: np.uint64) -> np.uint64:
     """The finalizer of splitmix64: every input bit reaches every output bit."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -32,10 +31,23 @@ def _mix(x):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _tally(indptr, indices, data, weights, sums, scale, totals, n_genes, hashes):  # type: ignore[no-untyped-def]
-    """``weights`` and ``sums`` are views of the same memory: gene g's are at 2g and 2g + 1, so in one cache line."""
+def _tally(
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    data: np.ndarray,
+    weights: np.ndarray,
+    sums: np.ndarray,
+    scale: float,
+    totals: np.ndarray,
+    n_genes: np.ndarray,
+    hashes: np.ndarray,
+) -> None:
+    """Fill totals, n_genes and hashes, and add to sums.
+
+    ``weights`` and ``sums`` are views of the same memory: gene g's are at 2g and 2g + 1, so in one cache line.
+    """
     for row in range(indptr.size - 1):
-        total, genes, mixed = 0.0, 0, np.uint64(0)
+        total, genes, mixed = 0.0, np.int64(0), np.uint64(0)
         for k in range(np.uint64(indptr[row]), np.uint64(indptr[row + 1])):
             at, x = np.uint64(indices[k]) << np.uint64(1), np.float64(data[k])
             total += x
@@ -46,12 +58,21 @@ def _tally(indptr, indices, data, weights, sums, scale, totals, n_genes, hashes)
 
 
 @numba.njit(cache=True, nogil=True)
-def _different(indptr, indices, data, columns, rows, seen, found):  # type: ignore[no-untyped-def]
+def _count_different(
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    data: np.ndarray,
+    columns: np.ndarray,
+    rows: np.ndarray,
+    seen: np.ndarray,
+    numbers: np.ndarray,
+) -> None:
+    """Add to numbers each row's tokens with counts; ``seen`` holds the last row that had a token."""
     for i in range(rows.size):
         for k in range(indptr[rows[i]], indptr[rows[i] + 1]):
             token = columns[indices[k]]
             if token >= 0 and data[k] > 0:
-                found[i] += seen[token] != i
+                numbers[i] += seen[token] != i
                 seen[token] = i
 
 
@@ -78,7 +99,7 @@ def tally(counts: csr_matrix, weights: np.ndarray, sums: np.ndarray | None = Non
     return result
 
 
-def different_tokens(counts: csr_matrix, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def count_different_tokens(counts: csr_matrix, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """(len(rows),) int64: different tokens with counts, in some cells of a block.
 
     Args:
@@ -86,7 +107,7 @@ def different_tokens(counts: csr_matrix, columns: np.ndarray, rows: np.ndarray) 
         columns: (G,) token id of each gene, -1 where it has none; several genes can share one.
         rows: the cells.
     """
-    found = np.zeros(len(rows), dtype=np.int64)
+    numbers = np.zeros(len(rows), dtype=np.int64)
     seen = np.full(int(columns.max(initial=-1)) + 1, -1, dtype=np.int64)
-    _different(counts.indptr, counts.indices, counts.data, columns, rows, seen, found)
-    return found
+    _count_different(counts.indptr, counts.indices, counts.data, columns, rows, seen, numbers)
+    return numbers

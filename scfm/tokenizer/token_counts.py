@@ -1,4 +1,3 @@
-# ruff: noqa: ANN001, ANN202 (compiled functions take their types from their arguments)
 """The counts behind tokens (``keep_counts=true``)."""
 
 import numba
@@ -9,7 +8,18 @@ from scfm.types import Ragged
 
 
 @numba.njit(cache=True, nogil=True)
-def _beside(tokens, offsets, indptr, indices, data, rows, columns, sums, out):  # type: ignore[no-untyped-def]
+def _copy_counts(
+    tokens: np.ndarray,
+    offsets: np.ndarray,
+    indptr: np.ndarray,
+    indices: np.ndarray,
+    data: np.ndarray,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    sums: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """Write the summed counts of each token to out; ``sums`` (V,) is zero before and after."""
     for i in range(rows.size):
         low, high = indptr[rows[i]], indptr[rows[i] + 1]
         for k in range(low, high):
@@ -24,8 +34,8 @@ def _beside(tokens, offsets, indptr, indices, data, rows, columns, sums, out):  
                 sums[token] = 0
 
 
-def counts_beside(tokens: Ragged, counts: csr_matrix, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """(T,) float32 beside every token: the cell's counts of it, those of genes that share it summed; 0 at specials.
+def gather_counts(tokens: Ragged, counts: csr_matrix, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """(T,) float32: the counts behind every token, summed over the genes that share it; 0 at special tokens.
 
     Args:
         tokens: of B cells.
@@ -36,5 +46,5 @@ def counts_beside(tokens: Ragged, counts: csr_matrix, rows: np.ndarray, columns:
     out = np.empty(len(tokens.values), dtype=np.float32)
     size = int(max(columns.max(initial=0), tokens.values.max(initial=0))) + 1
     matrix = (counts.indptr, counts.indices, counts.data)
-    _beside(tokens.values, tokens.offsets, *matrix, rows, columns, np.zeros(size), out)
+    _copy_counts(tokens.values, tokens.offsets, *matrix, rows, columns, np.zeros(size), out)
     return out

@@ -8,7 +8,7 @@ import pytest
 
 from scfm.preparation.api import append
 from scfm.store.layout import write_json
-from scfm.store.manifest import is_harmless, read_manifest, sealed
+from scfm.store.manifest import add_checksum, is_harmless, read_manifest
 from scfm.store.token_store import TokenStore
 from scfm.store.verify import verify
 from support import write_made_store
@@ -55,7 +55,7 @@ def edit_manifest(store: Path, change) -> None:
     """As someone does who knows how the manifest is sealed."""
     state = json.loads((store / "manifest.json").read_text())
     change(state)
-    write_json(store / "manifest.json", sealed(state))
+    write_json(store / "manifest.json", add_checksum(state))
 
 
 @pytest.mark.parametrize("name", OUTSIDE, ids=repr)

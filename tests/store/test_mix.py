@@ -153,7 +153,7 @@ def test_refusals(paths, mix, tmp_path):
         open_mix(paths=paths, weights=[1])
     with pytest.raises(ValueError, match="one number above 0"):
         open_mix(paths=paths, weights=[1, 0])
-    with pytest.raises(ValueError, match="which stores"):
+    with pytest.raises(ValueError, match="store.paths is empty"):
         open_mix(paths=[])
     with pytest.raises(FileNotFoundError, match="there is no store"):
         open_mix(paths=[paths[0], "nowhere"])

@@ -9,7 +9,7 @@ import pytest
 from scfm.datasets.synthetic import synthetic_cells
 from scfm.preparation.api import prepare
 from scfm.store.layout import file_sha256, write_json
-from scfm.store.manifest import manifest_fault, sealed
+from scfm.store.manifest import add_checksum, manifest_fault
 from scfm.store.verify import verify
 from scfm.tokenizer import RankTokenizer
 
@@ -65,7 +65,7 @@ def test_a_manifest_without_checksum_and_a_missing_report(store):
     del manifest["sha256"]
     write_json(store / "manifest.json", manifest)
     assert "no checksum of itself" in verify(store)[0]
-    write_json(store / "manifest.json", sealed(manifest))
+    write_json(store / "manifest.json", add_checksum(manifest))
     (store / "report.html").unlink()
     assert verify(store) == ["report.html is missing"]
 
@@ -88,7 +88,7 @@ def _edit_meta(store, change):
     (store / "scfm.json").write_text(json.dumps(meta))
     manifest = json.loads((store / "manifest.json").read_text())
     manifest["files_sha256"]["scfm.json"] = file_sha256(store / "scfm.json")
-    write_json(store / "manifest.json", sealed(manifest))
+    write_json(store / "manifest.json", add_checksum(manifest))
 
 
 def test_a_foreign_vocabulary(store):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from scfm.tokenizer import GeneStatistics
-from scfm.tokenizer.sketch import RELATIVE_ERROR, Sketch, bins_of, middle_of
+from scfm.tokenizer.sketch import RELATIVE_ERROR, Sketch, bin_centers, find_bins
 
 GENES = [f"ENSG{i:011d}" for i in range(30)]
 
@@ -72,8 +72,8 @@ def test_error_bound_of_the_sketch_for_any_values(values):
 
 def test_bins_hold_their_middle_and_clip():
     bins = np.arange(34 << 7)
-    assert np.array_equal(bins_of(middle_of(bins)), bins)
-    assert bins_of(np.array([1e-300, 1e300])).tolist() == [0, bins[-1]]
+    assert np.array_equal(find_bins(bin_centers(bins)), bins)
+    assert find_bins(np.array([1e-300, 1e300])).tolist() == [0, bins[-1]]
 
 
 @settings(max_examples=20, deadline=None)

@@ -11,7 +11,7 @@ from scfm.preparation.api import prepare
 from scfm.store.mix import open_mix
 from scfm.store.token_store import TokenStore
 from scfm.tokenizer import RankTokenizer, from_dict
-from scfm.tokenizer.token_counts import counts_beside
+from scfm.tokenizer.token_counts import gather_counts
 from scfm.types import Ragged
 from support import write_made_store
 
@@ -26,7 +26,7 @@ def test_equal_to_adding_up_gene_by_gene(seed, dtype):
     rows = rng.permutation(8)[:5]
     lists = [rng.permutation(15)[: rng.integers(0, 15)].astype(np.uint16) for _ in rows]
     offsets = np.cumsum([0, *map(len, lists)])
-    got = counts_beside(Ragged(np.concatenate(lists), offsets), counts, rows, columns)
+    got = gather_counts(Ragged(np.concatenate(lists), offsets), counts, rows, columns)
     dense = counts.toarray()
     want = [[dense[row, columns == token].sum() for token in tokens] for row, tokens in zip(rows, lists, strict=True)]
     assert got.dtype == np.float32
