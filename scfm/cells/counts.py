@@ -1,4 +1,4 @@
-"""Where the counts are, and whether they are counts."""
+"""Find the counts of a file, and check that they are counts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scfm.cells.source import Matrix, Place, Source, did_you_mean
 
 log = logging.getLogger(__name__)
 
-#: Stored values that are looked at before a matrix is taken for counts.
+#: Stored values that are checked before a matrix is taken for counts.
 SAMPLE = 1 << 18
 
 #: Values checked at once, so that they stay in the processor's cache.
@@ -27,20 +27,19 @@ Demand = Literal["required", "decimals_ok", "lognorm_ok"]
 #: Logarithms of normalized counts stay below this; so do counts of very shallow cells.
 LOGARITHM = 12.0
 
-#: Cells whose totals are looked at to tell logarithms.
-LOOKED_AT = 64
+#: Cells whose totals tell logarithms from counts.
+CELLS_FOR_TOTALS = 64
 
 
 @dataclass(frozen=True)
-class Found:
-    """One place that was looked at.
+class Candidate:
+    """A place that may hold the counts, with what its values are.
 
     Attributes:
-        label: as in :class:`~scfm.cells.source.Place`.
-        matrix: opened.
-        place: it.
-        kind: what its values are.
-        words: the same for people, with an example.
+        place: the place.
+        matrix: its matrix, opened.
+        kind: the kind of its values.
+        words: the kind in words, with an example.
     """
 
     place: Place
@@ -49,7 +48,7 @@ class Found:
     words: str
 
 
-def find_counts(source: Source, layer: str | None, demand: Demand) -> Found:
+def find_counts(source: Source, layer: str | None, demand: Demand) -> Candidate:
     """Look for counts in a stated order and take the first place that holds them, unless a later one has more genes.
 
     A named ``layer`` is taken or refused: there is no second choice. Otherwise ``layers['counts']``, ``raw.X`` and
@@ -61,35 +60,38 @@ def find_counts(source: Source, layer: str | None, demand: Demand) -> Found:
     Args:
         source: the open file.
         layer: a layer's name.
-        demand: whether only counts will do.
+        demand: which values are accepted.
 
     Raises:
-        ValueError: no such layer, or nothing that will do; says where was looked and what was found there.
+        ValueError: no such layer, or no usable values; lists the places and what they hold.
     """
     if layer is not None and layer not in source.layers:
         raise ValueError(f"has no layer {layer!r}; {did_you_mean(layer, list(source.layers))}")
     places = [source.layers[layer]] if layer is not None else list(source.default)
-    seen: list[Found] = []
+    seen: list[Candidate] = []
     for place in places:
-        seen.append(look(source, place))
+        seen.append(judge(source, place))
         if seen[-1].kind == "counts":
             break
     wanted = ["counts"] if demand == "required" else ["counts", "fractions"]
     for kind in wanted:
-        for found in seen:
-            if found.kind == kind and not (kind == "fractions" and demand == "decimals_ok" and _are_logarithms(found)):
-                _tell(seen, found)
-                return _with_more_genes(source, found, places[len(seen) :])
+        for candidate in seen:
+            if candidate.kind != kind:
+                continue
+            if kind == "fractions" and demand == "decimals_ok" and _are_logarithms(candidate):
+                continue
+            _warn_passed_over(seen, candidate)
+            return _prefer_more_genes(source, candidate, places[len(seen) :])
     raise ValueError(_refusal(seen, source, layer, demand))
 
 
-def _with_more_genes(source: Source, taken: Found, later: Sequence[Place]) -> Found:
-    """A later place with counts of more genes, else the one that was taken."""
+def _prefer_more_genes(source: Source, taken: Candidate, later: Sequence[Place]) -> Candidate:
+    """A later place with counts of more genes, else the place chosen so far."""
     for place in later:
         genes = len(place.var())
         if genes <= taken.matrix.shape[1]:
             continue
-        other = look(source, place)
+        other = judge(source, place)
         if other.kind != "counts":
             log.warning(
                 "%s has the counts of %d genes; %s has %d genes, but holds %s",
@@ -105,15 +107,16 @@ def _with_more_genes(source: Source, taken: Found, later: Sequence[Place]) -> Fo
     return taken
 
 
-def _tell(seen: list[Found], taken: Found) -> None:
+def _warn_passed_over(seen: list[Candidate], taken: Candidate) -> None:
     for other in seen:
         if other is not taken:
             log.warning("%s holds %s: %s is used instead", other.place.label, other.words, taken.place.label)
 
 
-def _are_logarithms(found: Found) -> bool:
-    """Whether values are log1p of counts normalized to one total: small, and the total comes out when it is undone."""
-    rows = next(iter(found.matrix.blocks(0, min(LOOKED_AT, found.matrix.shape[0]), LOOKED_AT)), None)
+def _are_logarithms(candidate: Candidate) -> bool:
+    """Whether values are log1p of counts normalized to one total: small, and of equal total after expm1."""
+    n = min(CELLS_FOR_TOTALS, candidate.matrix.shape[0])
+    rows = next(iter(candidate.matrix.blocks(0, n, CELLS_FOR_TOTALS)), None)
     if rows is None or not rows.nnz or rows.data.max() >= LOGARITHM:
         return False
     raised = rows.astype(np.float64)
@@ -124,27 +127,25 @@ def _are_logarithms(found: Found) -> bool:
         return True
     log.warning(
         "%s holds decimals below %g, taken as counts (counts=decimals_ok); make sure that they are no logarithms",
-        found.place.label, LOGARITHM,
+        candidate.place.label, LOGARITHM,
     )  # fmt: skip
     return False
 
 
-def _refusal(seen: list[Found], source: Source, layer: str | None, demand: Demand) -> str:
-    where = "; ".join(f"{found.place.label} holds {found.words}" for found in seen)
+def _refusal(seen: list[Candidate], source: Source, layer: str | None, demand: Demand) -> str:
+    where = "; ".join(f"{candidate.place.label} holds {candidate.words}" for candidate in seen)
     if not seen:
         where = "there is no layers['counts'], no raw.X and no X"
     others = [name for name in source.layers if name != "counts"]
     also = f" (layers not looked at: {', '.join(map(repr, others[:12]))})" if others and layer is None else ""
     what = {"required": "raw counts", "decimals_ok": "counts", "lognorm_ok": "usable values"}[demand]
     text = f"no {what} found. Looked in this order: {where}{also}. "
-    decimals = any(found.kind == "fractions" for found in seen)
+    decimals = any(candidate.kind == "fractions" for candidate in seen)
     if demand == "lognorm_ok":
         return text + "Values must be non-negative, without NaN. Name a layer that has such values (layer=...)"
     if demand == "decimals_ok":
-        return text + (
-            "Counts are non-negative and no logarithms"
-            f"{' (undone, all cells have one total)' if decimals else ''}. Name the layer that has them (layer=...)"
-        )
+        why = " (after expm1, all cells have one total)" if decimals else ""
+        return f"{text}Counts are non-negative and no logarithms{why}. Name the layer that has them (layer=...)"
     text += "Counts are non-negative integers. Name the layer that has them (layer=...)"
     if decimals:
         text += (
@@ -155,20 +156,20 @@ def _refusal(seen: list[Found], source: Source, layer: str | None, demand: Deman
     return text
 
 
-def look(source: Source, place: Place) -> Found:
+def judge(source: Source, place: Place) -> Candidate:
     """Open a place and judge it by values sampled over the whole matrix."""
     matrix = place.matrix()
     values, rows = matrix.sample(SAMPLE)
     bad = first_bad(values, whole=True)
     if bad < 0:
-        return Found(place, matrix, "counts", "counts")
+        return Candidate(place, matrix, "counts", "counts")
     worse = first_bad(values, whole=False)
     shown = worse if worse >= 0 else bad
     cell = source.obs(int(rows[shown]), int(rows[shown]) + 1, []).index[0]
     example = f"({values[shown]:.4g} in cell {cell!r})"
     if worse < 0:
-        return Found(place, matrix, "fractions", f"fractions, as after normalizing {example}")
-    return Found(place, matrix, "invalid", f"{describe(values[worse])} {example}")
+        return Candidate(place, matrix, "fractions", f"fractions, as after normalizing {example}")
+    return Candidate(place, matrix, "invalid", f"{describe(values[worse])} {example}")
 
 
 def describe(value: float) -> str:
@@ -190,7 +191,7 @@ def first_bad(values: np.ndarray, whole: bool) -> int:
         part = values[start : start + STRIDE]
         if part.dtype not in (np.float32, np.float64):
             part = part.astype(np.float64)  # half precision, or bytes in the other order
-        if fine(part, whole):
+        if all_valid(part, whole):
             continue
         good = (part >= 0) & np.isfinite(part)
         if whole:
@@ -201,7 +202,7 @@ def first_bad(values: np.ndarray, whole: bool) -> int:
 
 
 @njit(nogil=True, cache=True)
-def fine(values: np.ndarray, whole: bool) -> bool:
+def all_valid(values: np.ndarray, whole: bool) -> bool:
     """Whether all values are non-negative, and integers if ``whole``; false also for very large ones.
 
     One pass without a branch, which is vectorized. NaN fails every comparison.

@@ -15,10 +15,10 @@ from scfm.genes.table import table
 
 log = logging.getLogger(__name__)
 
-#: Columns of var that tell the kind of a feature, without case and separators.
+#: Columns of var that hold the kind of a feature, without case and separators.
 COLUMNS = ("featuretypes", "featuretype")
 
-#: Columns that may tell it: they are followed where they name genes and others in known words.
+#: Columns that may hold it: they are used where they name genes and others by known words.
 POSSIBLE_COLUMNS = ("modality", "modalities", "featurebiotype", "featureclass")
 
 _GENE_WORDS = """
@@ -43,11 +43,11 @@ OTHERS = frozenset(_OTHER_WORDS.split())
 
 
 def gene_mask(var: pd.DataFrame, wanted: str = "rna") -> np.ndarray | None:
-    """(G,) bool: which features are genes; None where all are, or where var does not tell.
+    """(G,) bool: which features are genes; None where all are, or where var has no such column.
 
     Args:
         var: (G rows) the genes' table.
-        wanted: the kind that is taken where it is named so in var (``mod=GEX``).
+        wanted: a kind of var that is taken for genes (``mod=GEX``).
 
     Raises:
         ValueError: no feature is a gene, or several kinds of which none is a known word for genes.
@@ -72,21 +72,21 @@ def _mask(var: pd.DataFrame, column: str, wanted: str, *, certain: bool) -> np.n
         taken = genes if others.any() else genes | (words == "")
         if not certain and not others.any():
             return None
-        return _mask_with_note(taken, column, numbers)
+        return _report_mask(taken, column, numbers)
     known = {kind for kind in numbers if _word(kind)}
-    asked = _word(wanted) != "rna"  # a modality that was asked for may hold anything
-    if not certain or (len(known) < 2 and (asked or not others.any())):
+    named = _word(wanted) != "rna"  # a modality that the user names may hold anything
+    if not certain or (len(known) < 2 and (named or not others.any())):
         return None
     raise ValueError(_refusal(column, numbers, only_others=all(_word(kind) in OTHERS for kind in known)))
 
 
-def _mask_with_note(taken: np.ndarray, column: str, numbers: Mapping[str, int]) -> np.ndarray | None:
+def _report_mask(taken: np.ndarray, column: str, numbers: Mapping[str, int]) -> np.ndarray | None:
     if taken.all():
         return None
-    left = ", ".join(
+    others = ", ".join(
         f"{n:,} {kind or 'without a kind'}" for kind, n in numbers.items() if not is_gene_word(_word(kind))
     )
-    log.info("%d features are genes by var[%r]; the others are left out (%s)", taken.sum(), column, left)
+    log.info("%d features are genes by var[%r]; the others are left out (%s)", taken.sum(), column, others)
     return taken
 
 

@@ -1,7 +1,7 @@
 """Reading cells: any supported file as blocks of counts, a bounded number of cells at a time.
 
-``open_cells(path)`` finds out what the file is, where its counts are and what its genes are called;
-``.blocks()`` streams the counts. The file is never held in memory as a whole and never written to.
+``open_cells(path)`` detects the format, the place of the counts and the names of the genes; ``.blocks()`` streams the
+counts. The file is never held in memory as a whole and never written to.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from scfm.cells.source import Matrix, Source, did_you_mean
 if TYPE_CHECKING:
     from anndata import AnnData
 
-#: What h5py, zarr and anndata raise when bytes are not what they should be.
+#: What h5py, zarr and anndata raise for damaged files.
 DAMAGE = (OSError, EOFError, KeyError, IndexError, TypeError, RuntimeError, MemoryError)
 
 
@@ -64,11 +64,11 @@ class CellFile:
     Attributes:
         path: the file, or "the AnnData" where it is one in memory.
         n_cells: number of cells.
-        genes: G names as found, which may repeat.
-        genes_from: where they were found: ``var.index`` or ``var['gene_id']``.
+        genes: G names as the file has them, which may repeat.
+        genes_from: where the names are: ``var.index`` or ``var['gene_id']``.
         obs_columns: names of the columns of obs.
         var_columns: names that ``gene_column`` can take.
-        counts_from: where the counts were found: ``layers['counts']``, ``raw.X``, ``X``.
+        counts_from: where the counts are: ``layers['counts']``, ``raw.X``, ``X``.
         is_counts: False if the values are fractions that "decimals_ok" or "lognorm_ok" let pass.
     """
 
@@ -89,11 +89,11 @@ class CellFile:
         self.obs_columns = list(source.obs_columns)
         if not self.n_cells:
             raise ValueError("has no cells (0 rows in obs); leave it out of the input")
-        found = find_counts(source, layer, counts)
-        self.counts_from = found.place.label
-        self.is_counts = found.kind == "counts"
-        self._matrix: Matrix = found.matrix
-        var = found.place.var()
+        chosen = find_counts(source, layer, counts)
+        self.counts_from = chosen.place.label
+        self.is_counts = chosen.kind == "counts"
+        self._matrix: Matrix = chosen.matrix
+        var = chosen.place.var()
         if not len(var):
             raise ValueError(f"has no genes (0 rows in the var of its {self.counts_from})")
         names, self.genes_from = gene_names(var, gene_column)
@@ -133,7 +133,7 @@ class CellFile:
                 yield block
                 low += len(block.obs)
         except ValueError as error:
-            raise ValueError(f"{self.path}: {_line(error)}") from error
+            raise ValueError(f"{self.path}: {_first_line(error)}") from error
         except DAMAGE as error:
             raise ValueError(
                 f"{self.path}: {self.counts_from} cannot be read after cell {low}: {_cause(error)}"
@@ -230,7 +230,7 @@ def open_cells(
             need the order of the genes.
         mod: modality of a MuData file, measurement of a SOMA experiment (there "rna" also means "RNA"); in a matrix
             with several feature types the one to take, where it has no known name for genes.
-        on_duplicate_cells: names that occur twice are refused, numbered (``AAAC``, ``AAAC-1``) or not looked for.
+        on_duplicate_cells: names that occur twice are refused, numbered (``AAAC``, ``AAAC-1``) or ignored.
 
     Raises:
         FileNotFoundError, PermissionError: no such file, or no right to read it.
@@ -259,17 +259,19 @@ def _refuse(path: Path | str, source: Source | None, error: Exception) -> NoRetu
     if source is not None:
         source.close()
     if isinstance(error, ValueError):
-        raise ValueError(f"{path}: {_line(error)}") from error
+        raise ValueError(f"{path}: {_first_line(error)}") from error
     raise ValueError(f"{path}: {_cause(error)}") from error
 
 
 def _cause(error: Exception) -> str:
-    """What is wrong with a file, by what a library raised, and what to do."""
+    """Say what is wrong with a file, from the error of a library, and what to do."""
     if isinstance(error, KeyError):
-        return f"a part of it is missing ({_line(error)}); it was written by another program or cut, write it again"
-    return f"it is damaged or was truncated; copy or download it again ({_line(error)})"
+        return (
+            f"a part of it is missing ({_first_line(error)}); it was written by another program or cut, write it again"
+        )
+    return f"it is damaged or was truncated; copy or download it again ({_first_line(error)})"
 
 
-def _line(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     """The first line of an error's message."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -23,7 +23,7 @@ WINDOW = 65_536
 
 
 def gene_names(var: pd.DataFrame, column: str | None = None) -> tuple[list[str], str]:
-    """The genes' names, and where they were found.
+    """The genes' names, and where in var they are.
 
     In order: ``column`` where given; the index, if most of it are Ensembl ids; the first usual column that is mostly
     Ensembl ids (where it is empty the index stands in), because symbols change and repeat; the first usual column of
@@ -41,7 +41,7 @@ def gene_names(var: pd.DataFrame, column: str | None = None) -> tuple[list[str],
     """
     index = [str(name) for name in var.index]
     if column is not None and column in var.columns:
-        return _filled(var[column], index), f"var[{column!r}]"
+        return _fill_gaps(var[column], index), f"var[{column!r}]"
     if column is not None and column not in ("index", "_index", var.index.name):
         raise ValueError(f"var has no column {column!r} for gene_column; {did_you_mean(column, var_columns(var))}")
     if column is not None or _share(index) > 0.5:
@@ -50,10 +50,10 @@ def gene_names(var: pd.DataFrame, column: str | None = None) -> tuple[list[str],
     for name in (usual[key] for key in (*ENSEMBL_COLUMNS, *SYMBOL_COLUMNS) if key in usual):
         if _share([str(value) for value in var[name]]) > 0.5:
             log.info("genes are taken from var[%r], Ensembl ids, rather than from the index (%r, ...)", name, index[0])
-            return _filled(var[name], index), f"var[{name!r}]"
+            return _fill_gaps(var[name], index), f"var[{name!r}]"
     if index and all(name.isdigit() for name in index[:100]):
         for name in (usual[key] for key in (*ENSEMBL_COLUMNS, *SYMBOL_COLUMNS) if key in usual):
-            return _filled(var[name], index), f"var[{name!r}]"
+            return _fill_gaps(var[name], index), f"var[{name!r}]"
     return index, "var.index"
 
 
@@ -68,7 +68,8 @@ def _share(names: list[str]) -> float:
     return sum(ensembl_id(name) is not None for name in some) / max(1, len(some))
 
 
-def _filled(values: pd.Series, index: list[str]) -> list[str]:
+def _fill_gaps(values: pd.Series, index: list[str]) -> list[str]:
+    """The values as text, with the entry of the index where one is missing."""
     empty = values.isna().to_numpy()
     texts = [str(value) for value in values]
     return [index[i] if empty[i] or text in ("", "nan", "None") else text for i, text in enumerate(texts)]
@@ -86,14 +87,14 @@ def repeated_cells(source: Source) -> dict[int, str]:
     twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     if not len(twice):
         return {}
-    met: Counter[str] = Counter()
+    n_seen: Counter[str] = Counter()
     renamed: dict[int, str] = {}
     for start, names in _windows(source):
         for offset in np.flatnonzero(np.isin(hashes[start : start + len(names)], twice)).tolist():
             name = names[offset]
-            if met[name]:
-                renamed[start + offset] = f"{name}-{met[name]}"
-            met[name] += 1
+            if n_seen[name]:
+                renamed[start + offset] = f"{name}-{n_seen[name]}"
+            n_seen[name] += 1
     return renamed
 
 

@@ -57,13 +57,15 @@ class Quality:
         named = [name for name in have if name in words or f"`{name}`" in words]
         return list(dict.fromkeys([*flags, *named]))
 
-    def failed(self, obs: pd.DataFrame, tally: Tally, mito: np.ndarray | None, where: str) -> dict[str, np.ndarray]:
+    def find_failures(
+        self, obs: pd.DataFrame, tally: Tally, mito: np.ndarray | None, where: str
+    ) -> dict[str, np.ndarray]:
         """Which cells fail which rule.
 
         Args:
             obs: B rows with the columns of :meth:`columns`.
             tally: sums of the B cells.
-            mito: (B,) counts in mitochondrial genes; None where no rule asks.
+            mito: (B,) counts in mitochondrial genes; None where no rule needs them.
             where: the file, for messages.
 
         Returns:
@@ -72,32 +74,32 @@ class Quality:
         Raises:
             ValueError: an expression that cannot be evaluated.
         """
-        failed: dict[str, np.ndarray] = {}
+        failures: dict[str, np.ndarray] = {}
         if self.min_genes is not None:
-            failed["min_genes"] = tally.n_genes < self.min_genes
+            failures["min_genes"] = tally.n_genes < self.min_genes
         if self.min_counts is not None:
-            failed["min_counts"] = tally.totals < self.min_counts
+            failures["min_counts"] = tally.totals < self.min_counts
         if mito is not None and self.max_mito is not None:
-            failed["max_mito"] = mito > self.max_mito * tally.totals
+            failures["max_mito"] = mito > self.max_mito * tally.totals
         for flag in ("filter_pass", "is_primary_data"):
             if getattr(self, flag):
-                failed[flag] = ~obs[flag].astype(str).str.lower().isin(["1", "1.0", "true"]).to_numpy()
+                failures[flag] = ~obs[flag].astype(str).str.lower().isin(["1", "1.0", "true"]).to_numpy()
         if self.expression is not None:
-            failed["expression"] = ~self._query(obs, where)
-        return failed
+            failures["expression"] = ~self._query(obs, where)
+        return failures
 
     def _query(self, obs: pd.DataFrame, where: str) -> np.ndarray:
         try:
-            kept = obs.eval(self.expression, engine="python")
-        except Exception as error:  # whatever the expression raises is the user's to know
+            passes = obs.eval(self.expression, engine="python")
+        except Exception as error:  # the expression is the user's and can raise anything
             have = ", ".join(map(str, obs.columns)) or "none of the obs columns"
             raise ValueError(
                 f"{where}: quality.expression={self.expression!r} cannot be evaluated ({error}); it names {have}"
             ) from error
-        kept = np.asarray(kept)
-        if kept.shape != (len(obs),) or kept.dtype.kind != "b":
+        passes = np.asarray(passes)
+        if passes.shape != (len(obs),) or passes.dtype.kind != "b":
             raise ValueError(f"{where}: quality.expression={self.expression!r} is not true or false for each cell")
-        return kept
+        return passes
 
 
 def mitochondrial(names: Sequence[str], species: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What every kind of file offers to the reader."""
+"""The interface of an open file of cells, whatever its format."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def did_you_mean(name: str, have: Sequence[str], limit: int = 12) -> str:
     """``it has 'a', 'b' (did you mean 'a'?)``: the end of the sentence that refuses an unknown name.
 
     Args:
-        name: what was asked for.
-        have: what there is.
+        name: the unknown name.
+        have: the known names.
         limit: names to list at most.
     """
     if not have:
@@ -90,6 +90,6 @@ def did_you_mean(name: str, have: Sequence[str], limit: int = 12) -> str:
     return f"it has {listed}" + (f" (did you mean {lower[close[0]]!r}?)" if close else "")
 
 
-def missing(extra: str, package: str, path: Path) -> ImportError:
+def missing_package(extra: str, package: str, path: Path) -> ImportError:
     """The error for a format whose library is an extra that is not installed."""
     return ImportError(f'reading {path} needs {package}; pip install "scfm-framework[{extra}]"')

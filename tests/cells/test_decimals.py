@@ -47,7 +47,7 @@ def test_integers_go_before_decimals(deep, h5ad, caplog):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_logarithms_are_refused(cells, h5ad, total, dtype):
     cells.X = normalized(cells.X, total).astype(dtype)
-    with pytest.raises(ValueError, match=r"no counts found.*no logarithms \(undone, all cells have one total\)"):
+    with pytest.raises(ValueError, match=r"no counts found.*no logarithms \(after expm1, all cells have one total\)"):
         open_cells(h5ad(cells), counts="decimals_ok")
 
 

@@ -111,7 +111,7 @@ def test_only_plain_gzip_is_inflated_by_ourselves(tmp_path):
 @pytest.mark.parametrize("limit", [1, 40, 10**6])
 def test_columns_are_turned_into_rows_out_of_core(cells, h5ad, limit, monkeypatch, tmp_path):
     monkeypatch.setattr(hdf5_matrix, "PIECE", 37)
-    monkeypatch.setattr(row_sorter.Scattered.__init__, "__defaults__", (limit,))
+    monkeypatch.setattr(row_sorter.RowRanges.__init__, "__defaults__", (limit,))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     expected = cells.X.copy()
     cells.X = csc_matrix(cells.X)

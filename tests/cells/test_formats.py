@@ -153,7 +153,7 @@ def test_tenx_folder(cells, tmp_path, packed, version, prefix):
 
 @pytest.mark.parametrize("field", ["integer", "real"])
 def test_tenx_folder_of_cells_by_genes_out_of_core(cells, tmp_path, field, monkeypatch):
-    monkeypatch.setattr(row_sorter.Scattered.__init__, "__defaults__", (100,))
+    monkeypatch.setattr(row_sorter.RowRanges.__init__, "__defaults__", (100,))
     folder = write_market(tmp_path / "filtered", cells, packed=False, version=3, transposed=False, field=field)
     require_same(folder, cells, tmp_path)
 

@@ -54,7 +54,7 @@ def test_codes_beyond_the_categories_stay_integers_as_in_anndata(cells, tmp_path
     path = write_old(tmp_path / "x.h5ad", cells, {"uns/kind_categories": np.array([b"a", b"b"])})
     with open_cells(path) as opened:
         assert opened.obs["kind"].tolist() == [i % 3 for i in range(50)]
-    assert "'kind' of /obs holds integers and names lie beside it" in caplog.text
+    assert "'kind' of /obs holds integers, and the category names beside it" in caplog.text
 
 
 def test_feature_types_of_an_old_raw_are_texts(cells, tmp_path):
@@ -93,7 +93,7 @@ def test_zarr_of_anndata_07(cells, zarr07):
 def test_codes_that_lost_their_categories_are_warned_of(cells, zarr07, caplog):
     with open_cells(zarr07[0]) as opened:
         assert opened.obs["kind"].tolist() == list(cells.obs["kind"].cat.codes)
-    assert "holds integers and names lie beside it" in caplog.text
+    assert "holds integers, and the category names beside it" in caplog.text
 
 
 def test_codes_outside_their_categories_name_the_column(cells, h5ad):

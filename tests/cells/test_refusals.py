@@ -58,7 +58,7 @@ def test_the_wrong_part_of_a_tenx_folder(tmp_path):
 
 
 def test_an_empty_folder(tmp_path):
-    assert "is a folder but none of cells" in refusal(tmp_path)
+    assert "is a folder without cells" in refusal(tmp_path)
 
 
 def test_hdf5_of_something_else(tmp_path):
@@ -204,7 +204,7 @@ def test_lognorm_refuses_nan_while_reading_but_not_fractions(h5ad, cells, monkey
     path = h5ad(cells)
     with open_cells(path, counts="lognorm_ok") as opened:
         assert len(list(opened.blocks())) == 1
-    monkeypatch.setattr(counts, "look", lambda source, place: counts.Found(place, place.matrix(), "fractions", ""))
+    monkeypatch.setattr(counts, "judge", lambda source, place: counts.Candidate(place, place.matrix(), "fractions", ""))
     cells.X[20, 0] = np.nan
     message = refusal(h5ad(cells), counts="lognorm_ok")
     assert "cell 'cell-20' has nan" in message

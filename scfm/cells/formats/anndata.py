@@ -14,12 +14,12 @@ from scfm.cells.formats.hdf5_matrix import open_matrix
 from scfm.cells.source import Matrix, Place
 
 
-class Annotated:
+class AnnDataGroup:
     """A :class:`~scfm.cells.source.Source` over a group with ``obs``, ``var``, ``X``, ``raw``, ``layers``.
 
     Args:
         group: of h5py or zarr.
-        owner: what to close at the end.
+        owner: the file to close at the end.
 
     Raises:
         ValueError: ``obs`` or ``var`` is missing, or there is no matrix at all.
@@ -78,21 +78,21 @@ class Annotated:
 
 
 def _is_matrix(element: Any) -> bool:
-    """Whether X is there: AnnData writes no X, or an empty "null" element, for data without one."""
+    """Whether there is an X: AnnData writes no X, or an empty "null" element, for data without one."""
     return element.attrs.get("encoding-type", "") != "null" and bool(getattr(element, "shape", True))
 
 
-class OfAllModalities:
+class JoinedObs:
     """One modality of MuData whose obs also has the columns of the global obs, joined by the cells' names.
 
-    The modality's own column goes before a global one of the same name. Memory: 16 bytes per cell.
+    The modality's own column takes precedence over a global one of the same name. Memory: 16 bytes per cell.
 
     Args:
         own: the modality.
         shared: the global obs.
     """
 
-    def __init__(self, own: Annotated, shared: Any) -> None:
+    def __init__(self, own: AnnDataGroup, shared: Any) -> None:
         self._own = own
         self._shared = Frame(shared)
         self.n_cells = own.n_cells
@@ -119,8 +119,8 @@ class OfAllModalities:
         if not added:
             return own
         rows = self._rows[start:stop]
-        there = rows[rows >= 0]
-        first, last = (int(there.min()), int(there.max()) + 1) if len(there) else (0, 0)
+        known = rows[rows >= 0]
+        first, last = (int(known.min()), int(known.max()) + 1) if len(known) else (0, 0)
         joined = self._shared.rows(first, last, added).reset_index(drop=True)
         joined = joined.reindex(np.where(rows >= 0, rows - first, -1)).set_axis(own.index, axis=0)
         return pd.concat([own, joined], axis=1)[list(columns)]

@@ -1,4 +1,4 @@
-"""Which kind of file this is, by what is in it rather than by its name."""
+"""Detect the format of a file by its content, not by its name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import h5py
 
-from scfm.cells.formats.anndata import Annotated, OfAllModalities
+from scfm.cells.formats.anndata import AnnDataGroup, JoinedObs
 from scfm.cells.formats.filters import require_filters
 from scfm.cells.formats.hdf5_limits import require_own_data
 from scfm.cells.formats.loom import Loom
@@ -23,7 +23,7 @@ KNOWN = ".h5ad, .zarr, .h5mu, 10x .h5, a folder with 10x matrix.mtx or its .mtx 
 
 
 def open_source(path: Path, mod: str) -> Source:
-    """Open a file or folder as what it is.
+    """Open a file or folder in its own format.
 
     Args:
         path: the file.
@@ -76,39 +76,39 @@ def require_readable(path: Path) -> None:
 
 def _not_hdf5(path: Path, head: bytes) -> str:
     if path.name.removesuffix(".gz").endswith(("barcodes.tsv", "features.tsv", "genes.tsv")):
-        what = "is one file of a 10x folder: give the folder that has matrix, barcodes and features"
+        fault = "is one file of a 10x folder: give the folder that has matrix, barcodes and features"
     elif head.startswith(b"\x1f\x8b"):
-        what = "is gzip-compressed: gunzip it first"
+        fault = "is gzip-compressed: gunzip it first"
     elif head.startswith(b"PK"):
-        what = "is a zip file: unpack it first"
+        fault = "is a zip file: unpack it first"
     else:
-        what = f"is not a file of cells (it starts with {head!r})"
-    return f"{what}; expected {KNOWN}"
+        fault = f"is not a file of cells (it starts with {head!r})"
+    return f"{fault}; expected {KNOWN}"
 
 
 def _open_hdf5(file: h5py.File, path: Path, mod: str) -> Source:
     if "mod" in file:
-        return _annotated(file, mod, owner=file)
+        return _open_anndata(file, mod, owner=file)
     if "row_attrs" in file and "col_attrs" in file:
         return Loom(file)
     genome = tenx_group(file)
     if genome is not None:
         return open_tenx(file, genome)
     if "obs" in file or "var" in file or "X" in file:
-        return Annotated(file, owner=file)
-    there = ", ".join(map(repr, list(file.keys())[:12])) or "nothing"
-    raise ValueError(f"is HDF5 but not a file of cells: it has {there}; expected {KNOWN}")
+        return AnnDataGroup(file, owner=file)
+    parts = ", ".join(map(repr, list(file.keys())[:12])) or "nothing"
+    raise ValueError(f"is HDF5 but not a file of cells: it has {parts}; expected {KNOWN}")
 
 
-def _annotated(group: Any, mod: str, owner: Any = None) -> Source:
+def _open_anndata(group: Any, mod: str, owner: Any = None) -> Source:
     """AnnData, or one modality of MuData with the labels of all of its cells."""
     if "mod" not in group:
-        return Annotated(group, owner=owner)
+        return AnnDataGroup(group, owner=owner)
     names = sorted(group["mod"].keys())
     if mod not in names:
         raise ValueError(f"has no modality {mod!r}; {did_you_mean(mod, names)}; name one with mod=...")
-    one = Annotated(group["mod"][mod], owner=owner)
-    return one if "obs" not in group else OfAllModalities(one, group["obs"])
+    one = AnnDataGroup(group["mod"][mod], owner=owner)
+    return one if "obs" not in group else JoinedObs(one, group["obs"])
 
 
 def _open_folder(path: Path, mod: str) -> Source:
@@ -116,10 +116,10 @@ def _open_folder(path: Path, mod: str) -> Source:
         import zarr
 
         require_own_chunks(path)
-        # What is on the disk, not what consolidated metadata say was there when they were written.
-        return _annotated(zarr.open_group(str(path), mode="r", use_consolidated=False), mod)
+        # Read what is on the disk: consolidated metadata may be older.
+        return _open_anndata(zarr.open_group(str(path), mode="r", use_consolidated=False), mod)
     if find_market(path):
         return open_market(path)
     if (path / "__tiledb_group.tdb").exists() or (path / "__group").is_dir():
         return Soma(path, mod)
-    raise ValueError(f"is a folder but none of cells; expected {KNOWN}")
+    raise ValueError(f"is a folder without cells; expected {KNOWN}")

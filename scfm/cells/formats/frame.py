@@ -23,8 +23,8 @@ class Frame:
 
     Args:
         group: the element; files written before AnnData 0.7 have one compound dataset instead of a group.
-        beside: groups that may hold the categories of a column X as ``X_categories`` (``uns`` of files written before
-            AnnData 0.7), most likely first.
+        category_groups: groups that may hold the categories of a column X as ``X_categories`` (``uns`` of files
+            written before AnnData 0.7), most likely first.
 
     Attributes:
         columns: names, without the index.
@@ -34,10 +34,10 @@ class Frame:
         ValueError: the columns are of different length.
     """
 
-    def __init__(self, group: Any, beside: Sequence[Any] = ()) -> None:
+    def __init__(self, group: Any, category_groups: Sequence[Any] = ()) -> None:
         self.group = group
-        self.beside = beside
-        self._beside: dict[str, list[Any] | None] = {}
+        self.category_groups = category_groups
+        self._categories: dict[str, list[Any] | None] = {}
         self.compound = hasattr(group, "dtype")
         if self.compound:
             names = list(group.dtype.names or ())
@@ -90,12 +90,12 @@ class Frame:
         """Categories that lie beside the table for a column of integers, where all of its codes fit them."""
         if dtype.kind not in "iu":
             return None
-        if name not in self._beside:
-            self._beside[name] = self._find_categories(name)
-        return self._beside[name]
+        if name not in self._categories:
+            self._categories[name] = self._find_categories(name)
+        return self._categories[name]
 
     def _find_categories(self, name: str) -> list[Any] | None:
-        stored = [group[f"{name}_categories"] for group in self.beside if f"{name}_categories" in group]
+        stored = [group[f"{name}_categories"] for group in self.category_groups if f"{name}_categories" in group]
         stored = [element for element in stored if hasattr(element, "shape")]
         for element in stored:
             categories = _all(element)
@@ -104,8 +104,8 @@ class Frame:
                 return categories
         if stored or (not self.compound and "__categories" in self.group and name in self.group["__categories"]):
             log.warning(
-                "The column %r of %s holds integers and names lie beside it that do not belong to it for certain; "
-                "the integers are taken as they are",
+                "The column %r of %s holds integers, and the category names beside it may not be its own; the integers "
+                "are used",
                 name,
                 self.group.name,
             )

@@ -1,4 +1,4 @@
-"""What an HDF5 file may not do: take values from other files, or claim far more of them than it holds."""
+"""Refuse HDF5 files that take values from other files, or claim far more values than they hold."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ MAX_GENES = 2_000_000
 MAX_CELLS = 1_000_000_000
 #: Bytes of one chunk, which is always read whole.
 MAX_CHUNK = 1 << 30
-#: What is read whole is looked at above this many bytes: how many there may be for each byte of the file.
+#: A dataset that is read whole and has more bytes than the first may have this many bytes for each stored one.
 LARGE, MAX_RATIO = 1 << 28, 200
 
 
 def require_own_data(file: h5py.File) -> None:
-    """Refuse a file whose values lie in other files, or that is a few bytes standing for more than memory holds.
+    """Refuse a file whose values lie in other files, or whose few bytes decompress to more than memory holds.
 
     Values that are read block by block (obs columns, ``data`` and ``indices`` of a matrix) may be of any number.
 
@@ -72,7 +72,7 @@ def require_small_chunks(array: Any) -> None:
 
 
 def require_size(n_cells: int, n_genes: int, where: str) -> None:
-    """Refuse a matrix of more cells or genes than there are.
+    """Refuse a matrix of more cells or genes than any real file has.
 
     Args:
         n_cells: rows.

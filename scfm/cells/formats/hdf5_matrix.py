@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix, vstack
 from scfm.cells.formats.hdf5_limits import require_size, require_small_chunks
 from scfm.cells.formats.inflate import Slices
 from scfm.cells.formats.repeats import add_up_repeats
-from scfm.cells.formats.row_sorter import Entries, Scattered
+from scfm.cells.formats.row_sorter import Entries, RowRanges
 from scfm.cells.source import Matrix
 
 #: Where a sample is drawn from: this many stretches, spread evenly.
@@ -37,12 +37,12 @@ def open_matrix(element: Any) -> Matrix:
         ValueError: it is none of these, or its parts contradict each other.
     """
     if hasattr(element, "ndim"):
-        return Dense(element)
+        return DenseMatrix(element)
     encoding = element.attrs.get("encoding-type") or element.attrs.get("h5sparse_format", "")
     if encoding in ("csr", "csr_matrix"):
-        return Compressed(element, _shape(element))
+        return CsrMatrix(element, _shape(element))
     if encoding in ("csc", "csc_matrix"):
-        return Columns(element, _shape(element))
+        return CscMatrix(element, _shape(element))
     raise ValueError(
         f"its {element.name} is encoded as {encoding or 'nothing known'!r}, expected a CSR, CSC or dense matrix"
     )
@@ -100,8 +100,8 @@ def require_chunks(array: Any) -> None:
         raise ValueError(f"its {array.name} has {array.nchunks_initialized} of {expected} chunks: copy it again")
 
 
-class Compressed:
-    """Compressed by rows (CSR). Memory: 8 bytes per row, and one block.
+class CsrMatrix:
+    """A matrix compressed by rows (CSR). Memory: 8 bytes per row, and one block.
 
     Args:
         group: has ``data``, ``indices``, ``indptr``; numbers of the columns in ``indices``.
@@ -141,15 +141,15 @@ class Compressed:
 
     def sample(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Values of evenly spread stretches, see :class:`~scfm.cells.source.Matrix`."""
-        values, entries = spread(self.group["data"], n)
+        values, entries = sample_stretches(self.group["data"], n)
         return values, np.searchsorted(self.pointers, entries, side="right") - 1
 
     def close(self) -> None:
         """Nothing to remove."""
 
 
-class Columns:
-    """Compressed by columns (CSC): turned into rows once, out of core, when the first block is asked for.
+class CscMatrix:
+    """A matrix compressed by columns (CSC): turned into rows once, out of core, when the first block is asked for.
 
     Memory: one piece of the columns and one range of rows, about 300 MB together whatever the file's size; see
     :mod:`scfm.cells.formats.row_sorter` for the temporary disk.
@@ -160,7 +160,7 @@ class Columns:
         self.shape = shape
         require_size(*shape, group.name)
         self.pointers = read_pointers(group, shape[1], shape[0])
-        self._rows: Scattered | None = None
+        self._rows: RowRanges | None = None
 
     def _entries(self) -> Iterator[Entries]:
         values, rows = Slices(self.group["data"]), Slices(self.group["indices"])
@@ -181,13 +181,13 @@ class Columns:
     def blocks(self, start: int, stop: int, size: int) -> Iterator[csr_matrix]:
         """Blocks of rows, see :class:`~scfm.cells.source.Matrix`."""
         if self._rows is None:
-            self._rows = Scattered(self.shape, int(self.pointers[-1]), self._entries(), self.group["data"].dtype)
+            self._rows = RowRanges(self.shape, int(self.pointers[-1]), self._entries(), self.group["data"].dtype)
         yield from self._rows.blocks(start, stop, size)
 
     def sample(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Values of evenly spread stretches, see :class:`~scfm.cells.source.Matrix`."""
-        values, entries = spread(self.group["data"], n)
-        return values, np.asarray(spread(self.group["indices"], n)[0], dtype=np.int64)[: len(entries)]
+        values, entries = sample_stretches(self.group["data"], n)
+        return values, np.asarray(sample_stretches(self.group["indices"], n)[0], dtype=np.int64)[: len(entries)]
 
     def close(self) -> None:
         """Remove the temporary files."""
@@ -195,8 +195,8 @@ class Columns:
             self._rows.close()
 
 
-class Dense:
-    """Dense, made sparse block by block.
+class DenseMatrix:
+    """A dense matrix, made sparse block by block.
 
     Args:
         array: two-dimensional, of h5py or zarr.
@@ -239,7 +239,7 @@ class Dense:
         """Nothing to remove."""
 
 
-def spread(dataset: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
+def sample_stretches(dataset: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
     """About ``n`` entries of a one-dimensional dataset in evenly spread stretches, and their positions."""
     length = int(dataset.shape[0])
     if length <= n:

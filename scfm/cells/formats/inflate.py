@@ -1,7 +1,7 @@
-"""Slices of long one-dimensional HDF5 datasets, with gzip undone by a fast library where one is installed.
+"""Slices of long one-dimensional HDF5 datasets, decompressed by a fast library where one is installed.
 
 HDF5 inflates with zlib, which is two to three times slower than libdeflate (package ``deflate``) and isal. Where gzip
-is the dataset's only filter, its chunks are read as they lie in the file and inflated here, outside the lock of h5py
+is the dataset's only filter, its chunks are read without h5py's filter and inflated here, outside the lock of h5py
 and of Python, so that threads help; every other dataset goes through h5py (or zarr, which has its own fast codecs).
 """
 
@@ -24,7 +24,7 @@ def inflater() -> Inflate | None:
     try:
         from deflate import zlib_decompress
 
-        return lambda compressed, size: zlib_decompress(compressed, size)
+        return zlib_decompress
     except ImportError:
         pass
     try:
@@ -47,7 +47,7 @@ class Slices:
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
         self.inflate = inflater() if gzip_only(dataset) else None
-        self._kept: tuple[int, np.ndarray] | None = None
+        self._last: tuple[int, np.ndarray] | None = None
 
     def __call__(self, start: int, stop: int) -> np.ndarray:
         """Entries ``start`` to ``stop``, (stop - start,).
@@ -67,11 +67,11 @@ class Slices:
         return entries
 
     def _chunk(self, number: int, size: int) -> np.ndarray:
-        if self._kept is None or self._kept[0] != number:
-            self._kept = (number, self._inflated(number, size))
-        return self._kept[1]
+        if self._last is None or self._last[0] != number:
+            self._last = (number, self._inflate_chunk(number, size))
+        return self._last[1]
 
-    def _inflated(self, number: int, size: int) -> np.ndarray:
+    def _inflate_chunk(self, number: int, size: int) -> np.ndarray:
         assert self.inflate is not None
         first = number * size
         mask, raw = self.dataset.id.read_direct_chunk((first,))

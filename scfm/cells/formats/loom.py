@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from scfm.cells.formats.hdf5_matrix import Dense
+from scfm.cells.formats.hdf5_matrix import DenseMatrix
 from scfm.cells.source import Matrix, Place
 
 #: Attributes that name cells and genes, by preference.
@@ -42,7 +42,7 @@ class Loom:
         return Place(label, partial(self._matrix, label, path), self._var)
 
     def _matrix(self, label: str, path: str) -> Matrix:
-        matrix = Dense(self.file[path], transposed=True)
+        matrix = DenseMatrix(self.file[path], transposed=True)
         for group, axis, what in ((self._cells, 0, "cells"), (self._genes, 1, "genes")):
             for name in _flat(group):
                 if group[name].shape[0] != matrix.shape[axis]:

@@ -16,15 +16,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from scfm.cells.formats.names_only import Plain
-from scfm.cells.formats.row_sorter import Entries, Scattered
+from scfm.cells.formats.names_only import NamesOnly
+from scfm.cells.formats.row_sorter import Entries, RowRanges
 
 #: Lines of text read at once.
 PIECE = 2_000_000
 
 
 class Header(NamedTuple):
-    """What the first lines of a Matrix Market file say."""
+    """The header of a Matrix Market file."""
 
     shape: tuple[int, int]
     n_entries: int
@@ -36,7 +36,7 @@ _BARCODES = re.compile(r"(.*?)barcodes\.(?:tsv|txt)(?:\.gz)?")
 _FEATURES = re.compile(r"(.*?)(?:features|genes)\.(?:tsv|txt)(?:\.gz)?")
 
 
-def open_market(path: Path) -> Plain:
+def open_market(path: Path) -> NamesOnly:
     """The cells of a folder, or of one matrix file with the barcodes and features beside it.
 
     Args:
@@ -47,8 +47,8 @@ def open_market(path: Path) -> Plain:
     """
     matrix = path if path.is_file() else _only_matrix(path)
     barcodes, features = (
-        _table(_beside(matrix, _BARCODES, "barcodes.tsv")),
-        _table(_beside(matrix, _FEATURES, "features.tsv or genes.tsv")),
+        _table(_find_sibling(matrix, _BARCODES, "barcodes.tsv")),
+        _table(_find_sibling(matrix, _FEATURES, "features.tsv or genes.tsv")),
     )
     names = barcodes[0].to_numpy(dtype=object)
     symbols = pd.Index(features[min(1, features.shape[1] - 1)].to_numpy(), name="gene_names")
@@ -66,11 +66,12 @@ def open_market(path: Path) -> Plain:
             f"{len(names)} barcodes"
         )
 
-    def opened() -> Scattered:
+    def open_matrix() -> RowRanges:
+        """Read the text and sort it into rows."""
         entries = _entries(matrix, header, transposed)
-        return Scattered((len(names), len(var)), header.n_entries, entries, header.dtype)
+        return RowRanges((len(names), len(var)), header.n_entries, entries, header.dtype)
 
-    return Plain(names, var, matrix.name, opened)
+    return NamesOnly(names, var, matrix.name, open_matrix)
 
 
 def is_market_file(path: Path) -> bool:
@@ -105,21 +106,21 @@ def _only_matrix(folder: Path) -> Path:
     )
 
 
-def _beside(matrix: Path, pattern: re.Pattern[str], usual: str) -> Path:
-    """The barcodes or features that go with a matrix: those with the longest prefix that its name has too.
+def _find_sibling(matrix: Path, pattern: re.Pattern[str], usual: str) -> Path:
+    """The barcodes or features that go with a matrix: those that share the longest prefix with its name.
 
     Raises:
         ValueError: there is none, or several.
     """
     siblings = [(path, pattern.fullmatch(path.name)) for path in sorted(matrix.parent.iterdir())]
-    found = {path: match[1] for path, match in siblings if match}
-    fitting = {path: prefix for path, prefix in found.items() if _has_prefix(matrix.name, prefix)}
+    prefixes = {path: match[1] for path, match in siblings if match}
+    fitting = {path: prefix for path, prefix in prefixes.items() if _has_prefix(matrix.name, prefix)}
     if not fitting and len(find_market(matrix.parent)) == 1:
-        fitting = found
+        fitting = prefixes
     longest = max(map(len, fitting.values()), default=0)
     chosen = [path for path, prefix in fitting.items() if len(prefix) == longest]
     if len(chosen) != 1:
-        have = ", ".join(repr(path.name) for path in chosen or found) or "none"
+        have = ", ".join(repr(path.name) for path in chosen or prefixes) or "none"
         raise ValueError(
             f"needs one {usual} (.gz or not) for its {matrix.name}, found {have}; give the folder that has matrix, "
             "barcodes and features, each once"
@@ -167,16 +168,18 @@ def _header(path: Path) -> Header:
 
 def _entries(path: Path, header: Header, transposed: bool) -> Iterator[Entries]:
     """Pieces of (cells, genes, values); refuses a file that ends early."""
-    met = 0
+    n_read = 0
     for piece in _pieces(path, header) if header.n_entries else ():
         _require_three(path, piece)
         rows, columns = piece[0].to_numpy() - 1, piece[1].to_numpy() - 1
         _require_inside(path, rows, columns, header.shape)
-        met += len(piece)
+        n_read += len(piece)
         cells, genes = (columns, rows) if transposed else (rows, columns)
         yield cells, genes, _values(path, piece[2].to_numpy(), header.dtype)
-    if met != header.n_entries:
-        raise ValueError(f"its {path.name} has {met} entries, its header promises {header.n_entries}: it is truncated")
+    if n_read != header.n_entries:
+        raise ValueError(
+            f"its {path.name} has {n_read} entries, its header promises {header.n_entries}: it is truncated"
+        )
 
 
 def _pieces(path: Path, header: Header) -> Iterator[pd.DataFrame]:
@@ -210,7 +213,7 @@ def _values(path: Path, values: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def _require_three(path: Path, piece: pd.DataFrame) -> None:
-    """Refuse lines of more numbers than row, column and value: which of them is the count is not said."""
+    """Refuse lines of more numbers than row, column and value: nothing says which one is the count."""
     width = piece.shape[1]
     if width != 3:
         raise ValueError(

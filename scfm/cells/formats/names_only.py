@@ -11,7 +11,7 @@ import pandas as pd
 from scfm.cells.source import Matrix, Place
 
 
-class Plain:
+class NamesOnly:
     """A :class:`~scfm.cells.source.Source` with one matrix and no columns in obs.
 
     Args:

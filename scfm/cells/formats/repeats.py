@@ -1,5 +1,4 @@
-# ruff: noqa: ANN001, ANN202 (compiled functions take their types from their arguments)
-"""Rows whose columns occur once each: entries that were stored in several pieces are added up."""
+"""Rows in which every column occurs once: repeated entries are added up."""
 
 import numba
 import numpy as np
@@ -7,7 +6,7 @@ from scipy.sparse import csr_matrix
 
 
 @numba.njit(cache=True, nogil=True)
-def _repeats(indptr, indices, seen):  # type: ignore[no-untyped-def]
+def _has_repeats(indptr: np.ndarray, indices: np.ndarray, seen: np.ndarray) -> bool:
     """Whether a column occurs twice in a row; ``seen`` is only written to where a row is not in ascending order."""
     for row in range(indptr.size - 1):
         low, high = indptr[row], indptr[row + 1]
@@ -29,7 +28,7 @@ def add_up_repeats(block: csr_matrix) -> csr_matrix:
     Args:
         block: (B, G), column numbers within G.
     """
-    if not _repeats(block.indptr, block.indices, np.full(block.shape[1], -1, dtype=np.int64)):
+    if not _has_repeats(block.indptr, block.indices, np.full(block.shape[1], -1, dtype=np.int64)):
         return block
     wide = block.astype(np.float64 if block.dtype.kind == "f" else np.int64)
     wide.sum_duplicates()

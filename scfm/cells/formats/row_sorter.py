@@ -21,7 +21,7 @@ RANGE = 4_000_000
 Entries = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-class Scattered:
+class RowRanges:
     """A matrix by ranges of rows, made from a stream of entries. A :class:`~scfm.cells.source.Matrix`.
 
     Args:
@@ -74,7 +74,7 @@ class Scattered:
         shape = (min(self.rows, self.shape[0] - first), self.shape[1])
         places = (records["row"] - first, records["column"])
         matrix = coo_matrix((records["value"], places), shape=shape).tocsr()
-        if matrix.nnz < len(records):  # some were added up: again, in numbers wide enough for their sums
+        if matrix.nnz < len(records):  # some were added up: repeat in a type wide enough for the sums
             wide = np.float64 if matrix.dtype.kind == "f" else np.int64
             matrix = coo_matrix((records["value"].astype(wide), places), shape=shape).tocsr()
         matrix.sort_indices()

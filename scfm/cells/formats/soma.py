@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import coo_matrix, csr_matrix
 
-from scfm.cells.source import Matrix, Place, did_you_mean, missing
+from scfm.cells.source import Matrix, Place, did_you_mean, missing_package
 
 #: Bytes of each of TileDB's read buffers; its own default is 1 GiB.
 BUFFER = 1 << 26
@@ -43,7 +43,7 @@ class Soma:
         try:
             import tiledbsoma
         except ImportError as error:
-            raise missing("soma", "tiledbsoma", path) from error
+            raise missing_package("soma", "tiledbsoma", path) from error
         context = tiledbsoma.SOMATileDBContext(tiledb_config={"soma.init_buffer_bytes": BUFFER})
         try:
             self.experiment = tiledbsoma.Experiment.open(str(path), context=context)

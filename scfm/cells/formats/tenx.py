@@ -8,12 +8,12 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from scfm.cells.formats.hdf5_matrix import Compressed
-from scfm.cells.formats.names_only import Plain
+from scfm.cells.formats.hdf5_matrix import CsrMatrix
+from scfm.cells.formats.names_only import NamesOnly
 
 
 def tenx_group(file: h5py.File) -> str | None:
-    """The group with the matrix: "matrix", or the genome in version 2; None if this is no such file.
+    """The group with the matrix: "matrix", or the genome in version 2; None if it is no 10x file.
 
     Raises:
         ValueError: version 2 with several genomes.
@@ -24,7 +24,7 @@ def tenx_group(file: h5py.File) -> str | None:
     return groups[0] if groups else None
 
 
-def open_tenx(file: h5py.File, name: str) -> Plain:
+def open_tenx(file: h5py.File, name: str) -> NamesOnly:
     """The cells of the group ``name``; genes x cells by columns, which is cells x genes by rows.
 
     Raises:
@@ -34,14 +34,14 @@ def open_tenx(file: h5py.File, name: str) -> Plain:
     for member in ("shape", "data", "indices", "indptr"):
         if member not in group:
             raise ValueError(f"looks like a 10x file, but its {name} has no {member!r}; {_members(group)}")
-    names = _texts(group["barcodes"])
+    names = _read_texts(group["barcodes"])
     var = _features(group)
     shape = tuple(int(n) for n in group["shape"][:])
     if shape != (len(var), len(names)):
         raise ValueError(
             f"its matrix is {shape[0]} x {shape[1]} but there are {len(var)} features, {len(names)} barcodes"
         )
-    return Plain(names, var, name, lambda: Compressed(group, (len(names), len(var))), owner=file)
+    return NamesOnly(names, var, name, lambda: CsrMatrix(group, (len(names), len(var))), owner=file)
 
 
 def _features(group: h5py.Group) -> pd.DataFrame:
@@ -53,16 +53,18 @@ def _features(group: h5py.Group) -> pd.DataFrame:
     features = group.get("features", group)
     ids, symbols, kinds = ("genes", "gene_names", None) if features is group else ("id", "name", "feature_type")
     columns = {"gene_ids": ids, "gene_names": symbols, "feature_types": kinds}
-    found = {column: _texts(features[member]) for column, member in columns.items() if member and member in features}
-    index = found.pop("gene_names", found.get("gene_ids"))
+    texts = {
+        column: _read_texts(features[member]) for column, member in columns.items() if member and member in features
+    }
+    index = texts.pop("gene_names", texts.get("gene_ids"))
     if index is None:
         raise ValueError(f"its {features.name} has neither {ids!r} nor {symbols!r}; {_members(features)}")
-    return pd.DataFrame(found, index=pd.Index(index, dtype=object, name="gene_names"))
+    return pd.DataFrame(texts, index=pd.Index(index, dtype=object, name="gene_names"))
 
 
 def _members(group: h5py.Group) -> str:
     return f"it has {', '.join(map(repr, sorted(group.keys())))}"
 
 
-def _texts(dataset: Any) -> np.ndarray:
+def _read_texts(dataset: Any) -> np.ndarray:
     return np.array([value.decode() if isinstance(value, bytes) else str(value) for value in dataset[:]], dtype=object)

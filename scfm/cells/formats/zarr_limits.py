@@ -1,4 +1,4 @@
-"""What a zarr folder may not do: lead to files elsewhere, or name a codec that runs code."""
+"""Refuse zarr folders with links to files elsewhere, or with a codec that runs code."""
 
 from __future__ import annotations
 
