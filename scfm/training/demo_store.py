@@ -41,9 +41,7 @@ def prepared_source(cfg: DictConfig) -> Path:
         ValueError: neither a store nor cells are given.
     """
     if cfg.source is None or "tokenizer" not in cfg:
-        others = (
-            ", or data=demo or data=synthetic" if "tokenizer" in cfg else ""
-        )  # a fine-tune has none to prepare with
+        others = ", or data=demo or data=synthetic" if "tokenizer" in cfg else ""  # a fine-tune has no tokenizer
         raise ValueError(f"no cells: give store=FOLDER (made by scfm-prepare){others}")
     made_of = OmegaConf.to_container(OmegaConf.create({"source": cfg.source, "tokenizer": cfg.tokenizer}), resolve=True)
     digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:8]
@@ -64,8 +62,8 @@ def _wait_for(folder: Path, seconds: float = 600.0) -> None:
     Raises:
         FileNotFoundError: it did not within ``seconds``.
     """
-    until = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while not folder.exists():
-        if time.monotonic() > until:
+        if time.monotonic() > deadline:
             raise FileNotFoundError(f"rank 0 has not prepared the store {folder} within {seconds:.0f} seconds")
         time.sleep(0.5)

@@ -1,4 +1,4 @@
-"""The end of a fine-tune: the best head is made ready for use and judged as it will be used."""
+"""The end of a fine-tune: refit and calibrate the best head, and measure it as it will be used."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Finished:
 
     Attributes:
         path: the checkpoint.
-        module: what it restores to.
+        module: the module restored from it.
         metrics: those of the head as shipped, ``val/...``, ``test/...`` and ``calibration/...``.
         judged: rows of the cells it is shown on: the test cells, or those of validation where there is no test.
-        part: what these are.
-        outputs: what the head says of them, (n, ...) by name, with their ``embedding``.
+        part: the name of that part.
+        outputs: the head's predictions for them, (n, ...) by name, with their ``embedding``.
     """
 
     path: Path
@@ -43,13 +43,13 @@ class Finished:
 
 
 def finish(path: Path, data: CellData, device: torch.device) -> Finished:
-    """Fit to whole sets what training could only follow: the last layer to all labeled cells, thresholds to others.
+    """Fit to whole sets what training fitted batch by batch: the last layer to labeled cells, thresholds to others.
 
-    Prototypes and linear classifiers learn from the training cells once more and, where there are test cells to judge
-    by, from those of validation too: these have chosen the step and are of no further use. Temperature and rejection
-    thresholds are fitted on ``data.split.calibration``, which nothing has looked at until then; after that these cells
-    teach, too. The checkpoint is amended, and the metrics of the cells to judge by are computed again; those of
-    validation stay as they were when the step was chosen.
+    Prototypes and linear classifiers are refitted on the training cells and, where there are test cells, on those of
+    validation too, which are not needed once they have chosen the step. Temperature and rejection thresholds are fitted
+    on ``data.split.calibration``, which nothing has used until then; the head is then refitted on these cells too. The
+    head is written into the checkpoint, and the metrics of the test cells are computed again; those of validation stay
+    as they were when the step was chosen.
 
     Args:
         path: checkpoint of the best step.
@@ -59,12 +59,12 @@ def finish(path: Path, data: CellData, device: torch.device) -> Finished:
     module = restore_predictor(read(path)).to(device)
     part = "test" if len(data.split.test) else "val"
     judged = data.split.test if part == "test" else data.split.val
-    teachers = [data.split.train, *([data.split.val] if part == "test" else [])]
-    refitted = _refit(module, data, teachers)
+    known = [data.split.train, *([data.split.val] if part == "test" else [])]
+    refitted = _refit(module, data, known)
     before = _scores(module.task, predictions(module, data, judged), data, judged)
     metrics = _calibrate(module, data)
     if metrics:
-        _refit(module, data, [*teachers, data.split.calibration])
+        _refit(module, data, [*known, data.split.calibration])
     outputs = predictions(module, data, judged)
     if refitted or metrics:
         amend(path, module.task)
@@ -77,7 +77,7 @@ def finish(path: Path, data: CellData, device: torch.device) -> Finished:
 
 
 def _refit(module: CellModule, data: CellData, parts: list[np.ndarray]) -> bool:
-    """Whether the head has learned once more, from these parts of the cells."""
+    """Refit the head on these parts of the cells; whether it has that hook."""
     if "refit" not in module.task.hooks:
         return False
     rows = np.sort(np.concatenate(parts))
@@ -90,13 +90,13 @@ def _calibrate(module: CellModule, data: CellData) -> dict[str, float]:
     rows = data.split.calibration
     if "calibrate" not in module.task.hooks or len(rows) == 0:
         return {}
-    found = module.task.calibrate(predictions(module, data, rows), targets(data, rows))
-    log.info("Temperature and rejection thresholds are fitted on %d calibration cells.", len(rows))
-    return {f"calibration/{name}": value for name, value in found.items()}
+    metrics = module.task.calibrate(predictions(module, data, rows), targets(data, rows))
+    log.info("Fitted temperature and rejection thresholds on %d calibration cells.", len(rows))
+    return {f"calibration/{name}": value for name, value in metrics.items()}
 
 
 def _scores(task: Head, outputs: dict[str, np.ndarray], data: CellData, rows: np.ndarray) -> dict[str, float]:
-    """The head's own metrics of some cells; none for a head that nothing is fitted to here: training has judged it."""
+    """The head's own metrics of some cells; none where nothing was fitted since training measured the head."""
     if not task.hooks & {"calibrate", "refit"} or len(rows) == 0:
         return {}
     return dict(task.summarize(outputs, dict(targets(data, rows))))
@@ -104,15 +104,15 @@ def _scores(task: Head, outputs: dict[str, np.ndarray], data: CellData, rows: np
 
 def _coverage(task: Head, outputs: dict[str, np.ndarray], data: CellData, rows: np.ndarray) -> dict[str, float]:
     """Share of the labeled cells that keep a name, and of names that are right: of each column, by the head's keys."""
-    annotated, found = task.write(outputs).obs, dict[str, float]()
+    annotated, metrics = task.write(outputs).obs, dict[str, float]()
     for label in (name for name in task.labels if f"scfm_{name}" in annotated):
         codes = data.store.obs(label)[rows]
         known = codes >= 0
         called = annotated[f"scfm_{label}"][known]
         named = called != UNKNOWN
         true = np.array(data.store.categories(label) or (), dtype=object)[codes[known]]
-        end = f"/{label}" if found else ""  # the first column has plain names
-        found[f"coverage{end}"] = float(named.mean()) if known.any() else float("nan")
+        end = f"/{label}" if metrics else ""  # the first column has plain names
+        metrics[f"coverage{end}"] = float(named.mean()) if known.any() else float("nan")
         right = (called[named] == true[named]).mean() if named.any() else np.nan
-        found[f"accuracy_of_named{end}"] = float(right)
-    return found
+        metrics[f"accuracy_of_named{end}"] = float(right)
+    return metrics

@@ -1,4 +1,4 @@
-"""What pretraining and fine-tuning share: the store, the trainer, the fit, and what it leaves behind."""
+"""What pretraining and fine-tuning share: the store, the trainer, the fit, and the files that it writes."""
 
 import json
 import logging
@@ -79,7 +79,7 @@ def _prepare_output(cfg: DictConfig, output: Path) -> None:
         if not cfg.overwrite:  # on every rank: one that went on alone would wait for the others
             raise FileExistsError(
                 f"{output} already holds the checkpoints of a run; continue it with ckpt_path=last, "
-                "choose another name=..., or begin anew with overwrite=true"
+                "choose another name=..., or start again with overwrite=true"
             )
         if is_first_process():
             shutil.rmtree(checkpoints)
@@ -104,7 +104,7 @@ def require_positions(data: CellData, backbone: Backbone) -> None:
 
 
 def make_spec(data: CellData, width: int) -> Spec:
-    """What only the run knows."""
+    """Vocabulary, width, classes and counts of this run, which a config cannot hold."""
     return Spec(
         vocab=data.store.vocab,
         width=width,
@@ -133,7 +133,7 @@ def make_trainer(cfg: DictConfig, data: CellData) -> pl.Trainer:
     if cfg.files.asynchronous and isinstance(trainer.strategy, DeepSpeed):
         raise ValueError("files.asynchronous=true works with single, ddp and fsdp2; DeepSpeed has training wait")
     plugin: Any = trainer.precision_plugin
-    plugin.convert_input = lambda batch: batch  # token ids: there is nothing to make half
+    plugin.convert_input = lambda batch: batch  # token ids have no half precision
     count_in_steps(cfg, trainer, data)
     return trainer
 
@@ -169,14 +169,14 @@ def require_devices(cfg: DictConfig) -> None:
     Raises:
         ValueError: naming what is there.
     """
-    there = torch.cuda.device_count()
+    n_gpus = torch.cuda.device_count()
     wants_gpu = cfg.trainer.accelerator in ("gpu", "cuda")
     devices = cfg.trainer.devices
-    if wants_gpu and there == 0:
+    if wants_gpu and n_gpus == 0:
         raise ValueError("trainer.accelerator=gpu, but torch sees no GPU here (scfm-doctor says why); take trainer=cpu")
-    if wants_gpu and isinstance(devices, int) and devices > there:
-        raise ValueError(f"trainer.devices={devices}, but this machine has {there} GPU(s)")
-    uses_gpu = there > 0 and cfg.trainer.accelerator in ("gpu", "cuda", "auto")
+    if wants_gpu and isinstance(devices, int) and devices > n_gpus:
+        raise ValueError(f"trainer.devices={devices}, but this machine has {n_gpus} GPU(s)")
+    uses_gpu = n_gpus > 0 and cfg.trainer.accelerator in ("gpu", "cuda", "auto")
     if uses_gpu and str(cfg.trainer.precision).startswith("bf16") and not torch.cuda.is_bf16_supported():
         raise ValueError(
             f"trainer.precision={cfg.trainer.precision}, but {torch.cuda.get_device_name()} has no bfloat16; "
@@ -185,7 +185,7 @@ def require_devices(cfg: DictConfig) -> None:
 
 
 def cluster() -> list[ClusterEnvironment]:
-    """Who tells this process its rank: torchrun or DeepSpeed's launcher, also inside a Slurm job, or else ``srun``.
+    """The environment that gives this process its rank: torchrun or DeepSpeed's launcher, or else ``srun``.
 
     Lightning does not know DeepSpeed's launcher, and its handling of Slurm's signals saves in the middle of a step.
     """
@@ -195,7 +195,7 @@ def cluster() -> list[ClusterEnvironment]:
 
 
 def building(trainer: pl.Trainer) -> AbstractContextManager[None]:
-    """Where the model is built: a sharding strategy has the first rank alone hold it whole."""
+    """The context to build the model in: with a sharding strategy only the first rank holds it whole."""
     where = getattr(trainer.strategy, "building", nullcontext)
     return where()
 
@@ -209,7 +209,7 @@ def make_module(
     spec: Spec,
     about: Mapping[str, Any],
 ) -> CellModule:
-    """Backbone and task with the optimizer and schedule of the config; ``about`` is what its checkpoints say."""
+    """Backbone and task with the optimizer and schedule of the config; ``about`` goes into its checkpoints."""
     return CellModule(
         backbone,
         task,
@@ -244,17 +244,17 @@ def fit(cfg: DictConfig, trainer: pl.Trainer, module: CellModule, data: CellData
     if begin_from is not None:
         require_same_run(Path(begin_from), cfg, data.store.vocab.hash, trainer.strategy)
     module.show_samples = any(isinstance(logger, WandbLogger) for logger in trainer.loggers)
-    start = Start(cfg, surroundings(data))
+    start = Start(cfg, describe_environment(data))
     trainer.callbacks.append(start)  # type: ignore[attr-defined]
     try:
         trainer.fit(module, datamodule=data, ckpt_path=begin_from, weights_only=True)
         if not start.trained:
             log.warning(
-                "Nothing was left to train: the run has done all of its %d steps; a larger trainer.max_steps goes on.",
+                "Nothing was left to train: the run has done all of its %d steps; to go on, raise trainer.max_steps.",
                 trainer.global_step,
             )
         save_last(trainer, output / "checkpoints" / "last.ckpt")
-        found = _held_out(trainer, module, data)
+        metrics = _evaluate_held_out(trainer, module, data)
     except BaseException:
         close(trainer, exit_code=1)
         raise
@@ -262,14 +262,14 @@ def fit(cfg: DictConfig, trainer: pl.Trainer, module: CellModule, data: CellData
         for logger in trainer.loggers:
             logger.finalize("success")
     if trainer.is_global_zero:
-        write_text(output / "metrics.json", json.dumps(found, indent=1))
-        for name, value in found.items():
+        write_text(output / "metrics.json", json.dumps(metrics, indent=1))
+        for name, value in metrics.items():
             log.info("%-24s %.4f", name, value)
-    return found
+    return metrics
 
 
-def surroundings(data: CellData) -> dict[str, Any]:
-    """What the config does not say of a run: the code, the cells, the packages, the machine."""
+def describe_environment(data: CellData) -> dict[str, Any]:
+    """Versions of the code and packages, the store and the machine of a run: all that its config does not hold."""
     git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     done = subprocess.run(git, capture_output=True, text=True, check=False) if shutil.which("git") else None
     return {
@@ -295,7 +295,7 @@ def save_last(trainer: pl.Trainer, path: Path) -> None:
     trainer.strategy.barrier()
 
 
-def _held_out(trainer: pl.Trainer, module: CellModule, data: CellData) -> dict[str, float]:
+def _evaluate_held_out(trainer: pl.Trainer, module: CellModule, data: CellData) -> dict[str, float]:
     """Validation and test metrics, of the best checkpoint where one is monitored.
 
     The last step of training may have been validated already; that is not done again.
@@ -304,13 +304,13 @@ def _held_out(trainer: pl.Trainer, module: CellModule, data: CellData) -> dict[s
     best = (monitored[0].best_model_path or None) if monitored else None
     if best:
         log.info("Best checkpoint: %s", best)
-    found: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
     options: dict[str, Any] = {"datamodule": data, "ckpt_path": best, "verbose": False, "weights_only": True}
     last = next(callback for callback in trainer.callbacks if isinstance(callback, LastValidation))  # type: ignore[attr-defined]
     if best is None and last.step == trainer.global_step:
-        found |= last.metrics
+        metrics |= last.metrics
     elif len(data.split.val):
-        found |= trainer.validate(module, **options)[0]
+        metrics |= trainer.validate(module, **options)[0]
     if len(data.split.test):
-        found |= trainer.test(module, **options)[0]
-    return found
+        metrics |= trainer.test(module, **options)[0]
+    return metrics

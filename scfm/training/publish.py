@@ -4,7 +4,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.loggers import Logger
+
+from scfm.training.tracking import log_report, wandb_loggers
 
 
 def publish(loggers: Iterable[Logger], page: Path, metrics: Mapping[str, float]) -> None:
@@ -15,9 +17,7 @@ def publish(loggers: Iterable[Logger], page: Path, metrics: Mapping[str, float])
         page: ``report.html``; the pictures beside it go along.
         metrics: final ones, into the run's summary.
     """
-    for logger in loggers:
-        if not isinstance(logger, WandbLogger):
-            continue
+    for logger in wandb_loggers(loggers):
         import wandb
 
         run: Any = logger.experiment
@@ -25,7 +25,4 @@ def publish(loggers: Iterable[Logger], page: Path, metrics: Mapping[str, float])
         shown: dict[str, Any] = {f"report/{path.stem}": wandb.Image(str(path)) for path in pictures}
         run.log({"report/page": wandb.Html(page.read_text(encoding="utf-8"), inject=False), **shown})
         run.summary.update({f"final/{name}": value for name, value in metrics.items()})
-        artifact = wandb.Artifact(f"report-{run.id}", type="report")
-        for path in (page, *pictures):
-            artifact.add_file(str(path))
-        run.log_artifact(artifact)
+        log_report(logger, (page, *pictures))

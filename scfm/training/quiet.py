@@ -1,11 +1,11 @@
-"""A screen with what a user should read."""
+"""Hide messages of Lightning that users need not read."""
 
 import logging
 import warnings
 
 
 def quiet_lightning() -> None:
-    """Leave the screen to what a user should read: no advertisements, no advice on what is so on purpose."""
+    """Hide advertisements, and advice against what is done on purpose."""
     for chatty in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
         logging.getLogger(f"pytorch_lightning.{chatty}").setLevel(logging.WARNING)
     for message in (

@@ -1,4 +1,4 @@
-"""What waits until a run is known to go on: its record, and the rates that its command line asks for."""
+"""The record of a run and its learning rates, set once its checkpoint to resume from has been accepted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Start(pl.Callback):
 
     Args:
         cfg: of the run.
-        about: what the config does not say of it, for the loggers.
+        about: what the config does not hold, for the loggers.
     """
 
     def __init__(self, cfg: DictConfig, about: dict[str, Any]) -> None:
@@ -43,21 +43,21 @@ class Start(pl.Callback):
             _set_rates(trainer, module.rates)  # type: ignore[arg-type]
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
-        """A step is done."""
+        """Note that there was a step left."""
         self.trained = True
 
 
 def _set_rates(trainer: pl.Trainer, rates: list[float]) -> None:
-    """Have every parameter group learn at the rate of the config, at its place in the schedule of the config."""
+    """Give every parameter group the rate of the config, at its place in the schedule of the config."""
     groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
     if len(rates) != len(groups):
         return
-    before = [float(group["initial_lr"]) for group in groups]
+    old_rates = [float(group["initial_lr"]) for group in groups]
     schedules: list[Any] = [config.scheduler for config in trainer.lr_scheduler_configs]
     for schedule in schedules:
         schedule.base_lrs = list(rates)
         for group, rate, share in zip(groups, rates, schedule.lr_lambdas, strict=True):
             group["initial_lr"], group["lr"] = rate, rate * share(schedule.last_epoch)
         schedule._last_lr = [group["lr"] for group in groups]
-    if before != rates:
-        log.info("The run goes on with optim.lr=%g (it was %g).", max(rates), max(before))
+    if old_rates != rates:
+        log.info("The run goes on with optim.lr=%g (it was %g).", max(rates), max(old_rates))

@@ -1,4 +1,4 @@
-"""All cells as the pretrained backbone sees them, for heads that want to look before they learn."""
+"""Embed all cells with the pretrained backbone, for heads that are fitted before the first step."""
 
 import logging
 from collections.abc import Callable
@@ -17,9 +17,9 @@ log = logging.getLogger(__name__)
 
 
 def prepare_head(head: Head, backbone: Backbone, data: CellData) -> CellData:
-    """Let a head look at the cells, where it wants to; the data with its micro-batches composed as it then asks.
+    """Prepare a head on the cells, where it has that hook; returns the data with the micro-batches that it needs then.
 
-    Every rank does so by itself; what composes micro-batches is then the first one's (:meth:`CellData.setup`).
+    Every rank prepares the head by itself; micro-batches are composed by the first one's (:meth:`CellData.setup`).
     """
     if "prepare" in head.hooks:
         head.prepare(survey(backbone, data, head.view))
@@ -37,7 +37,7 @@ def survey(backbone: Backbone, data: CellData, view: Callable[[Batch], Batch]) -
     parts = [data.split.train, data.split.val, data.split.test]
     rows = np.sort(np.concatenate(parts))
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    log.info("Embedding %d cells with the pretrained backbone for the head to look at.", len(rows))
+    log.info("Embedding %d cells with the pretrained backbone to prepare the head.", len(rows))
     training = backbone.training
     step = embed_step(backbone.to(device), data.store.vocab, view)
     embedding = predict(step, data.loader(rows, alone=True), rows, device)["embedding"]

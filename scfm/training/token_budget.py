@@ -1,4 +1,4 @@
-"""``data.auto_budget=true``: the largest micro-batch that fits the device, the optimizer step staying as it is."""
+"""``data.auto_budget=true``: the largest micro-batch that fits the device, with the same optimizer step."""
 
 import json
 import logging
@@ -40,12 +40,12 @@ def choose_budget(
     """
     if data.tokens_per_step is None:
         raise ValueError("data.auto_budget=true needs data.tokens_per_step: it is what stays the same")
-    answer, until = folder / "budget.json", time.monotonic() + seconds
+    answer, deadline = folder / "budget.json", time.monotonic() + seconds
     if first and not answer.is_file():
-        found = _largest(data, world, fits)
-        write_text(answer, json.dumps({"tokens_per_batch": found, "tokens_per_step": data.tokens_per_step}))
+        largest = _largest(data, world, fits)
+        write_text(answer, json.dumps({"tokens_per_batch": largest, "tokens_per_step": data.tokens_per_step}))
     while not answer.is_file():
-        if time.monotonic() > until:
+        if time.monotonic() > deadline:
             raise FileNotFoundError(f"rank 0 has not found a token budget within {seconds:.0f} seconds")
         time.sleep(0.2)
     budget = int(json.loads(answer.read_text())["tokens_per_batch"])
@@ -77,7 +77,7 @@ def worst_batch(data: CellData, budget: int) -> Batch:
 def fits_memory(
     backbone: nn.Module, task: nn.Module, device: torch.device, precision: str, share: float = 0.9
 ) -> Callable[[Batch], bool]:
-    """Tries a batch: forward, backward, and room for gradients and optimizer states.
+    """Make a function that tries a batch: forward, backward, and room for gradients and optimizer states.
 
     Args:
         backbone: moved to the device when it is tried.
@@ -89,9 +89,10 @@ def fits_memory(
     states = 3 * sum(parameter.numel() * 4 for parameter in backbone.parameters())  # gradients and two moments
 
     def fits(batch: Batch) -> bool:
+        """Whether the batch fits."""
         backbone.to(device)
         task.to(device)
-        kept = torch.empty(states, dtype=torch.uint8, device=device) if device.type == "cuda" else None
+        reserved = torch.empty(states, dtype=torch.uint8, device=device) if device.type == "cuda" else None
         try:
             with torch.autocast(device.type, torch.bfloat16, enabled=precision.startswith("bf16")):
                 loss = task(backbone, batch.to(device))["loss"]
@@ -100,7 +101,7 @@ def fits_memory(
             return False
         finally:
             used = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else 0
-            del kept
+            del reserved
             backbone.zero_grad(set_to_none=True)
             task.zero_grad(set_to_none=True)
             if device.type == "cuda":

@@ -1,13 +1,13 @@
-"""What W&B gets at the end of a run beside its curves: predictions to look at, and the run's files as an artifact."""
+"""Predictions and files of a run, sent to W&B at its end beside the curves."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
-from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.loggers import Logger, WandbLogger
 
 from scfm.data.module import CellData
 from scfm.module import CellModule
@@ -24,51 +24,56 @@ def show_samples(trainer: pl.Trainer, predictions: pd.DataFrame) -> None:
         trainer: of the run; call this on its first rank.
         predictions: a few, one a row.
     """
-    for logger in _wandb(trainer):
+    for logger in wandb_loggers(trainer.loggers):
         if len(predictions):
             logger.log_table("predictions", dataframe=predictions)
 
 
 def send_files(trainer: pl.Trainer, output: Path) -> None:
     """Log the files of a run's folder as an artifact of type ``report``."""
-    for logger in _wandb(trainer):
-        import wandb
+    for logger in wandb_loggers(trainer.loggers):
+        log_report(logger, sorted(path for pattern in REPORT for path in output.glob(pattern)))
 
-        report = wandb.Artifact(f"report-{logger.experiment.id}", type="report")
-        for path in sorted(path for pattern in REPORT for path in output.glob(pattern)):
-            report.add_file(str(path))
-        logger.experiment.log_artifact(report)
+
+def log_report(logger: WandbLogger, paths: Iterable[Path]) -> None:
+    """Log files as the artifact ``report-RUN``."""
+    import wandb
+
+    artifact = wandb.Artifact(f"report-{logger.experiment.id}", type="report")
+    for path in paths:
+        artifact.add_file(str(path))
+    logger.experiment.log_artifact(artifact)
 
 
 def close(trainer: pl.Trainer, exit_code: int = 0) -> None:
     """End the W&B run, so that the next trial of a sweep in this process does not go on with it."""
     if trainer.is_global_zero:
-        for logger in _wandb(trainer):
+        for logger in wandb_loggers(trainer.loggers):
             logger.experiment.finish(exit_code=exit_code)
 
 
 def gene_predictions(module: CellModule, data: CellData) -> pd.DataFrame:
-    """What a pretrained model guesses for hidden genes of held-out cells: the sample of its last validation."""
+    """A pretrained model's predictions for hidden genes of held-out cells: the sample of its last validation."""
     if not module.samples:
         return pd.DataFrame()
-    names, found = np.array(data.store.vocab.tokens), module.samples
+    names, samples = np.array(data.store.vocab.tokens), module.samples
     guesses = [
         ", ".join(f"{name} {share:.1%}" for name, share in zip(names[ids], shares, strict=True))
-        for ids, shares in zip(found["guess"], found["probability"], strict=True)
+        for ids, shares in zip(samples["guess"], samples["probability"], strict=True)
     ]
     return pd.DataFrame(
         {
-            "cell": list(data.store.names(found["cell"])),
-            "rank": found["rank"],
-            "gene": names[found["true"]],
+            "cell": list(data.store.names(samples["cell"])),
+            "rank": samples["rank"],
+            "gene": names[samples["true"]],
             "guesses": guesses,
-            "right": found["guess"][:, 0] == found["true"],
+            "right": samples["guess"][:, 0] == samples["true"],
         }
     )
 
 
 def cell_predictions(done: Finished, data: CellData, n: int = 32) -> pd.DataFrame:
-    """What a fine-tuned head says of the first held-out cells, beside what is known of them."""
+    """A fine-tuned head's predictions for the first held-out cells, beside their labels."""
     task, rows = done.module.task, done.judged[:n]
     if len(rows) == 0:
         return pd.DataFrame()
@@ -83,5 +88,6 @@ def cell_predictions(done: Finished, data: CellData, n: int = 32) -> pd.DataFram
     return pd.DataFrame(columns | written)
 
 
-def _wandb(trainer: pl.Trainer) -> Iterator[WandbLogger]:
-    return (logger for logger in trainer.loggers if isinstance(logger, WandbLogger))
+def wandb_loggers(loggers: Iterable[Logger]) -> Iterator[WandbLogger]:
+    """Those of the loggers that send to W&B."""
+    return (logger for logger in loggers if isinstance(logger, WandbLogger))
