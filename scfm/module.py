@@ -1,7 +1,7 @@
 """The one LightningModule: a task on a backbone, whether it pretrains or fine-tunes."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from scfm.model.pooling import embed
 from scfm.objective.base import Objective
 from scfm.optim.groups import parameter_groups
 from scfm.task import Task
-from scfm.types import Metrics, Spec
+from scfm.types import Backbone, Metrics, Spec
 
 log = logging.getLogger(__name__)
 
@@ -243,21 +243,31 @@ class CellModule(pl.LightningModule):
         backbone: Any = CachedBackbone(self.backbone) if summed_up else self.backbone  # both read the same cells
         self._log(stage, self.task(backbone, batch), batch)
         if summed_up:
-            found = self.task.predict(backbone, batch) | {f"target/{name}": batch.obs[name] for name in batch.obs}
-            self._seen.append({name: value.cpu().numpy() for name, value in found.items()})
+            self._seen.append(self.predict_labeled(backbone, batch))
 
     def _summarize(self, stage: str) -> None:
         if not self._seen:
             return
-        whole = {name: np.concatenate([part[name] for part in self._seen]) for name in self._seen[0]}
+        summary = self.task.summarize(*self.join_labeled(self._seen))
         self._seen.clear()
-        if self.trainer.world_size > 1:
-            whole = {name: self.gather(value) for name, value in whole.items()}
-        targets = {name.removeprefix("target/"): whole.pop(name) for name in list(whole) if name.startswith("target/")}
-        summary = self.task.summarize(whole, targets)
         self.log_dict({f"{stage}/{name}": value for name, value in summary.items()}, sync_dist=False)
 
-    def gather(self, values: np.ndarray) -> np.ndarray:
+    def predict_labeled(self, backbone: Backbone, batch: Batch) -> dict[str, np.ndarray]:
+        """The head's predictions, and the obs columns of the batch as ``target/NAME``; (B, ...) each, on the host."""
+        values = self.task.predict(backbone, batch) | {f"target/{name}": batch.obs[name] for name in batch.obs}
+        return {name: value.cpu().numpy() for name, value in values.items()}
+
+    def join_labeled(
+        self, parts: Sequence[Mapping[str, np.ndarray]]
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Predictions and obs columns of all cells on all devices, from the batches of this one (at least one)."""
+        whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        if self.trainer.world_size > 1:
+            whole = {name: self._gather(value) for name, value in whole.items()}
+        targets = {name.removeprefix("target/"): whole.pop(name) for name in list(whole) if name.startswith("target/")}
+        return whole, targets
+
+    def _gather(self, values: np.ndarray) -> np.ndarray:
         """The rows of all ranks, which may hold different numbers of them."""
         parts: list[Any] = [None] * self.trainer.world_size
         torch.distributed.all_gather_object(parts, values)
