@@ -24,6 +24,7 @@ GROUPS = {
         "logger",
     ),
     "finetune": ("head", "adapt", "callbacks"),
+    "analyse": ("analysis",),
 }
 MUST_HAVE = {
     "train": [],
@@ -31,6 +32,7 @@ MUST_HAVE = {
     "prepare": ["input=x.h5ad", "output=x"],
     "embed": ["init_from=x.ckpt", "input=x.h5ad", "output=y.h5ad"],
     "evaluate": ["input=x.h5ad", "embedding=X_scfm"],
+    "analyse": ["analysis=explain", "init_from=x.ckpt", "input=x.h5ad"],
 }
 
 
@@ -73,7 +75,7 @@ def test_every_experiment_passes_and_says_what_it_costs(choice):
     check(composed(command, *MUST_HAVE[command][:1], f"experiment={choice}"), shipped(CONFIGS, command))
 
 
-@pytest.mark.parametrize("group", ["objective", "head"])
+@pytest.mark.parametrize("group", ["objective", "head", "analysis"])
 def test_the_yaml_path_is_the_module_path(group):
     for choice in choices(group):
         named = yaml.safe_load((CONFIGS / group / f"{choice}.yaml").read_text()).get("_target_")

@@ -84,6 +84,10 @@ class Prototype(PrototypeHead, StateHead):
         z = self._position(state)
         return {"state": state, "position": z, "logits": self.prototypes.logits(z)}
 
+    def logits(self, backbone: Backbone, batch: Batch) -> list[Tensor]:
+        """Scores of the one column, (B, C) float32; they carry gradients."""
+        return [self.prototypes.logits(self._position(self.state(backbone, batch)))]
+
     def write(self, outputs: Arrays) -> Written:
         """The predicted names, and the positions of cells."""
         uns = {"projection": "genes alone: new cells take one forward pass", "classes": self.prototypes.names}

@@ -27,13 +27,14 @@ class GroupMeans:
     overall: float
 
 
-def group_means(values: csr_matrix, codes: np.ndarray, n_groups: int) -> GroupMeans:
+def group_means(values: csr_matrix, codes: np.ndarray, n_groups: int, overall: float | None = None) -> GroupMeans:
     """Means, detection and one-against-rest fold changes of each gene in each group.
 
     Args:
         values: (B, G) log1p of counts per 10,000, not negative.
         codes: (B,) group of each cell, 0 to C - 1.
         n_groups: C; every group has a cell.
+        overall: mean of the matrix that ``values`` are some genes of; None where they are all.
 
     Returns:
         The statistics of every group; fold changes are 0 where there is no other group.
@@ -51,7 +52,7 @@ def group_means(values: csr_matrix, codes: np.ndarray, n_groups: int) -> GroupMe
         detected=np.asarray((members @ (values > 0).astype(np.float64)).todense()) / sizes[:, None],
         log_fold=log_fold,
         sizes=sizes,
-        overall=float(values.sum(dtype=np.float64) / np.prod(values.shape)),
+        overall=float(values.sum(dtype=np.float64) / np.prod(values.shape)) if overall is None else overall,
     )
 
 

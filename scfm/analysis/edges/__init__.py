@@ -1,0 +1,1 @@
+"""Edges between genes: gathered over cells, judged by a reference, reported."""

@@ -1,0 +1,1 @@
+"""Ligand-receptor pairs of a table, and the expression of their genes."""
