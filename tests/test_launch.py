@@ -19,7 +19,7 @@ RUN = {
     "torchrun --nproc-per-node=8": "test_one_node",
     "torchrun --nnodes=4": "test_two_nodes",
     "deepspeed --num_gpus 8": "test_deepspeeds_launcher",
-    "scfm-embed trainer=gpu": "tests/commands/test_embed_scale.py",
+    "scfm-embed trainer=gpu": "tests/inference/test_parts.py",
     "scfm-consolidate": "test_deepspeeds_launcher",
     "sbatch docs/train.sbatch": "tests/test_slurm.py",
     "python train.py -m hydra/launcher=slurm": "tests/test_slurm.py",

