@@ -8,7 +8,7 @@ import pytest
 
 from documented import commands, documented, smaller
 from ranks import as_typed, ended, free_port
-from scfm.training.fit import cluster
+from scfm.training.devices import cluster
 from support import SMALL, command
 
 pytestmark = pytest.mark.timeout(200)

@@ -21,7 +21,7 @@ from scfm.inference.parts import PartWriter, claim_parts, join_parts, parts_of
 from scfm.inference.write import make_entries, require_room, write_result
 from scfm.io import atomic_write, hold
 from scfm.module import CellModule
-from scfm.training.fit import cluster, is_first_process, require_devices
+from scfm.training.devices import cluster, is_first_process, require_devices
 from scfm.training.quiet import quiet_lightning
 
 log = logging.getLogger(__name__)

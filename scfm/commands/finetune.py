@@ -26,8 +26,6 @@ from scfm.training.consolidate import consolidate
 from scfm.training.finalize import Finished, finish
 from scfm.training.fit import (
     fit,
-    fit_budget,
-    make_module,
     make_spec,
     make_trainer,
     open_run,
@@ -69,25 +67,23 @@ def _finetune(cfg: DictConfig, output: Path) -> float | None:
     _say_what_trains(backbone, head)
     data = prepare_head(head, backbone, data)
     trainer = make_trainer(cfg, data)
-    data = fit_budget(cfg, trainer, data, backbone, head)
     config = plain(cfg) | {"model": checkpoint.config["model"]}  # the architecture that the checkpoint brought
     about = describe("finetune", config, checkpoint.tokenizer, spec, causal=checkpoint.causal)
-    module = make_module(cfg, trainer, data, backbone, head, spec, about)
-    found = fit(cfg, trainer, module, data)
+    _, data, metrics = fit(cfg, trainer, data, backbone, head, spec, about)
     if trainer.is_global_zero:
         write_split(output / "split.csv", data)
         done = finish(_best(trainer, output), data, trainer.strategy.root_device)
-        found |= done.metrics
-        write_metrics(output / "metrics.json", found, done)
+        metrics |= done.metrics
+        write_metrics(output / "metrics.json", metrics, done)
         draw_curves(output)
         if cfg.report:
             page = report(output, plain(cfg), done, data, checkpoint)
             if page is not None:
-                publish(trainer.loggers, page, found)
+                publish(trainer.loggers, page, metrics)
         show_samples(trainer, cell_predictions(done, data))
         close(trainer)
         log.info("Checkpoint: %s", done.path)
-    return found.get(cfg.metric)
+    return metrics.get(cfg.metric)
 
 
 def head_class(cfg: DictConfig) -> type[Head]:

@@ -9,8 +9,6 @@ from scfm.config import build, plain, target
 from scfm.training.fit import (
     building,
     fit,
-    fit_budget,
-    make_module,
     make_spec,
     make_trainer,
     open_run,
@@ -35,28 +33,26 @@ def run(cfg: DictConfig) -> float | None:
             require_positions(data, backbone)
             spec = make_spec(data, backbone.width)
             objective = build(cfg.objective, spec)
-        data = fit_budget(cfg, trainer, data, backbone, objective)
         about = describe("train", plain(cfg), store.tokenizer, spec, causal=causal)
-        module = make_module(cfg, trainer, data, backbone, objective, spec, about)
-        found = fit(cfg, trainer, module, data)
+        module, data, metrics = fit(cfg, trainer, data, backbone, objective, spec, about)
         if trainer.is_global_zero:
-            log.info("%s", verdict(found))
+            log.info("%s", verdict(metrics))
             draw_curves(output)
             show_samples(trainer, gene_predictions(module, data))
             send_files(trainer, output)
             close(trainer)
             log.info("Checkpoint: %s", output / "checkpoints" / "last.ckpt")
-        return found.get(cfg.metric)
+        return metrics.get(cfg.metric)
 
 
-def verdict(found: dict[str, float]) -> str:
+def verdict(metrics: dict[str, float]) -> str:
     """One sentence on whether the model has learned more than how frequent genes are."""
-    loss, unigram = found.get("val/loss"), found.get("val/unigram_loss")
+    loss, unigram = metrics.get("val/loss"), metrics.get("val/unigram_loss")
     if loss is None or unigram is None:
         return "No validation cells: nothing says whether this model has learned anything (data.val=0.1)."
     numbers = (
         f"validation loss {loss:.3f}, the unigram table {unigram:.3f}; "
-        f"right gene first {found['val/top1']:.1%}, the most frequent gene {found['val/unigram_top1']:.1%}"
+        f"right gene first {metrics['val/top1']:.1%}, the most frequent gene {metrics['val/unigram_top1']:.1%}"
     )
     if loss < unigram:
         return f"The model knows more than gene frequencies: {numbers}."

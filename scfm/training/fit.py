@@ -2,20 +2,18 @@
 
 import json
 import logging
-import os
 import platform
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import WandbLogger
-from pytorch_lightning.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from torch import nn
 
 from scfm import __version__
@@ -31,6 +29,7 @@ from scfm.strategy.deepspeed import DeepSpeed
 from scfm.task import Task
 from scfm.training.consolidate import consolidate
 from scfm.training.demo_store import prepared_source
+from scfm.training.devices import cluster, is_first_process, require_devices
 from scfm.training.quiet import quiet_lightning
 from scfm.training.resume import require_same_run, resume_path
 from scfm.training.start import Start
@@ -49,11 +48,6 @@ def open_store(cfg: DictConfig) -> TokenStore:
     if OmegaConf.is_config(cfg.store):
         return build(cfg.store)
     return TokenStore.open(cfg.store if cfg.store is not None else prepared_source(cfg))
-
-
-def is_first_process() -> bool:
-    """Whether this is rank 0, before there is a process group, by the variables of torchrun, Slurm and Lightning."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK"))
 
 
 @contextmanager
@@ -144,7 +138,7 @@ def count_in_steps(cfg: DictConfig, trainer: pl.Trainer, data: CellData) -> None
     trainer.val_check_interval = min(cfg.validate_every, total_steps(trainer, data)) * trainer.accumulate_grad_batches
 
 
-def fit_budget(cfg: DictConfig, trainer: pl.Trainer, data: CellData, backbone: nn.Module, task: nn.Module) -> CellData:
+def _fit_budget(cfg: DictConfig, trainer: pl.Trainer, data: CellData, backbone: nn.Module, task: nn.Module) -> CellData:
     """The data in the largest micro-batches that fit the device, where ``data.auto_budget`` asks for it.
 
     Raises:
@@ -163,62 +157,10 @@ def fit_budget(cfg: DictConfig, trainer: pl.Trainer, data: CellData, backbone: n
     return data
 
 
-def require_devices(cfg: DictConfig) -> None:
-    """Refuse devices, or a precision, that are not there.
-
-    Raises:
-        ValueError: naming what is there.
-    """
-    n_gpus = torch.cuda.device_count()
-    wants_gpu = cfg.trainer.accelerator in ("gpu", "cuda")
-    devices = cfg.trainer.devices
-    if wants_gpu and n_gpus == 0:
-        raise ValueError("trainer.accelerator=gpu, but torch sees no GPU here (scfm-doctor says why); take trainer=cpu")
-    if wants_gpu and isinstance(devices, int) and devices > n_gpus:
-        raise ValueError(f"trainer.devices={devices}, but this machine has {n_gpus} GPU(s)")
-    uses_gpu = n_gpus > 0 and cfg.trainer.accelerator in ("gpu", "cuda", "auto")
-    if uses_gpu and str(cfg.trainer.precision).startswith("bf16") and not torch.cuda.is_bf16_supported():
-        raise ValueError(
-            f"trainer.precision={cfg.trainer.precision}, but {torch.cuda.get_device_name()} has no bfloat16; "
-            "take trainer.precision=16-mixed or 32-true"
-        )
-
-
-def cluster() -> list[ClusterEnvironment]:
-    """The environment that gives this process its rank: torchrun or DeepSpeed's launcher, or else ``srun``.
-
-    Lightning does not know DeepSpeed's launcher, and its handling of Slurm's signals saves in the middle of a step.
-    """
-    if TorchElasticEnvironment.detect() or "CROSS_RANK" in os.environ:
-        return [TorchElasticEnvironment()]
-    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
-
-
 def building(trainer: pl.Trainer) -> AbstractContextManager[None]:
     """The context to build the model in: with a sharding strategy only the first rank holds it whole."""
     where = getattr(trainer.strategy, "building", nullcontext)
     return where()
-
-
-def make_module(
-    cfg: DictConfig,
-    trainer: pl.Trainer,
-    data: CellData,
-    backbone: nn.Module,
-    task: Task,
-    spec: Spec,
-    about: Mapping[str, Any],
-) -> CellModule:
-    """Backbone and task with the optimizer and schedule of the config; ``about`` goes into its checkpoints."""
-    return CellModule(
-        backbone,
-        task,
-        spec,
-        about,
-        optimizer=lambda groups: build(cfg.optim, groups),
-        schedule=lambda optimizer, n_steps: build(cfg.schedule, optimizer, n_steps),
-        n_steps=total_steps(trainer, data),
-    )
 
 
 def total_steps(trainer: pl.Trainer, data: CellData) -> int:
@@ -237,7 +179,48 @@ def total_steps(trainer: pl.Trainer, data: CellData) -> int:
     return min(ends)
 
 
-def fit(cfg: DictConfig, trainer: pl.Trainer, module: CellModule, data: CellData) -> dict[str, float]:
+class Fitted(NamedTuple):
+    """A trained module, the data in the micro-batches that fitted the device, and the held-out metrics."""
+
+    module: CellModule
+    data: CellData
+    metrics: dict[str, float]
+
+
+def fit(
+    cfg: DictConfig,
+    trainer: pl.Trainer,
+    data: CellData,
+    backbone: nn.Module,
+    task: Task,
+    spec: Spec,
+    about: Mapping[str, Any],
+) -> Fitted:
+    """Train a task on a backbone with the optimizer and schedule of the config; save, validate and test it.
+
+    Args:
+        cfg: of the run.
+        trainer: of :func:`make_trainer`.
+        data: the cells.
+        backbone: to train.
+        task: an objective or a head.
+        spec: of :func:`make_spec`.
+        about: what its checkpoints say of themselves, see :func:`scfm.checkpoint.describe`.
+    """
+    data = _fit_budget(cfg, trainer, data, backbone, task)
+    module = CellModule(
+        backbone,
+        task,
+        spec,
+        about,
+        optimizer=lambda groups: build(cfg.optim, groups),
+        schedule=lambda optimizer, n_steps: build(cfg.schedule, optimizer, n_steps),
+        n_steps=total_steps(trainer, data),
+    )
+    return Fitted(module, data, _fit_module(cfg, trainer, module, data))
+
+
+def _fit_module(cfg: DictConfig, trainer: pl.Trainer, module: CellModule, data: CellData) -> dict[str, float]:
     """Train, save, validate, and return the metrics of the trained model; also written to ``metrics.json``."""
     output = Path(cfg.output)
     begin_from = resume_path(cfg)
