@@ -56,7 +56,7 @@ def test_the_reference_case_of_a_category_of_floats(shared, tmp_path, fitted_on)
 
 
 def test_the_reference_case_of_missing_labels(shared, tmp_path, fitted_on):
-    paths = [shared / "cases" / "files" / f"o09_{kind}.h5ad" for kind in ("labeled", "unlabeled")]
+    paths = [shared / "cases" / "files" / f"o09_{kind}.h5ad" for kind in ("labelled", "unlabelled")]
     store = prepare(paths, tmp_path / "s", fitted_on(paths[0]), obs=["cell_type"])
     expected = list(ad.read_h5ad(paths[0]).obs["cell_type"])
     assert labels(store, "cell_type") == [*expected, *[None] * len(expected)]
