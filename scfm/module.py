@@ -275,17 +275,18 @@ class CellModule(pl.LightningModule):
 
 
 def metrics_in_parts(task: Callable[[Batch], Metrics], batch: Batch, parts: int) -> Metrics:
-    """What a task says of a batch, holding the activations of one part at a time.
+    """The metrics of a batch, computed with the activations of one part in memory at a time.
 
     They are computed again in the backward pass: a third more work, for a memory that falls with the parts.
 
     Args:
         task: batch -> ``loss``, other means, and ``n_targets`` where they are not means over cells.
         batch: packed cells.
-        parts: how many parts.
+        parts: number of parts.
     """
 
     def run(part: Batch) -> Metrics:
+        """The metrics of a part, with its own random numbers in both passes."""
         torch.manual_seed(part.seed)
         return task(part)
 

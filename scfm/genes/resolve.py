@@ -48,11 +48,13 @@ def _own_spellings() -> tuple[frozenset[str], frozenset[str]]:
 
 
 def _human(names: Sequence[str]) -> Callable[[str], str | None]:
+    """The function that resolves a human name."""
     genes = table("human")
-    # Upper case would turn mouse symbols into human genes without a word; orthologs have to be asked for.
+    # In upper case, mouse symbols would pass for human genes; the user has to ask for orthologs.
     foreign = _own_spellings()[1] if looks_like_mouse(names) else frozenset()
 
-    def one(name: str) -> str | None:
+    def resolve_one(name: str) -> str | None:
+        """By id, else by symbol, else by a symbol with other signs."""
         ensembl = ensembl_id(name)
         if ensembl is not None:
             return ensembl
@@ -60,7 +62,7 @@ def _human(names: Sequence[str]) -> Callable[[str], str | None]:
             return None
         return genes.by_symbol.get(name.upper()) or loose_symbols("human").get(loose(name))
 
-    return one
+    return resolve_one
 
 
 def retired_gene(name: str) -> str | None:
@@ -113,26 +115,29 @@ def make_rescuer(names: Sequence[str], species: Species = "human") -> Callable[[
 
 
 def _current(names: Sequence[str], alias: Mapping[str, str], species: Species) -> Callable[[str], str | None]:
+    """The function that resolves a name of today: by the user's alias, else as the species does."""
     own = species_resolver(names, species)
     human = species_resolver((), "human" if species == "mouse" else species)
 
-    def one(name: str) -> str | None:
+    def resolve_one(name: str) -> str | None:
+        """By the alias where there is one."""
         target = alias.get((ensembl_id(name) or name).upper()) if alias else None
         return human(target) if target is not None else own(name)
 
-    return one
+    return resolve_one
 
 
 def _with_repeats(one: Callable[[str], str | None], names: Sequence[str]) -> Callable[[str], str | None]:
     """The same for names made unique: where a name has no gene, that of the name that it repeats."""
     present = set(names)
 
-    def one_or_repeated(name: str) -> str | None:
+    def resolve_repeated(name: str) -> str | None:
+        """By the name itself, else by the name it was made unique from."""
         gene = one(name)
         match = None if gene else MADE_UNIQUE.fullmatch(name)
         return one(match[1]) if match and match[1] in present else gene
 
-    return one_or_repeated
+    return resolve_repeated
 
 
 def resolve(

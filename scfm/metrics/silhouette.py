@@ -31,6 +31,7 @@ def silhouette_samples(
     members = np.eye(len(sizes))[groups]
 
     def reduce(distances: np.ndarray, start: int) -> np.ndarray:
+        """Mean distance inside the group and to others, (rows, 2), of consecutive rows of distances."""
         rows, own = np.arange(len(distances)), groups[start : start + len(distances)]
         sums = distances @ members
         inside = sums[rows, own].copy()

@@ -89,6 +89,7 @@ def wsd(
         raise ValueError(f"decay={decay}; expected a share of the steps above 0, at most 1")
 
     def factor(done: float) -> float:
+        """Share of the rate, by the share of steps done after the warm-up."""
         falling = max(0.0, done - (1 - decay)) / decay
         return floor + (1 - floor) * (1 - math.sqrt(falling))
 
@@ -104,6 +105,7 @@ def _schedule(optimizer: Optimizer, n_steps: int, warmup: int | float, after: Ca
         raise ValueError(f"warmup={warmup} is {first} steps, but the run has {n_steps}; shorten it or train longer")
 
     def factor(step: int) -> float:
+        """Share of the rate at a step."""
         if step < first:
             return (step + 1) / (first + 1)
         return after(min(1.0, (step - first) / max(1, n_steps - first)))

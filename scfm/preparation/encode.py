@@ -42,6 +42,7 @@ def encode_parts(
     """
 
     def is_whole(record: Mapping[str, Any]) -> bool:
+        """Whether the file of a part is there with all its bytes."""
         path = run.parts_folder / record["part"]["name"]
         return path.is_file() and path.stat().st_size == record["part"]["bytes"]
 

@@ -104,6 +104,7 @@ def _end_with_parent(parent: int) -> None:
     """End this worker soon after its parent was killed: its results would not be used."""
 
     def watch() -> None:
+        """End the process once it has another parent."""
         while os.getppid() == parent:
             time.sleep(0.5)
         os._exit(1)

@@ -148,6 +148,7 @@ class WorkerState:
 
         @lru_cache(maxsize=OPEN)
         def harmonize(names: tuple[str, ...]) -> tuple[GeneMap, np.ndarray]:
+            """Tokens and weights of the genes of one file."""
             found = self.tokenizer.harmonize(names, **matching)
             return found, gene_weights(found.columns, self.tokenizer.require_vocab().tokens)
 

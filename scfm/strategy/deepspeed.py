@@ -151,6 +151,7 @@ class DeepSpeed(DeepSpeedStrategy):
         update = zero._update_scale
 
         def overflow(found: bool) -> None:
+            """Report an overflow once, then give the engine its own method back."""
             zero.overflow, zero._update_scale = True, update
 
         zero._update_scale = overflow  # every stage calls it before it decides whether to drop the step

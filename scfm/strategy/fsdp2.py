@@ -118,6 +118,7 @@ class FSDP2(ModelParallelStrategy):
         written: Any = async_save(state, checkpoint_id=aside, process_group=self._writers)
 
         def finish() -> None:
+            """Wait for the shards, then give the folder its name."""
             written.result()
             if self.is_global_zero:
                 finish_folder(aside, final, about)

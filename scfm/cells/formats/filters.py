@@ -45,7 +45,8 @@ def missing_filters(file: h5py.File) -> dict[str, str]:
     """Parts of the file that need a filter that is not available, and its name."""
     missing: dict[str, str] = {}
 
-    def look(name: str, element: h5py.Group | h5py.Dataset) -> None:
+    def check(name: str, element: h5py.Group | h5py.Dataset) -> None:
+        """Note the dataset where a filter is missing."""
         if isinstance(element, h5py.Dataset) and not name.startswith(OTHER_PARTS):
             created = element.id.get_create_plist()
             for number in range(created.get_nfilters()):
@@ -53,5 +54,5 @@ def missing_filters(file: h5py.File) -> dict[str, str]:
                 if not h5py.h5z.filter_avail(code):
                     missing[name] = NAMES.get(code) or called.decode(errors="replace") or f"number {code}"
 
-    file.visititems(look)
+    file.visititems(check)
     return missing

@@ -26,17 +26,19 @@ def require_own_data(file: h5py.File) -> None:
         ValueError: naming the dataset or link.
     """
 
-    def look_at_link(name: bytes, info: Any) -> str | None:
+    def find_link(name: bytes, info: Any) -> str | None:
+        """The name of a link to another file; None goes on to the next."""
         return name.decode(errors="replace") if info.type == h5py.h5l.TYPE_EXTERNAL else None
 
-    linked = file.id.links.visit(look_at_link, info=True)
+    linked = file.id.links.visit(find_link, info=True)
     if linked is not None:
         raise ValueError(f"is not safe: its {linked} is a link to another file; write the values into this one")
 
-    def look_at_object(name: str, item: Any) -> str | None:
+    def find_fault(name: str, item: Any) -> str | None:
+        """The fault of a dataset; None goes on to the next."""
         return _fault(name, item) if isinstance(item, h5py.Dataset) else None
 
-    fault = file.visititems(look_at_object)
+    fault = file.visititems(find_fault)
     if fault is not None:
         raise ValueError(f"is not safe: {fault}")
 
