@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 
 from scfm.checkpoint import read_state
@@ -135,7 +136,7 @@ def _about_shards(path: Path) -> Any:
 
 def _require_own_paths(path: Path, callbacks: Any) -> None:
     """Refuse callbacks' states that name files by ``..``: those of the best checkpoints are deleted in time."""
-    fault = plain_fault(callbacks)
+    fault = plain_fault(callbacks, leaves=(torch.Tensor,))  # best scores, for one; the archive holds dense ones alone
     if callbacks is not None and fault is None and any(".." in Path(text).parts for text in _texts(callbacks)):
         fault = "names a file outside the folder of its run"
     if fault is not None:

@@ -7,7 +7,7 @@ from typing import Any
 MAX_DEPTH, MAX_VALUES = 64, 5_000_000
 
 
-def plain_fault(value: Any, keys: tuple[type, ...] = (str,)) -> str | None:
+def plain_fault(value: Any, keys: tuple[type, ...] = (str,), leaves: tuple[type, ...] = ()) -> str | None:
     """What is not plain about a value from a file, or None.
 
     Values that stand in several places count in each: a few bytes of a pickle can stand for more lists than there are
@@ -16,6 +16,7 @@ def plain_fault(value: Any, keys: tuple[type, ...] = (str,)) -> str | None:
     Args:
         value: of any kind.
         keys: kinds that the keys of a dictionary may be of.
+        leaves: further kinds of values, which are not looked into.
     """
     waiting, count = [(value, 0)], 0
     while waiting:
@@ -34,6 +35,6 @@ def plain_fault(value: Any, keys: tuple[type, ...] = (str,)) -> str | None:
         elif type(item) is int:
             if item.bit_length() > 64:
                 return f"has a number of {item.bit_length()} bits"
-        elif item is not None and type(item) not in (str, float, bool):
+        elif item is not None and type(item) not in (str, float, bool, *leaves):
             return f"holds {type(item).__name__}; expected numbers, text, lists and dictionaries"
     return None
