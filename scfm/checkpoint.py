@@ -22,6 +22,10 @@ FORMAT = 1
 WEIGHTS = "weights.ckpt"
 
 
+#: Weights of the head as training left it, where the end of a fine-tune has changed them: a resumed run needs these.
+TRAINED = "trained_head"
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """What a checkpoint says of itself.
@@ -84,11 +88,15 @@ def describe(
     }
 
 
-def read(path: str | Path) -> Checkpoint:
+def read(path: str | Path, *, trained: bool = False) -> Checkpoint:
     """Read a checkpoint; nothing in it is executed, and nothing is built before all of it has been checked.
 
     In this order: the checksums of the file, plain values and dense weights alone, the format, today's names, and
     :func:`scfm.config.check_stored` on the config.
+
+    Args:
+        path: the file, or a folder of shards with one beside them.
+        trained: the head as training left it, before the end of a fine-tune changed it.
 
     Raises:
         FileNotFoundError: nothing lies there.
@@ -118,7 +126,7 @@ def read(path: str | Path) -> Checkpoint:
         tokenizer=about["tokenizer"],
         classes={name: tuple(classes) for name, classes in about["classes"].items()},
         batches={name: tuple(batches) for name, batches in about["batches"].items()},
-        weights=migrate_weights(state["state_dict"], about["config"]),
+        weights=migrate_weights(state["state_dict"] | (state.get(TRAINED, {}) if trained else {}), about["config"]),
         step=state.get("global_step", 0),
     )
 
@@ -171,6 +179,7 @@ def _require_whole(path: Path, about: Mapping[str, Any], state: Mapping[str, Any
         "config.data.max_length": max_length is None or (isinstance(max_length, int) and max_length > 0),
         "tokenizer": isinstance(about.get("tokenizer"), Mapping),
         "state_dict": _are_weights(state.get("state_dict")),
+        TRAINED: _are_weights(state.get(TRAINED, {})),
         "global_step": isinstance(state.get("global_step", 0), int),
         **{name: isinstance(value, Mapping) and all(map(_is_text, value.values())) for name, value in names.items()},
     }

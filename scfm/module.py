@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from scfm.batch import Batch
+from scfm.checkpoint import TRAINED
 from scfm.head.base import Head
 from scfm.migrate import migrate_weights
 from scfm.model.cached import CachedBackbone
@@ -221,8 +222,9 @@ class CellModule(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Give weights of earlier versions today's names, before they are loaded."""
+        trained = checkpoint.get(TRAINED, {})
         for key in {"state_dict", "current_model_state"} & checkpoint.keys():  # the latter beside averaged weights
-            checkpoint[key] = migrate_weights(checkpoint[key], checkpoint["scfm"]["config"])
+            checkpoint[key] = migrate_weights(checkpoint[key] | trained, checkpoint["scfm"]["config"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint describe itself."""

@@ -48,15 +48,16 @@ def finish(path: Path, data: CellData, device: torch.device) -> Finished:
     Prototypes and linear classifiers are refitted on the training cells and, where there are test cells, on those of
     validation too, which are not needed once they have chosen the step. Temperature and rejection thresholds are fitted
     on ``data.split.calibration``, which nothing has used until then; the head is then refitted on these cells too. The
-    head is written into the checkpoint, and the metrics of the test cells are computed again; those of validation stay
-    as they were when the step was chosen.
+    head is written into the checkpoint, which keeps the head as it was trained: a run that is stopped here and resumed
+    comes to the same end. The metrics of the test cells are computed again; those of validation stay as they were when
+    the step was chosen.
 
     Args:
         path: checkpoint of the best step.
         data: the store and its split.
         device: where to compute.
     """
-    module = restore_predictor(read(path)).to(device)
+    module = restore_predictor(read(path, trained=True)).to(device)
     part = "test" if len(data.split.test) else "val"
     judged = data.split.test if part == "test" else data.split.val
     known = [data.split.train, *([data.split.val] if part == "test" else [])]
@@ -67,7 +68,7 @@ def finish(path: Path, data: CellData, device: torch.device) -> Finished:
         _refit(module, data, [*known, data.split.calibration])
     outputs = predictions(module, data, judged)
     if refitted or metrics:
-        amend(path, module.task)
+        amend(path, module.task, keep_trained=True)
         after = _scores(module.task, outputs, data, judged)
         if metrics and len(judged):
             after |= {f"{name}_uncalibrated": value for name, value in before.items() if name.split("/")[0] == "ece"}

@@ -221,3 +221,20 @@ class TestRefusals:
         torch.save(state, tmp_path / "holed.ckpt")
         with pytest.raises(ValueError, match="does not fit"):
             finetune(f"init_from={tmp_path / 'holed.ckpt'}")
+
+
+@pytest.mark.parametrize("head", ["annotation/classifier", "annotation/prototype"])
+def test_a_fine_tune_that_was_stopped_goes_on_as_if_it_was_not(finetune, head):
+    """Also where the callbacks of its checkpoint hold best scores as tensors."""
+    options = (
+        f"head={head}", "head.gene_components=0", "schedule=constant", "validate_every=2",
+        "callbacks.checkpoint.every_n_train_steps=2",
+    )  # fmt: skip
+    _, whole = finetune(*options, "trainer.max_steps=6", output="whole")
+    finetune(*options, "trainer.max_steps=4", output="stopped")
+    state = torch.load(whole.parent / "stopped/checkpoints/last.ckpt", weights_only=True)["callbacks"]
+    assert any(isinstance(value, torch.Tensor) for callback in state.values() for value in callback.values())
+    _, stopped = finetune(*options, "trainer.max_steps=6", "ckpt_path=last", output="stopped")
+    for name in ("best.ckpt", "last.ckpt"):
+        first, second = (checkpoint.read(folder / "checkpoints" / name).weights for folder in (whole, stopped))
+        assert [key for key in first if first[key].numpy().tobytes() != second[key].numpy().tobytes()] == [], name
