@@ -81,9 +81,18 @@ class Save(Checkpoint):
         self._signal = max(self._signal, number)
 
     def _leave(self, number: int, frame: Any) -> None:
-        """A signal after training, when there is nothing left to save."""
-        _say_saved(number)
-        raise Interrupted
+        """A signal after training, when there is nothing left to save.
+
+        An exception raised here would be lost where Python calls back from C, in a hook of ``fork`` for example.
+        """
+        if number == self._signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._signal = max(self._signal, number)
+
+    def _leave_if_asked(self, trainer: pl.Trainer) -> None:
+        if self._signal and trainer.state.fn != TrainerFn.FITTING:
+            _say_saved(self._signal)
+            raise Interrupted
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Continue on another number of devices than the checkpoint was written by.
@@ -149,11 +158,19 @@ class Save(Checkpoint):
         """After training: take the signals from Lightning, whose exit code is 0, and label rows right."""
         if trainer.state.fn != TrainerFn.FITTING:
             trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
-            _handle((signal.SIGTERM, signal.SIGUSR1), self._leave)
+            _handle(_SIGNALS, self._leave)
 
     def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """The same for the test cells."""
         self.on_validation_start(trainer, module)
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Stop after a batch of the last validation if a signal came."""
+        self._leave_if_asked(trainer)
+
+    def on_test_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """The same for the test cells."""
+        self._leave_if_asked(trainer)
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
         """Say how to go on after a second Ctrl-C, or one outside of training."""

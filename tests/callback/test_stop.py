@@ -69,11 +69,12 @@ def test_a_second_ctrl_c_ends_the_run_at_once(train, send, tmp_path, caplog, eve
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("steps", [4, 6])
-def test_a_stop_in_the_last_validation(train, send, tmp_path, caplog, steps):
+def test_a_stop_in_the_last_validation(train, send, tmp_path, caplog, steps, number):
     """Within training (step 4) and after it (step 6): exit code 75, and the final metrics come when it is resumed."""
     options = (*OPTIONS, f"trainer.max_steps={steps}")
-    send(signal.SIGTERM, after=steps, training=False)
+    send(number, after=steps, training=False)
     with pytest.raises(SystemExit) as ended:
         train(*options)
     assert ended.value.code == RESUME_ME
