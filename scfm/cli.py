@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,10 @@ log = logging.getLogger(__name__)
 
 #: Each file is a command: ``scfm/commands/NAME.py`` with ``run(cfg)``, its keys in ``configs/NAME.yaml``.
 COMMANDS = Path(__file__).resolve().parent / "commands"
+_RUN = "A run that has saved a checkpoint goes on with ckpt_path=last."
+_PARTS = "The same command goes on after the parts that are finished."
+#: What a user does after Ctrl-C, where a command keeps what it has done.
+_GO_ON = {"train": _RUN, "finetune": _RUN, "prepare": _PARTS, "embed": _PARTS}
 
 
 def __getattr__(name: str) -> Callable[[], Any]:
@@ -45,7 +50,11 @@ def main(command: str) -> Any:
     def composed(cfg: "DictConfig") -> Any:
         return _report_errors(lambda: _run(command, cfg, trials))
 
-    value = composed()
+    try:
+        value = composed()
+    except KeyboardInterrupt:
+        sys.stderr.write(f"Ctrl-C: stopped. {_GO_ON.get(command, 'Nothing is written; run the same command again.')}\n")
+        sys.exit(128 + signal.SIGINT)
     if trials:
         sys.stderr.write(f"{trial_table(trials)}\n")  # Hydra has taken its logging down by now
         if all(trial.error for trial in trials):

@@ -84,3 +84,21 @@ def test_every_command_has_its_file_yaml_and_line():
     assert all(callable(getattr(cli, name)) for name in files)
     with pytest.raises(AttributeError, match="no command 'nothing'"):
         cli.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize(("command", "advice"), [("prepare", "The same command goes on"), ("train", "ckpt_path=last")])
+def test_ctrl_c_ends_a_command_with_a_sentence(command, advice, tmp_path):
+    code = f"""
+import os, signal, threading
+import scfm.commands.{command} as module
+from scfm.cli import main
+def run(cfg):
+    os.kill(os.getpid(), signal.SIGINT)
+    threading.Event().wait(5)
+module.run = run
+main({command!r})
+"""
+    done = call("-c", code, "input=x", f"output={tmp_path / 'out'}") if command == "prepare" else call("-c", code)
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("Ctrl-C: stopped. ") and advice in done.stderr
