@@ -56,6 +56,29 @@ def write_text(path: str | Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
+def require_space(path: Path, n_bytes: int) -> None:
+    """Refuse to go on where a file cannot grow by so many bytes: HDF5 ends the process when a write of it fails.
+
+    Args:
+        path: an unfinished file; made where it is not there, and left as long as it is.
+        n_bytes: what will be added.
+
+    Raises:
+        OSError: the disk or the quota is full, or the file may not become so large.
+    """
+    with path.open("ab") as file:
+        size = file.tell()
+        try:
+            os.posix_fallocate(file.fileno(), size, max(1, n_bytes))
+        except OSError as error:
+            if error.errno in (*_FULL, errno.EFBIG):
+                raise OSError(
+                    error.errno, f"no space is left for {n_bytes / 1e6:,.1f} MB more in {path.parent}"
+                ) from error
+        finally:
+            file.truncate(size)
+
+
 def part_path(path: Path, scratch: Path | None = None) -> Path:
     """A name for the unfinished ``path`` that no other process has: several may write the same file."""
     folder = path.parent if scratch is None else scratch

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import signal
 import time
 from contextlib import ExitStack
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from scfm import io
-from scfm.io import PART, atomic_write, hold, move_into_place, remove_parts, write_text
+from scfm.io import PART, atomic_write, hold, move_into_place, remove_parts, require_space, write_text
 
 
 def forked(work) -> int:
@@ -89,6 +90,21 @@ class TestAtomicWrite:
 
         with pytest.raises(OSError, match="no space is left"), atomic_write(tmp_path / "a"):
             torch.save({"a": torch.zeros(9)}, Full())
+
+    def test_space_that_is_not_there_is_refused_before_it_is_needed(self, tmp_path):
+        (tmp_path / "a").write_text("old")
+        require_space(tmp_path / "a", 5000)
+        require_space(tmp_path / "b", 0)
+        assert (tmp_path / "a").read_text() == "old"
+
+        def limited():
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+            with pytest.raises(OSError, match=f"no space is left for 0.0 MB more in {tmp_path}"):
+                require_space(tmp_path / "a", 5000)
+
+        assert forked(limited) == 0
+        assert (tmp_path / "a").read_text() == "old"
 
     @pytest.mark.parametrize("call", ["fsync", "replace"])
     def test_a_kill_before_the_rename(self, tmp_path, monkeypatch, call):

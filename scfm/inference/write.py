@@ -17,6 +17,7 @@ from scipy.sparse import vstack
 from scfm.cells.file import CellFile
 from scfm.head.annotation.label_layer import UNKNOWN
 from scfm.head.base import Arrays, Head, Written
+from scfm.io import require_space
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -142,10 +143,19 @@ def write_result(part: Path, source: Path, cells: CellFile, entries: Written) ->
     """
     if is_h5ad(source):
         shutil.copyfile(source, part)
+        require_space(part, _size(entries))
         add_to_file(part, entries)
         return
     counts = vstack([block.counts for block in cells.blocks(columns=())], format="csr")
     var = pd.DataFrame(index=pd.Index(cells.genes, name=None).astype(str))
     adata = anndata.AnnData(counts, obs=cells.obs.copy(), var=var)
+    require_space(part, _size(entries) + 2 * (counts.data.nbytes + counts.indices.nbytes) + 1000 * adata.n_obs)
     add_to_adata(adata, entries)
     adata.write_h5ad(part)
+
+
+def _size(entries: Written) -> int:
+    """Bytes that entries take in a file, with room for what HDF5 writes beside them."""
+    arrays = sum(np.asarray(array).nbytes for array in entries.obsm.values())
+    columns = sum(int(pd.Series(values).memory_usage(deep=True)) for values in entries.obs.values())
+    return 2 * (arrays + columns) + (1 << 20)

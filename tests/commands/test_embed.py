@@ -1,5 +1,9 @@
 """scfm-embed: every cell, in the input's order, beside all that was in the file."""
 
+import os
+import resource
+import signal
+
 import anndata as ad
 import numpy as np
 import pytest
@@ -228,3 +232,22 @@ def test_names_that_occur_twice_are_no_matter(made, tmp_path):
     cells.write_h5ad(tmp_path / "twice.h5ad")
     found = embed(made, "pre", tmp_path / "twice.h5ad", tmp_path / "out.h5ad")
     np.testing.assert_array_equal(found.obsm["X_scfm"], wanted.obsm["X_scfm"])
+
+
+@pytest.mark.parametrize("kind", ["h5ad", "loom"])
+def test_an_output_that_cannot_grow_is_a_sentence_and_not_the_end_of_the_process(made, tmp_path, kind):
+    cells = ad.read_h5ad(made / "cells.h5ad")
+    cells.write_h5ad(tmp_path / "in.h5ad") if kind == "h5ad" else cells.write_loom(tmp_path / "in.loom")
+    limit = (tmp_path / f"in.{kind}").stat().st_size + 4096
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        try:
+            embed(made, "pre", tmp_path / f"in.{kind}", tmp_path / "out.h5ad")
+        except OSError as error:
+            os._exit(75 if "no space is left" in str(error) else 1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 75
+    assert not (tmp_path / "out.h5ad").exists()
+    assert len(embed(made, "pre", tmp_path / f"in.{kind}", tmp_path / "out.h5ad").obsm["X_scfm"]) == 160
