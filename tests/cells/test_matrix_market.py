@@ -1,5 +1,7 @@
 """Matrix Market folders: what their lines may look like, and which sample is read."""
 
+import gzip
+
 import pytest
 
 from scfm.cells.file import open_cells
@@ -114,3 +116,74 @@ def test_the_barcodes_of_another_sample_are_not_taken(samples):
     (samples / "GSM1_T10_barcodes.tsv").unlink()
     with pytest.raises(ValueError, match=r"needs one barcodes\.tsv.* for its GSM1_T10_matrix\.mtx"):
         open_cells(samples / "GSM1_T10_matrix.mtx")
+
+
+@pytest.mark.parametrize("name", ["matrix.mtx", "barcodes.tsv", "genes.tsv"])
+def test_a_link_that_leads_out_of_the_folder_is_not_read(tmp_path, name):
+    folder = write(tmp_path / "x", LINES)
+    (folder / name).rename(tmp_path / name)
+    (folder / name).symlink_to(tmp_path / name)
+    with pytest.raises(ValueError, match=rf"x: is not safe: its {name} is a link to a file elsewhere"):
+        dense(folder)
+    (folder / name).unlink()
+    (tmp_path / name).rename(folder / f"real_{name}x")
+    (folder / name).symlink_to(f"real_{name}x")
+    (tmp_path / "linked").symlink_to(folder)
+    assert dense(folder) == dense(tmp_path / "linked") == [[5, 6, 0], [0, 0, 7]]
+
+
+def test_a_matrix_that_the_user_names_may_be_a_link_its_names_may_not(tmp_path):
+    folder = write(tmp_path / "x", LINES)
+    (folder / "matrix.mtx").rename(tmp_path / "m.mtx")
+    (folder / "matrix.mtx").symlink_to(tmp_path / "m.mtx")
+    assert dense(folder / "matrix.mtx") == [[5, 6, 0], [0, 0, 7]]
+    (folder / "barcodes.tsv").rename(tmp_path / "b.tsv")
+    (folder / "barcodes.tsv").symlink_to(tmp_path / "b.tsv")
+    with pytest.raises(ValueError, match=r"its barcodes\.tsv is a link"):
+        dense(folder / "matrix.mtx")
+
+
+@pytest.mark.parametrize("line", [b"1 1 1\n" * 2000, bytes(12_000), b"a\tb\tc\n" * 1500])
+@pytest.mark.parametrize("name", ["matrix.mtx", "barcodes.tsv", "genes.tsv"])
+def test_a_few_bytes_that_stand_for_gigabytes_are_refused(tmp_path, monkeypatch, name, line):
+    monkeypatch.setattr("scfm.cells.formats.folder_limits.LARGE", 1 << 20)
+    folder = write(tmp_path / "x", LINES)
+    sound = (folder / name).read_bytes()
+    (folder / name).unlink()
+    with gzip.open(folder / f"{name}.gz", "wb") as file:
+        file.write(sound)
+        for _ in range(5000):
+            file.write(line)
+    with pytest.raises(
+        ValueError, match=rf"x: its {name}.*(unpacks to more than|entries|numbers|fields)|3 x 2 "
+    ) as caught:
+        dense(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["matrix.mtx", "barcodes.tsv", "genes.tsv"])
+@pytest.mark.parametrize("place", [0.0, 0.5, 0.99])
+def test_a_gzip_file_of_changed_bytes_is_refused_in_a_sentence(tmp_path, name, place):
+    folder = write(tmp_path / "x", LINES)
+    packed = bytearray(gzip.compress((folder / name).read_bytes(), mtime=0))
+    (folder / name).unlink()
+    for bit in range(8):
+        changed = bytearray(packed)
+        changed[int(place * (len(packed) - 12)) + 10 if place else 1] ^= 1 << bit
+        (folder / f"{name}.gz").write_bytes(changed)
+        try:
+            assert dense(folder) == [[5, 6, 0], [0, 0, 7]]  # it was a bit that fills up the last byte
+        except ValueError as error:
+            assert "x: its " in str(error)
+            assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("size", ["3 2 -1", "-3 2 3", "3000000000 2 3", "3000000000 3000000000 3"])
+def test_a_size_that_is_none_is_refused(tmp_path, size):
+    with pytest.raises(ValueError, match=r"x: its matrix\.mtx (has the size line|claims)"):
+        dense(write(tmp_path / "x", LINES, size=size))
+
+
+def test_more_entries_than_the_header_says(tmp_path):
+    with pytest.raises(ValueError, match="has at least 3 entries, its header promises 2"):
+        dense(write(tmp_path / "x", LINES, size="3 2 2"))

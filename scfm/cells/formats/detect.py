@@ -11,12 +11,12 @@ import h5py
 
 from scfm.cells.formats.anndata import AnnDataGroup, JoinedObs
 from scfm.cells.formats.filters import require_filters
+from scfm.cells.formats.folder_limits import list_own_files, require_own_chunks
 from scfm.cells.formats.hdf5_limits import require_own_data
 from scfm.cells.formats.loom import Loom
 from scfm.cells.formats.matrix_market import find_market, is_market_file, open_market
 from scfm.cells.formats.soma import Soma
 from scfm.cells.formats.tenx import open_tenx, tenx_group
-from scfm.cells.formats.zarr_limits import require_own_chunks
 from scfm.cells.source import Source, did_you_mean
 
 KNOWN = ".h5ad, .zarr, .h5mu, 10x .h5, a folder with 10x matrix.mtx or its .mtx file, .loom, a TileDB-SOMA experiment"
@@ -121,5 +121,6 @@ def _open_folder(path: Path, mod: str) -> Source:
     if find_market(path):
         return open_market(path)
     if (path / "__tiledb_group.tdb").exists() or (path / "__group").is_dir():
+        list_own_files(path)
         return Soma(path, mod)
     raise ValueError(f"is a folder without cells; expected {KNOWN}")

@@ -1,12 +1,16 @@
-"""Refuse zarr folders with links to files elsewhere, or with a codec that runs code."""
+"""Refuse folders with links to files elsewhere, gzip that unpacks to very much, or a codec that runs code."""
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from scfm.cells.formats.hdf5_limits import LARGE, MAX_RATIO
 
 _METADATA = (".zarray", ".zgroup", ".zmetadata", "zarr.json")
 #: Codecs of numcodecs that unpickle what they read; some releases of zarr take them.
@@ -21,12 +25,76 @@ def require_own_chunks(folder: Path) -> None:
     Raises:
         ValueError: naming the file.
     """
+    for path in list_own_files(folder):
+        if path.name in _METADATA:
+            _check_metadata(path)
+
+
+def list_own_files(folder: Path) -> list[Path]:
+    """All files and folders of a folder, which may itself be a link.
+
+    Raises:
+        ValueError: one of them is a link that leads out.
+    """
     root = folder.resolve()
-    for entry in _entries(root):
-        if entry.is_symlink() and root not in Path(entry.path).resolve().parents:
-            raise ValueError(f"is not safe: its {entry.name} is a link to a file elsewhere; copy that in its place")
-        if entry.name in _METADATA:
-            _check_metadata(Path(entry.path))
+    return [require_own_file(Path(entry.path), root) for entry in _entries(root)]
+
+
+def require_own_file(path: Path, folder: Path) -> Path:
+    """Refuse a link that leads out of a folder.
+
+    Raises:
+        ValueError: naming the link.
+    """
+    if path.is_symlink() and folder.resolve() not in path.resolve().parents:
+        raise ValueError(f"is not safe: its {path.name} is a link to a file elsewhere; copy that in its place")
+    return path
+
+
+class UnpackedSizeError(ValueError):
+    """A few bytes stand for more text than memory holds."""
+
+
+class Unpacked(io.RawIOBase):
+    """The text of a gzip file, refused where a few bytes stand for more than memory holds.
+
+    Args:
+        path: ends in ``.gz``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._file, self._name = gzip.GzipFile(path, "rb"), path.name
+        self._limit, self._read = max(LARGE, MAX_RATIO * path.stat().st_size), 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """See :class:`io.RawIOBase`.
+
+        Raises:
+            UnpackedSizeError: more was unpacked than the file can hold.
+        """
+        n = self._file.readinto(buffer)
+        self._read += n
+        if self._read > self._limit:
+            raise UnpackedSizeError(
+                f"its {self._name} unpacks to more than {self._limit / 1e6:,.0f} MB, {MAX_RATIO} times its own size, "
+                "which no file of counts or names does; write it again"
+            )
+        return n
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+        super().close()
+
+
+def open_text(path: Path) -> IO[bytes]:
+    """A file that is gzipped or not, to be read as bytes."""
+    return io.BufferedReader(Unpacked(path), 1 << 20) if path.suffix == ".gz" else path.open("rb")
 
 
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:

@@ -7,20 +7,23 @@ opened, and sorted into rows out of core, see :mod:`scfm.cells.formats.row_sorte
 
 from __future__ import annotations
 
-import gzip
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from scfm.cells.formats.folder_limits import UnpackedSizeError, open_text, require_own_file
+from scfm.cells.formats.hdf5_limits import require_size
 from scfm.cells.formats.names_only import NamesOnly
 from scfm.cells.formats.row_sorter import Entries, RowRanges
 
-#: Lines of text read at once.
-PIECE = 2_000_000
+#: Lines of text read at once, and bytes of a line of the header.
+PIECE, LINE = 2_000_000, 1 << 16
+_DAMAGE = (EOFError, OSError, zlib.error)
 
 
 class Header(NamedTuple):
@@ -45,17 +48,17 @@ def open_market(path: Path) -> NamesOnly:
     Raises:
         ValueError: a file is missing, damaged, or contradicts another; several matrices in a folder.
     """
-    matrix = path if path.is_file() else _only_matrix(path)
+    matrix = path if path.is_file() else require_own_file(_only_matrix(path), path)
+    header = _header(matrix)
     barcodes, features = (
-        _table(_find_sibling(matrix, _BARCODES, "barcodes.tsv")),
-        _table(_find_sibling(matrix, _FEATURES, "features.tsv or genes.tsv")),
+        _table(_find_sibling(matrix, _BARCODES, "barcodes.tsv"), max(header.shape)),
+        _table(_find_sibling(matrix, _FEATURES, "features.tsv or genes.tsv"), max(header.shape)),
     )
     names = barcodes[0].to_numpy(dtype=object)
     symbols = pd.Index(features[min(1, features.shape[1] - 1)].to_numpy(), name="gene_names")
     var = pd.DataFrame({"gene_ids": features[0].to_numpy()}, index=symbols)
     if features.shape[1] > 2:
         var["feature_types"] = features[2].to_numpy()
-    header = _header(matrix)
     if header.shape == (len(var), len(names)):
         transposed = True
     elif header.shape == (len(names), len(var)):
@@ -125,7 +128,7 @@ def _find_sibling(matrix: Path, pattern: re.Pattern[str], usual: str) -> Path:
             f"needs one {usual} (.gz or not) for its {matrix.name}, found {have}; give the folder that has matrix, "
             "barcodes and features, each once"
         )
-    return chosen[0]
+    return require_own_file(chosen[0], matrix.parent)
 
 
 def _has_prefix(name: str, prefix: str) -> bool:
@@ -134,24 +137,25 @@ def _has_prefix(name: str, prefix: str) -> bool:
     return name.startswith(bare) and (bare == "" or not name[len(bare)].isalnum())
 
 
-def _open(path: Path) -> Any:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-
-
-def _table(path: Path) -> pd.DataFrame:
+def _table(path: Path, most: int) -> pd.DataFrame:
+    """Names, and what stands beside them; one line more than ``most`` at most."""
     try:
-        with _open(path) as file:
-            return pd.read_csv(file, sep="\t", header=None, dtype=str, keep_default_na=False, quoting=3)
-    except (pd.errors.EmptyDataError, EOFError, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"its {path.name} is empty or damaged: {error}") from error
+        with open_text(path) as file:
+            options = {"sep": "\t", "header": None, "dtype": str, "keep_default_na": False, "quoting": 3}
+            return pd.read_csv(file, nrows=most + 1, **options)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, *_DAMAGE) as error:
+        raise ValueError(f"its {path.name} is empty or damaged: {_last_line(error)}") from error
 
 
 def _header(path: Path) -> Header:
-    with _open(path) as file:
-        first = file.readline().decode(errors="replace").lower().split()
-        line = file.readline()
-        while line.startswith(b"%"):
-            line = file.readline()
+    try:
+        with open_text(path) as file:
+            first = file.readline(LINE).decode(errors="replace").lower().split()
+            line = file.readline(LINE)
+            while line.startswith(b"%"):
+                line = file.readline(LINE)
+    except _DAMAGE as error:
+        raise ValueError(f"its {path.name} is damaged or truncated: {error}") from error
     if len(first) < 5 or first[:3] != ["%%matrixmarket", "matrix", "coordinate"] or first[4] != "general":
         raise ValueError(
             f"its {path.name} starts with {' '.join(first)[:60]!r}, expected "
@@ -163,6 +167,9 @@ def _header(path: Path) -> Header:
         rows, columns, entries = (int(word) for word in line.split())
     except ValueError as error:
         raise ValueError(f"its {path.name} has the size line {line[:60]!r}, expected three numbers") from error
+    require_size(max(rows, columns), min(rows, columns), path.name)
+    if entries < 0:
+        raise ValueError(f"its {path.name} has the size line {line[:60]!r}, expected a number of values")
     return Header((rows, columns), entries, np.dtype(np.int32 if first[3] == "integer" else np.float64))
 
 
@@ -174,11 +181,15 @@ def _entries(path: Path, header: Header, transposed: bool) -> Iterator[Entries]:
         rows, columns = piece[0].to_numpy() - 1, piece[1].to_numpy() - 1
         _require_inside(path, rows, columns, header.shape)
         n_read += len(piece)
+        if n_read > header.n_entries:
+            break
         cells, genes = (columns, rows) if transposed else (rows, columns)
         yield cells, genes, _values(path, piece[2].to_numpy(), header.dtype)
     if n_read != header.n_entries:
+        at_least = "at least " if n_read > header.n_entries else ""
         raise ValueError(
-            f"its {path.name} has {n_read} entries, its header promises {header.n_entries}: it is truncated"
+            f"its {path.name} has {at_least}{n_read} entries, its header promises {header.n_entries}: it is damaged or "
+            "truncated"
         )
 
 
@@ -186,17 +197,19 @@ def _pieces(path: Path, header: Header) -> Iterator[pd.DataFrame]:
     """The lines after the size line, some at a time."""
     kinds = {0: np.int64, 1: np.int64, 2: np.int64 if header.dtype.kind == "i" else np.float64}
     try:
-        with _open(path) as file:
-            line = file.readline()
+        with open_text(path) as file:
+            line = file.readline(LINE)
             while line.startswith(b"%"):
-                line = file.readline()
+                line = file.readline(LINE)
             yield from pd.read_csv(file, sep=r"\s+", header=None, comment="%", dtype=kinds, chunksize=PIECE)
     except pd.errors.EmptyDataError:
         return
-    except (EOFError, OSError) as error:
+    except _DAMAGE as error:
         raise ValueError(f"its {path.name} is damaged or truncated: {error}") from error
     except pd.errors.ParserError as error:
         raise ValueError(f"its {path.name} has a line of more numbers than the first: {_last_line(error)}") from error
+    except UnpackedSizeError:
+        raise
     except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(
             f"its {path.name} has a line that is not of three numbers (row, column, "

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -49,6 +50,7 @@ class Soma:
             self.experiment = tiledbsoma.Experiment.open(str(path), context=context)
         except (tiledbsoma.SOMAError, TypeError) as error:
             raise ValueError(f"is a TileDB folder but not a SOMA experiment: {error}") from error
+        self._require_own(path, self.experiment)
         self.ids = self._read(self.experiment.obs, ["soma_joinid"])["soma_joinid"].to_numpy()
         self.n_cells = len(self.ids)
         names = [field.name for field in self.experiment.obs.schema]
@@ -59,6 +61,16 @@ class Soma:
         known = [name for name in COUNTS if name in self.layers]
         others = [name for name in self.layers if name not in known]
         self.default: Sequence[Place] = [self.layers[name] for name in (*known, *others)]
+
+    def _require_own(self, path: Path, collection: Any) -> None:
+        """Refuse members that the experiment names and that lie elsewhere, on the network too."""
+        root = path.resolve()
+        for name, member in collection.items():
+            place = Path(unquote(str(member.uri).removeprefix("file://"))).resolve()
+            if root not in place.parents:
+                raise ValueError(f"is not safe: its {name} lies elsewhere ({member.uri}); copy that into the folder")
+            if hasattr(member, "items"):
+                self._require_own(path, member)
 
     def _measurement(self, mod: str) -> Any:
         names = list(self.experiment.ms)
