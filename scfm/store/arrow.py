@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from scfm.store.buffers import require_small_buffers
+
 INTEGERS = ("int16", "uint16", "int32", "uint32", "int64", "uint64")
 
 
@@ -111,6 +113,7 @@ def read_table(files: list[Path]) -> pa.Table:
     tables = []
     for file in files:
         try:
+            require_small_buffers(file)
             with pa.memory_map(str(file)) as source, pa.ipc.open_stream(source) as stream:
                 tables.append(stream.read_all())
                 tables[-1].validate()

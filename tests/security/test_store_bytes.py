@@ -157,3 +157,23 @@ print("refused", refused)
     status, said = apart(code, store)
     assert status == 0, said
     assert int(said.split("refused")[-1]) > 40
+
+
+@pytest.mark.parametrize("codec", ["lz4", "zstd"])
+def test_compressed_buffers_are_unpacked_within_bounds(store, codec, tmp_path):
+    part = next(store.glob("*.arrow"))
+    with pa.memory_map(str(part)) as source, pa.ipc.open_stream(source) as stream:
+        table = stream.read_all()
+    part.unlink()
+    options = pa.ipc.IpcWriteOptions(compression=codec)
+    with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_stream(sink, table.schema, options=options) as stream:
+        stream.write_table(table)
+    assert len(TokenStore.open(store)) == 2
+    bomb = tmp_path / "bomb.arrow"
+    large = pa.table({"x": np.zeros(40_000_000)})
+    with pa.OSFile(str(bomb), "wb") as sink, pa.ipc.new_stream(sink, large.schema, options=options) as stream:
+        stream.write_table(large)
+    part.unlink()
+    bomb.rename(part)
+    with pytest.raises(ValueError, match=r"damaged: its .* MB claim to unpack to 320 MB"):
+        TokenStore.open(store)
