@@ -46,6 +46,7 @@ class GeneMap:
         excluded: (G,) bool, columns that the tokenizer leaves out on purpose; their ``columns`` are -1.
         n_merged: columns that met an earlier column on the same token.
         rescued: (G,) bool, columns that have a token only because a retired name leads to it; None where none has.
+        species: what the names were said to be of.
     """
 
     columns: np.ndarray
@@ -53,6 +54,7 @@ class GeneMap:
     excluded: np.ndarray
     n_merged: int = 0
     rescued: np.ndarray | None = None
+    species: str = "human"
 
     def report(self, column_counts: np.ndarray) -> GeneReport:
         """Count the genes, and their counts, by what happened to them.
@@ -72,7 +74,7 @@ class GeneMap:
             counts_excluded=float(column_counts[self.excluded].sum()),
             counts_dropped=float(column_counts[dropped].sum()),
             dropped_most=self._most(column_counts, dropped),
-            cause=likely_cause(self.names),
+            cause=likely_cause(self.names, self.species),
             n_rescued=int(rescued.sum()),
             counts_rescued=float(column_counts[rescued].sum()),
             rescued_most=self._most(column_counts, rescued),
@@ -253,4 +255,4 @@ def harmonize(
     columns = np.array([column.token for column in matches], dtype=np.int32)
     columns, n_merged = _merge(columns, stripped, vocab, policy)
     rescued = np.array([column.rescued for column in matches], dtype=bool)
-    return GeneMap(columns, tuple(stripped), excluded, n_merged, rescued if rescued.any() else None)
+    return GeneMap(columns, tuple(stripped), excluded, n_merged, rescued if rescued.any() else None, species)

@@ -11,16 +11,13 @@ from scfm.genes.resolve import ENSEMBL, looks_like_mouse
 from scfm.genes.spelling import clean_names, several_prefixes
 from scfm.genes.table import table
 
+_MOUSE = re.compile(r"ENSMUSG\d{11}(\.\d+)?", re.I)
 _KINDS = (
-    (
-        re.compile(r"ENSMUSG\d{11}(\.\d+)?", re.I),
-        "they are Ensembl ids of mouse genes; ask for orthologs (species=mouse)",
-    ),
     (
         re.compile(r"ENSG\d{11}(\.\d+)?", re.I),
         "they are human Ensembl ids, but few are in the vocabulary; is it of human genes?",
     ),
-    (ENSEMBL, "they are Ensembl ids of another species; fit a vocabulary of that species (species=other)"),
+    (ENSEMBL, "they are Ensembl ids of another species{fit}"),
     (
         re.compile(r"ENS[A-Z]{0,6}[TP]\d{11}(\.\d+)?", re.I),
         "they are Ensembl transcripts or proteins; sum them by gene first",
@@ -36,8 +33,13 @@ _KINDS = (
 _SAMPLE = 1000
 
 
-def likely_cause(names: Sequence[str]) -> str:
-    """Why the names of a file's genes may not be known, as the end of a sentence that begins 'likely cause:'."""
+def likely_cause(names: Sequence[str], species: str = "human") -> str:
+    """Why the names of a file's genes may not be known, as the end of a sentence that begins 'likely cause:'.
+
+    Args:
+        names: of the genes.
+        species: what the user said they are of: what was given already is not advised.
+    """
     if not names:
         return "the file has no genes"
     every, names = names, names[:: -(-len(names) // _SAMPLE)]
@@ -52,15 +54,30 @@ def likely_cause(names: Sequence[str]) -> str:
         if list(every) == [str(i) for i in range(len(every))]:
             return "the names are row numbers, not genes; say which var column has the genes (gene_column=...)"
         return "the names are numbers (Entrez ids?); say which var column has symbols or Ensembl ids (gene_column=...)"
+    orthologs = {
+        "human": "; ask for orthologs (species=mouse)",
+        "mouse": ", and few of their one-to-one human orthologs are in the vocabulary; is it the right one?",
+    }.get(species, ", and the vocabulary is of other names; is it the right one?")
+    if _most_match(_MOUSE, names):
+        return f"they are Ensembl ids of mouse genes{orthologs}"
+    fit = (
+        ", and the vocabulary is not of that species; is it the right one?"
+        if species == "other"
+        else "; fit a vocabulary of that species (species=other)"
+    )
     for pattern, cause in _KINDS:
-        if sum(pattern.fullmatch(name) is not None for name in names) * 2 > len(names):
-            return cause
+        if _most_match(pattern, names):
+            return cause.replace("{fit}", fit)
     if looks_like_mouse(names):
-        return "they are symbols of mouse genes; ask for orthologs (species=mouse)"
+        return f"they are symbols of mouse genes{orthologs}"
     known = sum(name.upper() in table("human").by_symbol for name in names)
     if known * 2 > len(names):
         return "they are human symbols, but few of their counts are in the vocabulary; is it the right one?"
     return "another species, another kind of id, or the wrong var column (gene_column=...)"
+
+
+def _most_match(pattern: re.Pattern[str], names: Sequence[str]) -> bool:
+    return sum(pattern.fullmatch(name) is not None for name in names) * 2 > len(names)
 
 
 def _add_up(*parts: Sequence[tuple[str, float]]) -> tuple[tuple[str, float], ...]:

@@ -194,6 +194,22 @@ def test_likely_causes(names, cause):
             genes.report(np.ones(len(names))).require(0.5, "x.h5ad")
 
 
+@pytest.mark.parametrize("names", [["Actb", "Cd3e", "Gapdh"], ["ENSMUSG00000029580"] * 3, ["ENSDARG00000029580"] * 3])
+@pytest.mark.parametrize("species", ["human", "mouse", "other"])
+def test_a_species_that_was_given_is_not_advised(names, species):
+    cause = likely_cause(names, species)
+    assert f"species={species}" not in cause
+    assert "is it the right one?" in cause or "species=" in cause
+
+
+def test_the_report_of_a_file_of_mice_does_not_advise_mice_again():
+    vocab = Vocab(("<pad>", "ENSG00000000003"), {"pad": 0})
+    found = harmonise(["Zfp1", "Xkr4", "Rp1"], vocab, species="mouse")
+    with pytest.raises(ValueError, match="mouse genes, and few of their one-to-one") as caught:
+        found.report(np.ones(3)).require(0.5, "x.h5ad")
+    assert "species=mouse" not in str(caught.value)
+
+
 def test_real_files_map_almost_completely(shared):
     import anndata
 
