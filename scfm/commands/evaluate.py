@@ -20,22 +20,33 @@ from scfm.evaluation.options import Options
 from scfm.evaluation.origin.backbones import FileGenes, read_origin
 from scfm.evaluation.origin.origin import Origin
 from scfm.genes import read_alias
+from scfm.io import hold
 from scfm.report.evaluation import write
 
 log = logging.getLogger(__name__)
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
-    """Read the file, evaluate, write the report; the scores as plain values, with the paths of the ``files``."""
+    """Read the file, evaluate, write the report; the scores as plain values, with the paths of the ``files``.
+
+    Raises:
+        BlockingIOError: another run is writing the output.
+    """
     keys = plain(cfg)
-    source, output, wanted = Path(keys.pop("input")), Path(keys.pop("output")), keys.pop("checkpoint")
+    source, output = Path(keys.pop("input")), Path(keys.pop("output"))
+    with hold(output.parent / f".{output.name}.lock", output):
+        return _evaluate(keys, source, output)
+
+
+def _evaluate(keys: dict[str, Any], source: Path, output: Path) -> dict[str, Any]:
+    wanted, mod = keys.pop("checkpoint"), keys.pop("mod")
     keys.pop("extensions")  # imported and allowed by now
     keys["others"] += keys.pop("beside")
     options = Options(**keys)
     adata = read_file(source)
     record = embedding_records(adata).get(options.embedding, {})
     checkpoint = find_checkpoint(record, wanted)
-    origin = None if checkpoint is None else find_origin(checkpoint, source, options, record)
+    origin = None if checkpoint is None else find_origin(checkpoint, source, options, record, mod)
     about = {"input": str(source), "checkpoint": None if checkpoint is None else str(checkpoint.path)}
     result = evaluate(adata, options, origin=origin, about=about)
     for sentence in [*result.summary, *result.notes]:
@@ -78,7 +89,9 @@ def find_checkpoint(record: Mapping[str, Any], wanted: str | None) -> Checkpoint
     return read(path)
 
 
-def find_origin(checkpoint: Checkpoint, source: Path, options: Options, record: Mapping[str, Any]) -> Origin | None:
+def find_origin(
+    checkpoint: Checkpoint, source: Path, options: Options, record: Mapping[str, Any], mod: str | None = None
+) -> Origin | None:
     """Backbones and stores of a checkpoint, where its tokenizer can read the counts of the file; else None.
 
     Args:
@@ -86,13 +99,15 @@ def find_origin(checkpoint: Checkpoint, source: Path, options: Options, record: 
         source: the embedded file.
         options: of the evaluation.
         record: what scfm-embed wrote about the embedding: genes are matched as it did.
+        mod: the feature type that is genes; None takes what the record says.
     """
     alias = record.get("alias") or None
     if alias is not None and not Path(alias).is_file():
         log.warning("%s, the gene names of this embedding, is gone: no comparison with untrained backbones.", alias)
         return None
     column = record.get("gene_column") or None
-    with open_cells(source, layer=options.layer, gene_column=column, counts="lognorm_ok") as cells:
+    reading: dict[str, Any] = {"layer": options.layer, "gene_column": column, "mod": mod or record.get("mod", "rna")}
+    with open_cells(source, counts="lognorm_ok", **reading) as cells:
         names, fits = list(cells.genes), cells.is_counts
     if not fits:
         return None

@@ -101,6 +101,7 @@ class CellInput:
             "tokenizer": self.tokenizer.name,
             "counts_from": self.cells.counts_from,
             "gene_column": self.reading.gene_column or "",
+            "mod": self.reading.mod,
             "species": self.reading.species,
             "alias": str(Path(alias).resolve()) if alias else "",
             "share_of_counts_dropped": float(self.report.share_dropped),

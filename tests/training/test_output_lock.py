@@ -62,3 +62,11 @@ def test_fine_tuning_and_embedding_too(train, made_store, tmp_path):
         command("finetune", f"store={made_store}", begun, f"output={tmp_path / 'fine'}", "head.label=cell_type")
     with hold(tmp_path / ".out.h5ad.lock", "it"), pytest.raises(BlockingIOError, match="another run is .*out.h5ad"):
         command("embed", begun, "input=in.h5ad", f"output={tmp_path / 'out.h5ad'}")
+
+
+def test_evaluating_too(tmp_path):
+    with hold(tmp_path / ".report.lock", "it"), pytest.raises(BlockingIOError, match="another run is .*report"):
+        command("evaluate", "input=in.h5ad", f"output={tmp_path / 'report'}")
+    with pytest.raises(FileNotFoundError, match=r"in\.h5ad does not exist"):
+        command("evaluate", "input=in.h5ad", f"output={tmp_path / 'report'}")
+    assert not list(tmp_path.iterdir())
