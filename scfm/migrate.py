@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 log = logging.getLogger(__name__)
@@ -117,6 +118,31 @@ def accept_old_keys(cfg: DictConfig) -> None:
                             OmegaConf.update(cfg, f"{path}.{below}", {"_target_": NEW_NODES[below]})
                     OmegaConf.update(cfg, f"{path}.{new}", node[old])
                     del OmegaConf.select(cfg, path)[old]
+
+
+class OldSweptKeys(Callback):
+    """Renames old keys among ``hydra.sweeper.params`` of a user's yaml; ``configs/base.yaml`` has Hydra call it.
+
+    Keys that are typed reach :func:`accept_old_keys` in each trial; those of the sweeper are checked by Hydra before.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Rename them before the sweeper reads them.
+
+        Args:
+            config: with the node ``hydra``, changed in place.
+        """
+        params = OmegaConf.select(config, "hydra.sweeper.params")
+        if not OmegaConf.is_config(params):
+            return
+        with open_dict(params):
+            for swept in [str(key) for key in params]:
+                place, dot, old = swept.lstrip("+").rpartition(".")
+                head = OmegaConf.select(config, f"{place}._target_") if dot else None
+                today = RENAMED_KEYS.get(str(head), {}).get(old)
+                if today is not None:
+                    log.warning("%s.%s is now called %s.%s; the old name still works", place, old, place, today)
+                    params.update({f"{place}.{today}": params.pop(swept)})
 
 
 def _nodes(value: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -5,12 +5,13 @@ import logging
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from scfm.cli import CONFIGS, lenient
 from scfm.config import build, check, shipped, target
 from scfm.head.integration.batch_token import BatchToken
-from scfm.migrate import RENAMED_KEYS, RENAMED_WEIGHTS, accept_old_keys, migrate_config, migrate_weights
+from scfm.migrate import RENAMED_KEYS, RENAMED_WEIGHTS, OldSweptKeys, accept_old_keys, migrate_config, migrate_weights
 from scfm.trust.allowed import stored_faults
 from scfm.types import Spec
 from support import made_vocab
@@ -48,8 +49,6 @@ def test_old_keys_are_gone_and_todays_are_arguments(name):
 
 
 def composed(*overrides):
-    from hydra import compose, initialize_config_dir
-
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return compose("finetune", lenient(["init_from=x.ckpt", "store=x", *overrides]))
 
@@ -131,3 +130,23 @@ def test_a_stored_head_may_name_its_view_and_no_other_part():
     for other in ("scfm.store.mix.open_mix", "scfm.training.demo_store.Source", "transformers.BertModel"):
         (fault,) = faults(other)
         assert fault == f"head.view names {other!r}, which a stored config must not build"
+
+
+def test_old_keys_that_a_yaml_sweeps_over_are_renamed(caplog):
+    params = {"head.stay": "0.5,1", "head.jitter": "0,1", "optim.lr": "1e-3", "name": "a,b", "head.width": 4}
+    cfg = OmegaConf.create({"head": {"_target_": TOKEN}, "hydra": {"sweeper": {"params": params}}})
+    OldSweptKeys().on_multirun_start(cfg)
+    assert dict(cfg.hydra.sweeper.params) == {
+        "optim.lr": "1e-3", "name": "a,b", "head.width": 4, "head.neighbor_weight": "0.5,1", "head.view.jitter": "0,1",
+    }  # fmt: skip
+    assert "head.stay is now called head.neighbor_weight; the old name still works" in caplog.text
+    for params in (None, {}):
+        cfg = OmegaConf.create({"hydra": {"sweeper": {"params": params}}})
+        OldSweptKeys().on_multirun_start(cfg)
+        assert cfg.hydra.sweeper.params == params
+    assert composed_hydra().callbacks.old_keys._target_ == "scfm.migrate.OldSweptKeys"
+
+
+def composed_hydra():
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("finetune", return_hydra_config=True).hydra

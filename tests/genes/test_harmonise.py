@@ -204,7 +204,7 @@ def test_a_species_that_was_given_is_not_advised(names, species):
 
 def test_the_report_of_a_file_of_mice_does_not_advise_mice_again():
     vocab = Vocab(("<pad>", "ENSG00000000003"), {"pad": 0})
-    found = harmonise(["Zfp1", "Xkr4", "Rp1"], vocab, species="mouse")
+    found = harmonize(["Zfp1", "Xkr4", "Rp1"], vocab, species="mouse")
     with pytest.raises(ValueError, match="mouse genes, and few of their one-to-one") as caught:
         found.report(np.ones(3)).require(0.5, "x.h5ad")
     assert "species=mouse" not in str(caught.value)
