@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csc_matrix, csr_matrix
 
 from scfm.cells.file import open_cells
-from scfm.cells.formats.repeats import add_up_repeats
+from scfm.cells.formats.row_sorter import add_up_repeats
 
 rows = st.lists(st.lists(st.tuples(st.integers(0, 7), st.integers(1, 250)), max_size=12), min_size=1, max_size=6)
 

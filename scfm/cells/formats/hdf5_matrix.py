@@ -10,8 +10,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from scfm.cells.formats.hdf5_limits import require_size, require_small_chunks
 from scfm.cells.formats.inflate import Slices
-from scfm.cells.formats.repeats import add_up_repeats
-from scfm.cells.formats.row_sorter import Entries, RowRanges
+from scfm.cells.formats.row_sorter import Entries, RowRanges, add_up_repeats
 from scfm.cells.source import Matrix
 
 #: Where a sample is drawn from: this many stretches, spread evenly.
