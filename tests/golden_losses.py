@@ -39,6 +39,7 @@ def losses(store: Path, model: str, objective: str, output: Path) -> list[float]
         "trainer.max_steps=20",
         "trainer.log_every_n_steps=1",
         "validate_every=1000",
+        "start=random",
     )
     return pd.read_csv(output / "metrics.csv")["train/loss"].dropna().round(6).tolist()
 

@@ -16,6 +16,7 @@ GROUPS = {
         "data",
         "model",
         "objective",
+        "start",
         "optim",
         "schedule",
         "trainer",

@@ -1,6 +1,7 @@
 """``scfm-train``: pretrain a backbone on a token store."""
 
 import logging
+from functools import partial
 
 from omegaconf import DictConfig
 
@@ -34,7 +35,8 @@ def run(cfg: DictConfig) -> float | None:
             spec = make_spec(data, backbone.width)
             objective = build(cfg.objective, spec)
         about = describe("train", plain(cfg), store.tokenizer, spec, causal=causal)
-        module, data, metrics = fit(cfg, trainer, data, backbone, objective, spec, about)
+        begin = partial(build(cfg.start).initialize, backbone, data, spec)
+        module, data, metrics = fit(cfg, trainer, data, backbone, objective, spec, about, begin)
         if trainer.is_global_zero:
             log.info("%s", verdict(metrics))
             draw_curves(output)

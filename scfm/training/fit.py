@@ -5,7 +5,7 @@ import logging
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -195,6 +195,7 @@ def fit(
     task: Task,
     spec: Spec,
     about: Mapping[str, Any],
+    begin: Callable[[], None] = lambda: None,
 ) -> Fitted:
     """Train a task on a backbone with the optimizer and schedule of the config; save, validate and test it.
 
@@ -206,6 +207,7 @@ def fit(
         task: an objective or a head.
         spec: of :func:`make_spec`.
         about: what its checkpoints say of themselves, see :func:`scfm.checkpoint.describe`.
+        begin: called by the first rank, before the model is divided, unless the run is resumed.
     """
     data = _fit_budget(cfg, trainer, data, backbone, task)
     module = CellModule(
@@ -217,15 +219,19 @@ def fit(
         schedule=lambda optimizer, n_steps: build(cfg.schedule, optimizer, n_steps),
         n_steps=total_steps(trainer, data),
     )
-    return Fitted(module, data, _fit_module(cfg, trainer, module, data))
+    return Fitted(module, data, _fit_module(cfg, trainer, module, data, begin))
 
 
-def _fit_module(cfg: DictConfig, trainer: pl.Trainer, module: CellModule, data: CellData) -> dict[str, float]:
+def _fit_module(
+    cfg: DictConfig, trainer: pl.Trainer, module: CellModule, data: CellData, begin: Callable[[], None]
+) -> dict[str, float]:
     """Train, save, validate, and return the metrics of the trained model; also written to ``metrics.json``."""
     output = Path(cfg.output)
     begin_from = resume_path(cfg)
     if begin_from is not None:
         require_same_run(Path(begin_from), cfg, data.store.vocab.hash, trainer.strategy)
+    elif trainer.is_global_zero:  # every strategy hands the weights of the first rank to the others
+        begin()
     module.show_samples = any(isinstance(logger, WandbLogger) for logger in trainer.loggers)
     start = Start(cfg, describe_environment(data))
     trainer.callbacks.append(start)  # type: ignore[attr-defined]

@@ -31,6 +31,7 @@ def folder(made_store, tmp_path_factory):
     one = (f"store={made_store}", *SMALL, *COMMON)
     command("train", *one, f"output={folder}/single")
     command("train", *one, f"output={folder}/ar_single", "objective=ar")
+    command("train", *one, f"output={folder}/spectral_single", "start=spectral")
     command("train", *one, f"output={folder}/one_step", "trainer.max_steps=1")
     store, changing = str(made_store), f"{folder}/changing"
     stoppable.run(store, f"{folder}/unchanged", *stoppable.CHANGING, "trainer.max_steps=12")
@@ -84,6 +85,12 @@ def test_the_weights_are_those_of_one_process(folder, name):
 @pytest.mark.parametrize("name", ["ddp", "fsdp2", "deepspeed_zero3"])
 def test_next_gene_prediction_too(folder, name):
     assert differ(weights(folder / "ar_single"), weights(folder / f"ar_{name}")) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["ddp", "ddp_apart", "fsdp2", "deepspeed_zero2", "deepspeed_zero3"])
+def test_the_spectral_start_is_that_of_one_process(folder, name):
+    assert differ(weights(folder / "spectral_single"), weights(folder / f"spectral_{name}")) < TOLERANCE
+    assert differ(weights(folder / "spectral_single"), weights(folder / "single")) > 0.1
 
 
 @pytest.mark.parametrize("name", ["ddp", "ddp_apart"])

@@ -25,6 +25,7 @@ COMMON = (
     "trainer.log_every_n_steps=1",
     "model.dropout=0.1",
     "schedule=constant",
+    "start=random",
 )
 STRATEGIES = {
     "ddp": ("strategy=ddp",),
@@ -73,6 +74,12 @@ def strategies(store: str, folder: str) -> None:
         print(f"{name} took {time.perf_counter() - began:.1f} s", flush=True)
     for name in ("ddp", "fsdp2", "deepspeed_zero3"):
         train(store, f"{folder}/ar_{name}", *COMMON, "objective=ar", *STRATEGIES[name])
+
+
+def spectral(store: str, folder: str) -> None:
+    """The spectral start, which the first rank alone computes."""
+    for name in ("ddp", "ddp_apart", "fsdp2", "deepspeed_zero2", "deepspeed_zero3"):
+        train(store, f"{folder}/spectral_{name}", *COMMON, "start=spectral", *STRATEGIES[name])
 
 
 def resume_by_strategy(store: str, folder: str) -> None:
@@ -150,6 +157,7 @@ if __name__ == "__main__":
             sys.exit()
         note_shares(sys.argv[2])
         strategies(sys.argv[1], sys.argv[2])
+        spectral(sys.argv[1], sys.argv[2])
         resume_by_strategy(sys.argv[1], sys.argv[2])
         unhealthy(sys.argv[1], sys.argv[2])
         out_of_memory(sys.argv[1], sys.argv[2])

@@ -1,0 +1,1 @@
+"""The weights that pretraining begins with: a config group, one file and one yaml each."""
