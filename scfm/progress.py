@@ -44,17 +44,17 @@ class Progress:
         title: name of the step.
         total: cells to do.
         done: cells that an earlier start finished.
+        unit: what is counted, where it is not cells.
     """
 
-    def __init__(self, title: str, total: int, done: int = 0) -> None:
+    def __init__(self, title: str, total: int, done: int = 0, unit: str = "cell") -> None:
         self._title, self._total, self._done, self._new = title, total, done, 0
+        self._unit = unit
         self._began = self._logged = time.monotonic()
         quiet = not sys.stderr.isatty()
-        self._bar = tqdm(
-            desc=title, total=total, initial=done, unit="cell", unit_scale=True, disable=quiet, leave=False
-        )
+        self._bar = tqdm(desc=title, total=total, initial=done, unit=unit, unit_scale=True, disable=quiet, leave=False)
         if done:
-            log.info("%s: %d of %d cells were done by an earlier start.", title, done, total)
+            log.info("%s: %d of %d %ss were done by an earlier start.", title, done, total, unit)
 
     def advance(self, cells: int) -> None:
         """Add finished cells."""
@@ -70,11 +70,13 @@ class Progress:
         rate = self._new / max(time.monotonic() - self._began, 1e-9)
         left = (self._total - self._done) / max(rate, 1e-9)
         log.info(
-            "%s: %d of %d cells, %.0f cells/s, %.0f s left, %.2f GB",
+            "%s: %d of %d %ss, %.0f %ss/s, %.0f s left, %.2f GB",
             self._title,
             self._done,
             self._total,
+            self._unit,
             rate,
+            self._unit,
             left,
             memory(),
         )
@@ -89,7 +91,17 @@ class Progress:
         seconds = time.monotonic() - self._began
         if error is None and self._new:
             rate = self._new / max(seconds, 1e-9)
-            log.info("%s: %d cells in %.1f s (%.0f cells/s), %.2f GB", self._title, self._new, seconds, rate, memory())
+            unit = self._unit
+            log.info(
+                "%s: %d %ss in %.1f s (%.0f %ss/s), %.2f GB",
+                self._title,
+                self._new,
+                unit,
+                seconds,
+                rate,
+                unit,
+                memory(),
+            )
 
 
 def memory() -> float:

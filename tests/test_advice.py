@@ -48,7 +48,8 @@ def keys_of(command: str) -> set[str]:
                 add(item, f"{prefix}{key}.")
 
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        add(OmegaConf.to_container(compose(command), resolve=False), "")
+        chosen = ["analysis=explain"] if command == "analyse" else []  # the others are read from their files
+        add(OmegaConf.to_container(compose(command, chosen), resolve=False), "")
     for folder in (path for path in CONFIGS.iterdir() if path.is_dir() and path.name != "hydra"):
         if folder.name in found or f"{folder.name}." in " ".join(found):
             for path in folder.rglob("*.yaml"):

@@ -68,12 +68,12 @@ class Work:
         return (self.folder / f"{name}.npz").is_file()
 
     @contextmanager
-    def bar(self, title: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
+    def bar(self, title: str, total: int, done: int = 0, unit: str = "cell") -> Iterator[Callable[[int], None]]:
         """A progress bar with the time left; it is told how many more are done."""
         if not self.progress:
             yield lambda n: None
             return
-        with Progress(title, total, done) as bar:
+        with Progress(title, total, done, unit) as bar:
             yield bar.advance
 
 

@@ -14,7 +14,7 @@ from scipy.stats import false_discovery_control
 from scfm.analysis.base import Analysis, Work
 from scfm.analysis.interactions.gene_values import GeneValues, read_values
 from scfm.analysis.interactions.pair_table import Pairs, match_pairs, read_pairs
-from scfm.analysis.labels import Groups, column_values, find_groups, predicted_values
+from scfm.analysis.labels import Groups, column_values, find_groups, neighbor_values, predicted_values
 from scfm.analysis.result import Result
 from scfm.inference.cell_input import CellInput
 from scfm.inference.model import Model
@@ -27,11 +27,11 @@ KEYS = ["sender", "receiver", "ligand", "receptor"]
 SHOWN = [*KEYS, "mean", "natmi", "log_fold", "p", "fdr", "magnitude_rank", "specificity_rank"]
 CAUTION = (
     "The scores are of RNA: they show that a sender has the message of a ligand and a receiver that of its "
-    "receptor, not "
-    "that proteins are there, that the cells touch, or that a signal passes. Permutations ask whether the pair is "
-    "specific "
-    "to these types, not whether it is at work."
+    "receptor, not that proteins are there, that the cells touch, or that a signal passes. Permutations ask whether "
+    "the pair is specific to these types, not whether it is at work."
 )
+#: What names cells without a model, where names are compared.
+NEIGHBORS = "nearest neighbors on principal components"
 #: Interactions and group pairs of the dot plot.
 DOTS, COLUMNS = 25, 20
 
@@ -72,9 +72,8 @@ class Communication(Analysis):
         if self.pairs is None:
             raise ValueError(
                 "analysis.pairs is missing: no ligand-receptor table is shipped, because the sources of the public "
-                "ones have "
-                "terms of their own; give a table with the columns ligand and receptor, such as LIANA's or "
-                "CellPhoneDB's"
+                "ones have terms of their own; give a table with the columns ligand and receptor, such as LIANA's "
+                "or CellPhoneDB's"
             )
         for name, smallest in (("min_cells", 1), ("n_permutations", 1)):
             if getattr(self, name) < smallest:
@@ -91,30 +90,40 @@ class Communication(Analysis):
             values, source = predicted_values(model, cells, work), f"the head of {model.checkpoint.path}"
         else:
             values, source = column_values(cells, self.label), f"obs[{self.label!r}]"
-        groups = find_groups(values, self.min_cells, source)
+        groups = {source: find_groups(values, self.min_cells, source)}
+        if self.truth is not None:
+            groups |= self._compared(cells)
         donors = None if self.donor is None else column_values(cells, self.donor)
         pairs = match_pairs(cells, table, self.pairs)
-        expression = read_values(cells, np.arange(cells.cells.n_cells), pairs.genes, work.settings.block_size)
-        found = self._score(expression, groups, donors, pairs, work)
-        agreement = self._agreement(cells, found, expression, donors, pairs, work)
-        return self._result(found, groups, donors, pairs, source, agreement)
+        rows = np.unique(np.concatenate([own.rows for own in groups.values()]))
+        expression = read_values(cells, rows, pairs.genes, work.settings.block_size)
+        found = {name: self._score(expression, own, donors, pairs, work) for name, own in groups.items()}
+        return self._result(found, groups[source], donors, pairs, source)
+
+    def _compared(self, cells: CellInput) -> dict[str, Groups]:
+        """The true groups, and those that nearest neighbors on principal components give without a model."""
+        assert self.truth is not None
+        true = column_values(cells, self.truth)
+        name = f"obs[{self.truth!r}]"
+        groups = {name: find_groups(true, self.min_cells, name)}
+        return groups | {NEIGHBORS: find_groups(neighbor_values(cells, true, self.seed), self.min_cells, NEIGHBORS)}
 
     def _score(
         self, expression: GeneValues, groups: Groups, donors: np.ndarray | None, pairs: Pairs, work: Work
     ) -> pd.DataFrame:
         """One row for each interaction, the most specific and strong first."""
-        values = expression.values[groups.rows]
+        values = expression.select(groups.rows)
         blocks = None if donors is None else self._blocks(donors[groups.rows], groups)
         means = group_means(values, groups.codes, len(groups.names), expression.overall)
         found = find_interactions(means, pairs.subunits, min_share=self.min_share)
         if not len(found):
             raise ValueError(
                 f"no pair has its ligand in {self.min_share:.0%} of one group and its receptor in "
-                f"{self.min_share:.0%} of "
-                "another; lower analysis.min_share, or give pairs of genes that these cells have"
+                f"{self.min_share:.0%} of another; lower analysis.min_share, or give pairs of genes that these "
+                "cells have"
             )
         scores = score_interactions(means, found)
-        with work.bar("Permutations", self.n_permutations) as advance:
+        with work.bar("Shuffling labels", self.n_permutations, unit="permutation") as advance:
             scores["p"] = permutation_p(
                 values, groups.codes, found, blocks=blocks, n_permutations=self.n_permutations, seed=self.seed,
                 advance=advance,
@@ -135,54 +144,47 @@ class Communication(Analysis):
         if not any(free):
             raise ValueError(
                 f"every donor of obs[{self.donor!r}] has cells of one group only, so that labels cannot be shuffled "
-                "inside "
-                "donors; leave analysis.donor out, and read differences between groups as differences between donors"
+                "inside donors; leave analysis.donor out, and read differences between groups as differences "
+                "between donors"
             )
         return codes
 
-    def _agreement(
-        self,
-        cells: CellInput,
-        found: pd.DataFrame,
-        expression: GeneValues,
-        donors: np.ndarray | None,
-        pairs: Pairs,
-        work: Work,
-    ) -> float | None:
-        """Jaccard index of the significant interactions and those of the true groups; None without a truth."""
+    def _agreement(self, found: Mapping[str, pd.DataFrame], source: str) -> list[str]:
+        """How much of the significant interactions by ``source`` those of the true groups share; the rival's first."""
         if self.truth is None:
-            return None
-        groups = find_groups(column_values(cells, self.truth), self.min_cells, f"obs[{self.truth!r}]")
-        true = self._score(expression, groups, donors, pairs, work)
-        ours, theirs = (
-            {tuple(row) for row in table.loc[table["fdr"] <= self.fdr, KEYS].itertuples(index=False)}
-            for table in (found, true)
+            return []
+        sets = {
+            name: {tuple(row) for row in table.loc[table["fdr"] <= self.fdr, KEYS].itertuples(index=False)}
+            for name, table in found.items()
+        }
+        true = sets[f"obs[{self.truth!r}]"]
+        shared = {name: len(own & true) / max(len(own | true), 1) for name, own in sets.items()}
+        sentence = (
+            f"Of the significant interactions by {source} or by obs[{self.truth!r}], {shared[source]:.0%} are in "
+            f"both; by {NEIGHBORS} it is {shared[NEIGHBORS]:.0%}."
         )
-        return len(ours & theirs) / max(len(ours | theirs), 1)
+        wins = shared[NEIGHBORS] > shared[source]
+        return [f"Names without the model give interactions nearer to the true ones. {sentence}" if wins else sentence]
 
     def _result(
         self,
-        found: pd.DataFrame,
+        tables: Mapping[str, pd.DataFrame],
         groups: Groups,
         donors: np.ndarray | None,
         pairs: Pairs,
         source: str,
-        agreement: float | None,
     ) -> Result:
+        found = tables[source]
         n_specific = int((found["fdr"] <= self.fdr).sum())
         first = found.iloc[0]
         summary = [
             f"{len(found):,} interactions of {len(pairs.table):,} pairs between {len(groups.names)} groups pass the "
-            "filters; "
-            f"{n_specific:,} have a false discovery rate of at most {self.fdr:g} under shuffled labels.",
+            f"filters; {n_specific:,} have a false discovery rate of at most {self.fdr:g} under shuffled labels.",
             f"First by specificity: {first['ligand']} of {first['sender']} to {first['receptor']} of "
-            f"{first['receiver']} "
-            f"(mean {first['mean']:.2f}, p {first['p']:.3g}).",
+            f"{first['receiver']} (mean {first['mean']:.2f}, p {first['p']:.3g}).",
         ]
-        if agreement is not None:
-            summary.append(
-                f"Of the significant interactions by {source} or by obs[{self.truth!r}], {agreement:.0%} are in both."
-            )
+        said = self._agreement(tables, source)
+        summary = [*said, *summary] if said and not said[0].startswith("Of ") else [*summary, *said]
         notes = [CAUTION]
         if donors is None:
             notes.append(

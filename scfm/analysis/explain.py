@@ -73,8 +73,8 @@ class Explain(Analysis):
         if labeler is None and self.label is None:
             raise ValueError(
                 f"{model.checkpoint.path} has no annotation head whose labels could be explained; give "
-                "analysis.label=COLUMN "
-                "of obs, on which a logistic regression is fitted, or fine-tune head=annotation/classifier"
+                "analysis.label=COLUMN of obs, on which a logistic regression is fitted, or fine-tune "
+                "head=annotation/classifier"
             )
         if self.label is not None:
             values, source = column_values(cells, self.label), f"obs[{self.label!r}]"

@@ -64,8 +64,8 @@ class Network(Analysis):
     n_genes: int = 150
     label: str | None = None
     group: str | None = None
-    max_cells: int = 300
-    min_cells: int = 20
+    max_cells: int = 1000
+    min_cells: int = 15
     n_permutations: int = 20
     predicted_cells: int = 40
     n_targets: int = 12

@@ -43,7 +43,7 @@ def test_the_planted_pair_is_first_from_the_command(asked, pairs, tmp_path):
 
 def test_names_of_the_head_stand_for_a_column_and_are_compared_with_the_truth(asked, model, pairs):
     result = model.analyse("communication", asked.cells, pairs=str(pairs), truth="cell_type", n_permutations=50)
-    assert any("are in both" in sentence for sentence in result.summary)
+    assert any("are in both; by nearest neighbors" in sentence for sentence in result.summary)
     assert str(asked.head) in result.coverage["groups from"]
 
 
@@ -117,3 +117,14 @@ def test_pairs_below_the_share_are_refused(asked, model, tmp_path):
     path.write_text(f"ligand,receptor\n{silent.var_names[0]},{silent.var_names[1]}\n")
     with pytest.raises(ValueError, match="lower analysis.min_share"):
         model.analyse("communication", silent, pairs=str(path), label="cell_type", min_share=0.1)
+
+
+def test_nearest_neighbors_name_cells_without_a_model(asked, model):
+    from scfm.analysis.labels import column_values, neighbor_values
+    from scfm.inference.cell_input import Reading, open_input
+
+    with open_input(asked.cells, model.checkpoint, Reading(), keep_counts=True) as given:
+        true = column_values(given, "cell_type")
+        true[:5] = ""
+        named = neighbor_values(given, true, seed=0)
+    assert (named[:5] == "").all() and (named[5:] == true[5:]).mean() > 0.6

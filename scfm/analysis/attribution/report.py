@@ -232,10 +232,9 @@ def deletion_sentences(deletion: pd.DataFrame) -> list[str]:
     words |= {"rollout": "attention rollout", "rank": "rank in the cell"}
     ours, other = part.loc[best], part.loc[rival]
     fall = (
-        f"Taking out the {size} genes that {words[best]} name lowers the log odds of the label by {ours['fall']:.2f}, "
-        f"random genes of the same ranks by {ours['random']:.2f} (excess {ours['excess']:.2f}, 95 % "
-        f"{ours['low']:.2f} to "
-        f"{ours['high']:.2f})."
+        f"Taking out the {size} genes that {words[best]} name lowers the log odds of the label by "
+        f"{ours['fall']:.2f}, random genes of the same ranks by {ours['random']:.2f} (excess {ours['excess']:.2f}, "
+        f"95 % {ours['low']:.2f} to {ours['high']:.2f})."
     )
     beside = f"With the {size} genes by {words[rival]} the excess is {other['excess']:.2f}."
     if other["excess"] >= ours["excess"]:

@@ -57,8 +57,7 @@ def read_edges(path: str | Path, given: CellInput) -> KnownEdges:
     if None in columns:
         raise ValueError(
             f"{path} has the columns {', '.join(map(str, frame.columns))}; a reference needs the columns tf (or "
-            "regulator, "
-            "source) and target"
+            "regulator, source) and target"
         )
     edges = frame[columns].dropna().astype(str).drop_duplicates()
     names = sorted(set(edges.to_numpy().ravel()))
@@ -91,8 +90,7 @@ def choose_genes(detected: np.ndarray, known: KnownEdges | None, n_genes: int, m
     if len(able) < 3:
         raise ValueError(
             f"{len(able)} genes are among the tokens of at least {min_cells} of the cells; a network needs 3: give "
-            "more cells "
-            "(analysis.max_cells=...) or lower analysis.min_cells"
+            "more cells (analysis.max_cells=...) or lower analysis.min_cells"
         )
     if known is not None:
         inside = np.isin(known.pairs, able).all(axis=1)

@@ -23,8 +23,7 @@ from scfm.plot.scores import score_bars
 DRAWN, GENES, FDR = 40, 40, 0.05
 CAUTION = (
     "An edge says that the model, or expression, connects two genes in these cells. Attention follows rank, "
-    "frequency and "
-    "co-expression; none of the scores shows that one gene regulates the other."
+    "frequency and co-expression; none of the scores shows that one gene regulates the other."
 )
 
 
@@ -198,9 +197,8 @@ def _agreement_sentences(edges: Edges, table: pd.DataFrame) -> list[str]:
         n = int((table[f"{tested}_fdr"] <= FDR).sum())
         pairs = int(table[f"{tested}_p"].notna().sum())
         sentences.append(
-            f"{n:,} of {pairs:,} edges by {tested.replace('_', ' ')} are above permuted gene labels (false "
-            "discovery rate "
-            f"{FDR:g})."
+            f"{n:,} of {pairs:,} edges by {tested.replace('_', ' ')} are above permuted gene labels (false discovery "
+            f"rate {FDR:g})."
         )
     return sentences
 

@@ -18,12 +18,18 @@ class GeneValues:
     """Expression of some cells.
 
     Attributes:
+        rows: (n,) rows of the file, ascending.
         values: (n, G) float32, log(1 + 10 000 x / total) with the total over all genes of the file.
         overall: mean of these values over all genes of the file.
     """
 
+    rows: np.ndarray
     values: csr_matrix
     overall: float
+
+    def select(self, rows: np.ndarray) -> csr_matrix:
+        """Values of some of the rows."""
+        return self.values[np.searchsorted(self.rows, rows)]
 
 
 def gene_columns(given: CellInput, names: Sequence[str]) -> list[list[int]]:
@@ -55,9 +61,6 @@ def read_values(
         rows: (n,) rows of the file, ascending.
         columns: columns of each gene; those of one gene are summed.
         block_size: cells read at once.
-
-    Raises:
-        ValueError: a cell without counts, which has no logarithm per 10,000.
     """
     genes = np.repeat(np.arange(len(columns)), [len(own) for own in columns])
     flat = np.array([column for own in columns for column in own], dtype=np.int64)
@@ -73,4 +76,4 @@ def read_values(
         total += (scale @ counts).log1p().sum()
         parts.append(csr_matrix((scale @ (counts @ pick)).log1p(), dtype=np.float32))
     values = csr_matrix(sparse.vstack(parts)) if parts else csr_matrix((0, len(columns)), dtype=np.float32)
-    return GeneValues(values, float(total / max(len(rows) * len(given.cells.genes), 1)))
+    return GeneValues(rows, values, float(total / max(len(rows) * len(given.cells.genes), 1)))

@@ -88,9 +88,8 @@ def match_pairs(given: CellInput, pairs: pd.DataFrame, where: str) -> Pairs:
     if not len(kept):
         raise ValueError(
             f"no pair of {where} has all its genes in {given.cells.path}: it asks for {', '.join(names[:3])}, the "
-            "file has "
-            f"{', '.join(given.cells.genes[:3])}; name the column with symbols or Ensembl ids (gene_column=...) or the "
-            "species (species=mouse)"
+            f"file has {', '.join(given.cells.genes[:3])}; name the column with symbols or Ensembl ids "
+            "(gene_column=...) or the species (species=mouse)"
         )
     subunits = Subunits.from_parts(*([[place[gene] for gene in parts[name][row]] for row in kept] for name in COLUMNS))
     genes = [columns[name] for name in known]
