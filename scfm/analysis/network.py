@@ -67,7 +67,7 @@ class Network(Analysis):
     max_cells: int = 1000
     min_cells: int = 15
     n_permutations: int = 20
-    predicted_cells: int = 40
+    predicted_cells: int = 30
     n_targets: int = 12
     n_steps: int = 8
     control: bool = True

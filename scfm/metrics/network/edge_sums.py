@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.stats import t as student
 
 
 class EdgeSums:
@@ -67,9 +68,10 @@ def permute_labels(labels: np.ndarray, strata: np.ndarray, n_permutations: int, 
 def compare_edges(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Z and p of each edge against the permuted labelings.
 
-    z = (observed − mean of the permutations) / their standard deviation, pair by pair. p compares z with the same
-    quantity of the permutations, each against all others, pooled over pairs: (1 + #{z_null >= z}) / (1 + their number).
-    The pooling gives small p values from few permutations; it takes the shape of the null to be alike for all pairs.
+    z = (observed − mean of the permutations) / their standard deviation, pair by pair. p takes the tail of Student's t
+    at z, and compares it with the tails of the permutations, each against all others, pooled over pairs:
+    (1 + #{tail_null <= tail}) / (1 + their number). The pooling gives small p values from few permutations and corrects
+    for sums that are not normal; it takes the shape of the null to be alike for all pairs.
 
     Args:
         means: (1 + K, G, G) of :meth:`EdgeSums.means`, K of at least 3.
@@ -84,11 +86,13 @@ def compare_edges(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     with np.errstate(invalid="ignore", divide="ignore"):
         left_mean = (n * center - null) / (n - 1)
         left_square = ((n - 1) * spread**2 - n / (n - 1) * (null - center) ** 2) / (n - 2)
-        pooled = (null - left_mean) / np.sqrt(np.where(left_square > 1e-30, left_square, np.nan))
-    pooled = np.sort(pooled[np.isfinite(pooled)])
+        others = (null - left_mean) / np.sqrt(np.where(left_square > 1e-30, left_square, np.nan))
+        tails = student.sf(others / np.sqrt(1 + 1 / (n - 1)), n - 2)
+        tail = student.sf(z / np.sqrt(1 + 1 / n), n - 1)
+    pooled = np.sort(tails[np.isfinite(tails)])
     p = np.full(z.shape, np.nan)
-    known = np.isfinite(z)
-    p[known] = (1 + len(pooled) - np.searchsorted(pooled, z[known], side="left")) / (1 + len(pooled))
+    known = np.isfinite(tail)
+    p[known] = (1 + np.searchsorted(pooled, tail[known], side="right")) / (1 + len(pooled))
     return z, p
 
 

@@ -138,8 +138,8 @@ def held_out_gain(
     able = np.flatnonzero((reference.truth & reference.candidates).any(axis=1))
     if len(able) < 4:
         raise ValueError(
-            f"{len(able)} regulators of the reference have a target among the genes; two halves need at least 4: take more "
-            "genes, or another reference"
+            f"{len(able)} regulators of the reference have a target among the genes; two halves need at least 4: take "
+            "more genes, or another reference"
         )
     rng = np.random.default_rng(seed)
     halves = np.array_split(rng.permutation(able), 2)
