@@ -182,12 +182,12 @@ class Batch:
             positions=F.pad(self.positions, (0, missing)),
             boundaries=torch.cat([self.boundaries, (self.n_tokens + steps * longest).clamp(max=row)]),
             longest=longest,
-            index=_lengthened(self.index, new_cells, -1),
+            index=_append_fill(self.index, new_cells, -1),
             obs={
-                name: _lengthened(values, new_cells, float("nan") if values.is_floating_point() else -1)
+                name: _append_fill(values, new_cells, float("nan") if values.is_floating_point() else -1)
                 for name, values in self.obs.items()
             },
-            token_fields={name: _lengthened(values, missing, 0) for name, values in self.token_fields.items()},
+            token_fields={name: _append_fill(values, missing, 0) for name, values in self.token_fields.items()},
         )
 
     def to(self, device: torch.device | str) -> Batch:
@@ -210,5 +210,6 @@ class Batch:
         )
 
 
-def _lengthened(values: Tensor, n: int, fill: float) -> Tensor:
+def _append_fill(values: Tensor, n: int, fill: float) -> Tensor:
+    """The values with n rows of a constant after them."""
     return torch.cat([values, values.new_full((n, *values.shape[1:]), fill)])

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 def run(cfg: DictConfig) -> float | None:
     """Fine-tune; the value of ``cfg.metric`` of the best checkpoint, for a sweep."""
-    cfg = _watched(cfg)
+    cfg = _resolve_metric(cfg)
     with open_run(cfg) as output:
         return _finetune(cfg, output)
 
@@ -60,7 +60,7 @@ def _finetune(cfg: DictConfig, output: Path) -> float | None:
         data = data.calibrated(cfg.calibration)
     backbone = restore_backbone(checkpoint)
     require_positions(data, backbone)
-    spec = replace(make_spec(data, backbone.width), scale=scale_of(store))
+    spec = replace(make_spec(data, backbone.width), scale=gene_scale(store))
     head = build(cfg.head, spec)
     data = data.planned(head.requirements())
     backbone = build(cfg.adapt, anew(backbone))
@@ -105,7 +105,7 @@ def _say_what_trains(backbone: nn.Module, head: nn.Module) -> None:
         log.info("Trains %s of %s parameters of the %s.", f"{trained:,}", f"{sum(s for s, _ in sizes):,}", name)
 
 
-def scale_of(store: TokenStore) -> np.ndarray:
+def gene_scale(store: TokenStore) -> np.ndarray:
     """(V,) what the tokenizer divides a gene's counts by before it ranks them: its median, or 1."""
     medians = store.tokenizer.get("medians")
     return np.ones(len(store.vocab)) if medians is None else np.asarray(medians, dtype=np.float64)
@@ -127,8 +127,8 @@ def _best(trainer: pl.Trainer, output: Path) -> Path:
     return path
 
 
-def _watched(cfg: DictConfig) -> DictConfig:
-    """The config with the metric that the head says is worth watching, where the user does not name one."""
+def _resolve_metric(cfg: DictConfig) -> DictConfig:
+    """The config with the metric that the head names, where the user does not name one."""
     metric = f"val/{head_class(cfg).metric}" if cfg.metric == "auto" else cfg.metric
     mode = ("min" if falls(metric) else "max") if cfg.mode == "auto" else cfg.mode
     return cast("DictConfig", OmegaConf.merge(cfg, {"metric": metric, "mode": mode}))

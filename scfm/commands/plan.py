@@ -70,7 +70,7 @@ def plan(cfg: DictConfig, data: CellData) -> dict[str, float]:
         tbar, products=0.8 * hardware.peak, attention=0.455 * hardware.peak, bandwidth=0.9 * hardware.bandwidth
     )
     rate = cfg.efficiency * roof * devices
-    memory = memory_of(cfg, n, devices, work)
+    memory = estimate_memory(cfg, n, devices, work)
     total = _tokens(cfg, data, devices, int(lengths.sum()))
     return {
         "parameters": n,
@@ -86,7 +86,7 @@ def plan(cfg: DictConfig, data: CellData) -> dict[str, float]:
     }
 
 
-def memory_of(cfg: DictConfig, parameters: int, devices: int, work: Work) -> dict[str, float]:
+def estimate_memory(cfg: DictConfig, parameters: int, devices: int, work: Work) -> dict[str, float]:
     """Bytes on one device: weights, gradients, optimizer states (AdamW, float32) and activations.
 
     Activations are those of Korthikanti et al. 2022 without attention scores: ``18 D + 4 feedforward`` 16-bit numbers'

@@ -26,7 +26,7 @@ def run(cfg: DictConfig) -> None:
         if cfg.share is not None:
             raise ValueError(f"share={cfg.share} with append=true: files are added by one run; leave share out")
         working = {key: cfg[key] for key in ("workers", "block_size", "on_error")}
-        _closing(append(_plain(cfg.input), cfg.output, executor=built["executor"], **working))
+        _report_store(append(_plain(cfg.input), cfg.output, executor=built["executor"], **working))
         return
     options: dict[str, Any] = {
         str(key): OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
@@ -34,9 +34,9 @@ def run(cfg: DictConfig) -> None:
         if key not in _BUILT
     }
     if cfg.dry_run:
-        check_sample(_plain(cfg.input), tokenizer=tokenizer_of(cfg), **options, **built)
+        check_sample(_plain(cfg.input), tokenizer=make_tokenizer(cfg), **options, **built)
         return
-    _closing(prepare(_plain(cfg.input), tokenizer=tokenizer_of(cfg), **options, **built))
+    _report_store(prepare(_plain(cfg.input), tokenizer=make_tokenizer(cfg), **options, **built))
 
 
 def verify(arguments: list[str]) -> None:
@@ -49,9 +49,9 @@ def verify(arguments: list[str]) -> None:
         sys.exit(1)
 
 
-def _closing(store: TokenStore | None) -> None:
-    """What was made; exit status 1 when files were left out."""
-    if store is None:  # a share of the work, which has said so
+def _report_store(store: TokenStore | None) -> None:
+    """Log what the store holds; exit status 1 where files were left out."""
+    if store is None:  # a share of the work has its own message
         return
     log.info("The store %s has %d cells, %d tokens.", store.path, len(store), int(store.lengths.sum()))
     skipped = [file["name"] for file in store.files if "skipped" in file]
@@ -60,7 +60,7 @@ def _closing(store: TokenStore | None) -> None:
         sys.exit(1)
 
 
-def tokenizer_of(cfg: DictConfig) -> Tokenizer:
+def make_tokenizer(cfg: DictConfig) -> Tokenizer:
     """The tokenizer of the config, or of the checkpoint that it names."""
     if cfg.init_from is not None:
         return from_dict(checkpoint.read(cfg.init_from).tokenizer)

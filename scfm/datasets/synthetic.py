@@ -77,9 +77,9 @@ def synthetic_cells(
         mean = level / level.sum(axis=1, keepdims=True) * totals[part, None]
         pieces.append(csr_matrix(rng.poisson(mean * rng.gamma(8.0, 1 / 8.0, mean.shape)).astype(np.int32)))
     obs = pd.DataFrame(index=pd.Index([f"cell{i}" for i in range(n_cells)], dtype=object))
-    obs["cell_type"] = _named("type", kind, n_types)
-    obs["batch"] = _named("batch", batch, n_batches)
-    obs["donor"] = _named("donor", donor, n_donors)
+    obs["cell_type"] = _categorical("type", kind, n_types)
+    obs["batch"] = _categorical("batch", batch, n_batches)
+    obs["donor"] = _categorical("donor", donor, n_donors)
     obs["pseudotime"] = pseudotime
     return AnnData(vstack(pieces, format="csr"), obs=obs, var=var, uns={"source": f"scfm synthetic cells, seed {seed}"})
 
@@ -108,7 +108,7 @@ class _Levels:
         return levels
 
 
-def _named(word: str, codes: np.ndarray, n: int) -> pd.Categorical:
+def _categorical(word: str, codes: np.ndarray, n: int) -> pd.Categorical:
     return pd.Categorical.from_codes(codes, [f"{word} {i + 1}" for i in range(n)])
 
 

@@ -44,14 +44,14 @@ def leiden_nmi(neighbors: Neighbors, labels: np.ndarray, seed: int = 0) -> float
     network = igraph.Graph(n=len(labels), edges=np.column_stack([graph.row, graph.col]).tolist())
     values = []
     for resolution in np.arange(0.2, 2.01, 0.2):
-        with _seeded(igraph, seed):
+        with _fix_seed(igraph, seed):
             parts = network.community_leiden("modularity", weights=graph.data, resolution=resolution, n_iterations=2)
         values.append(normalized_mutual_info_score(labels, parts.membership))
     return float(max(values))
 
 
 @contextmanager
-def _seeded(igraph: Any, seed: int) -> Iterator[None]:
+def _fix_seed(igraph: Any, seed: int) -> Iterator[None]:
     """What igraph draws from is Python's random module, unless it is given another generator."""
     igraph.set_random_number_generator(random.Random(seed))
     try:

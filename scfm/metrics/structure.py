@@ -102,12 +102,14 @@ def _agreement(consensus: np.ndarray, distances: np.ndarray) -> dict[str, float]
         use[i] = False
         if use.sum() >= 2:
             true, ours = consensus[use, i], distances[use, i]
-            rows.append((spearmanr(true, ours).statistic, pearsonr(true, ours).statistic, _weighted(true, ours)))
+            rows.append(
+                (spearmanr(true, ours).statistic, pearsonr(true, ours).statistic, _weighted_pearson(true, ours))
+            )
     means = np.nanmean(rows, axis=0) if rows else np.full(3, np.nan)
     return dict(zip(("scgraph_spearman", "scgraph_pearson", "scgraph"), map(float, means), strict=True))
 
 
-def _weighted(true: np.ndarray, ours: np.ndarray) -> float:
+def _weighted_pearson(true: np.ndarray, ours: np.ndarray) -> float:
     """Pearson correlation with weights 1 / true distance."""
     weight = 1 / np.maximum(true, 1e-12)
     weight /= weight.sum()

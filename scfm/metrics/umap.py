@@ -57,7 +57,7 @@ def _principal_plane(embedding: np.ndarray, seed: int) -> np.ndarray:
 
 
 @njit(cache=True)
-def _clipped(value: float) -> float:
+def _clip(value: float) -> float:
     return min(4.0, max(-4.0, value))
 
 
@@ -86,7 +86,7 @@ def _optimize(
             if square > 0:
                 pull = -2 * a * b * square ** (b - 1) / (1 + a * square**b)
                 for axis in range(2):
-                    step = rate * _clipped(pull * (points[one, axis] - points[two, axis]))
+                    step = rate * _clip(pull * (points[one, axis] - points[two, axis]))
                     points[one, axis] += step
                     points[two, axis] -= step
             for _ in range(5):
@@ -95,5 +95,5 @@ def _optimize(
                 if other != one and square > 0:
                     push = 2 * b / ((0.001 + square) * (1 + a * square**b))
                     for axis in range(2):
-                        points[one, axis] += rate * _clipped(push * (points[one, axis] - points[other, axis]))
+                        points[one, axis] += rate * _clip(push * (points[one, axis] - points[other, axis]))
     return points

@@ -9,7 +9,7 @@ from scfm.plot.classes import confusion_matrix, rejection_curve, reliability_dia
 from scfm.plot.figure import make_figure, render, save, write
 from scfm.plot.scores import score_bars, shot_curves, stage_violins
 from scfm.plot.training import training_curves
-from scfm.plot.trends import gene_trends, smoothed
+from scfm.plot.trends import gene_trends, smooth
 
 __all__ = [
     "confusion_matrix",
@@ -23,7 +23,7 @@ __all__ = [
     "save",
     "score_bars",
     "shot_curves",
-    "smoothed",
+    "smooth",
     "stage_violins",
     "training_curves",
     "umap",

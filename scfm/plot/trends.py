@@ -14,7 +14,7 @@ from scfm.plot.figure import COLORS, bare, make_figure
 POINTS = 100
 
 
-def smoothed(time: np.ndarray, values: np.ndarray, width: float = 0.08) -> tuple[np.ndarray, np.ndarray]:
+def smooth(time: np.ndarray, values: np.ndarray, width: float = 0.08) -> tuple[np.ndarray, np.ndarray]:
     """Gaussian-weighted means along pseudotime, over the cells' ranks so that no stretch is empty.
 
     Args:
@@ -44,7 +44,7 @@ def gene_trends(time: np.ndarray, values: np.ndarray, genes: Sequence[str]) -> F
         The figure; the genes that come first in the list have full lines, the second half dashed ones.
     """
     known = np.isfinite(time)
-    at, means = smoothed(time[known], np.asarray(values, dtype=np.float64)[known])
+    at, means = smooth(time[known], np.asarray(values, dtype=np.float64)[known])
     figure = make_figure(5.6, 4.2)
     axes = figure.subplots()
     half = -(-len(genes) // 2)

@@ -43,7 +43,7 @@ def _sections(store: TokenStore, corpus: Mapping[str, Any]) -> list[Section]:
         _histogram("genes per cell", GENES_PER_BIN, corpus["genes_per_cell"]),
         _tokens(corpus),
         _bars("counts lost, by gene", dict(map(tuple, corpus["genes"]["dropped_most"]))),
-        *(_bars(f"cells by {column}", _cells_by(store, column)) for column in _grouping(store)),
+        *(_bars(f"cells by {column}", _count_cells(store, column)) for column in _grouping_columns(store)),
     ]
     return [
         Section("", [paragraph(text)], "summary"),
@@ -53,13 +53,13 @@ def _sections(store: TokenStore, corpus: Mapping[str, Any]) -> list[Section]:
     ]
 
 
-def _grouping(store: TokenStore) -> list[str]:
+def _grouping_columns(store: TokenStore) -> list[str]:
     """The columns whose cells are counted: file, group and the first few categories."""
     named = [column for column in store.columns if store.categories(column) is not None]
     return list(dict.fromkeys(["file", *([store.group] if store.group else []), *named]))[:6]
 
 
-def _cells_by(store: TokenStore, column: str) -> dict[str, float]:
+def _count_cells(store: TokenStore, column: str) -> dict[str, float]:
     codes, names = store.obs(column), store.categories(column) or ()
     counted = np.bincount(codes[codes >= 0], minlength=len(names))
     return {names[i]: float(counted[i]) for i in np.argsort(-counted, kind="stable")}

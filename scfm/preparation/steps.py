@@ -101,7 +101,7 @@ class Steps:
                 try:
                     found[todo[number]] = future.result()
                 except (ValueError, OSError) as error:
-                    self._failed(int(todo[number].split("-")[0]), error)
+                    self._handle_failure(int(todo[number].split("-")[0]), error)
                 if cells:
                     progress.advance(sizes[todo[number]])
         return {key: found[key] for key in keys if key in found and int(key.split("-")[0]) not in self.skipped}
@@ -121,7 +121,7 @@ class Steps:
         if not self.files:
             raise ValueError(f"every input was skipped, no store is written: {'; '.join(self.skipped.values())}")
 
-    def _failed(self, file: int, error: ValueError | OSError) -> None:
+    def _handle_failure(self, file: int, error: ValueError | OSError) -> None:
         """Raise the error, or skip the file."""
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OSError(

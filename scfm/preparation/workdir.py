@@ -155,7 +155,7 @@ class WorkDir:
 
         The store to which files were added (``after``) is then the output itself, so that this entry may differ.
         """
-        for folder in (self.folder, self._removed):
+        for folder in (self.folder, self._aside):
             path = folder / "plan.json"
             if self.output.exists() and path.exists() and not (folder / "store").exists():
                 before, now = read_json(path, "the plan of the unfinished run"), json.loads(json.dumps(plan))
@@ -181,7 +181,7 @@ class WorkDir:
                 log.info("Finished parts are kept in %s: the same command continues from there.", self.folder)
 
     @property
-    def _removed(self) -> Path:
+    def _aside(self) -> Path:
         return self.output.with_name(f".{self.output.name}.removed")
 
     def cleanup(self) -> None:
@@ -189,12 +189,12 @@ class WorkDir:
 
         The plan is removed last: the next start reads from it that all was done.
         """
-        shutil.rmtree(self._removed, ignore_errors=True)
-        self.folder.rename(self._removed)
-        for entry in self._removed.iterdir():
+        shutil.rmtree(self._aside, ignore_errors=True)
+        self.folder.rename(self._aside)
+        for entry in self._aside.iterdir():
             if entry.is_dir():
                 shutil.rmtree(entry)
-        shutil.rmtree(self._removed)
+        shutil.rmtree(self._aside)
 
 
 def _difference(before: Mapping[str, Any], plan: Mapping[str, Any], key: str) -> str:

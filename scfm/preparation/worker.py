@@ -95,7 +95,7 @@ class WorkerState:
     def open_file(self, file: int) -> CellFile:
         """The file, open. The files used last stay open (:data:`OPEN`)."""
         reading = {key: self.options[key] for key in READING}
-        return _opened().get(self.file_path(file), self.file_entry(file)["mtime_ns"], **reading)
+        return _open_files().get(self.file_path(file), self.file_entry(file)["mtime_ns"], **reading)
 
     def part_range(self, file: int, part: int) -> tuple[int, int]:
         """First row of a part, and one past its last row."""
@@ -171,7 +171,7 @@ def worker_state(folder: str, plan_hash: str) -> WorkerState:
     return WorkerState(Path(folder))
 
 
-class _Opened:
+class _OpenFiles:
     """The open files of a process, shared by its threads."""
 
     def __init__(self) -> None:
@@ -198,8 +198,8 @@ class _Opened:
 
 
 @lru_cache(maxsize=1)
-def _opened() -> _Opened:
-    return _Opened()
+def _open_files() -> _OpenFiles:
+    return _OpenFiles()
 
 
 @lru_cache(maxsize=OPEN)
@@ -212,6 +212,6 @@ def _genes(path: Path, mtime: int) -> FileGenes:
 
 def close_files() -> None:
     """Close the files of a run and drop its state: the process may live on."""
-    _opened().close()
+    _open_files().close()
     worker_state.cache_clear()
     _genes.cache_clear()

@@ -88,7 +88,7 @@ def report(output: Path, config: Mapping[str, Any], done: Finished, data: CellDa
         Section("", [warning(text) for text in _warnings(done, data, before)]),
         *naming,
         *_trajectory(output, done, data, features, written),
-        *_mixing(done, data, features),
+        *_mixing_sections(done, data, features),
         Section("Maps", [maps]),
         Section("Training", [image(curves.read_bytes(), "Logged over the run.")] if curves.is_file() else []),
         Section("Metrics", [settings({name: f"{value:.4f}" for name, value in done.metrics.items()})]),
@@ -196,7 +196,7 @@ def known_times(task: Any, data: CellData, label: str, rows: np.ndarray) -> tupl
     return stage_ranks(np.array([*names, ""], dtype=object)[values], order), order
 
 
-def _mixing(done: Finished, data: CellData, features: StoreFeatures) -> list[Section]:
+def _mixing_sections(done: Finished, data: CellData, features: StoreFeatures) -> list[Section]:
     """Batch mixing before and after, for a head that integrates."""
     key = getattr(done.module.task, "batch_key", None)
     after = done.outputs.get("integrated")

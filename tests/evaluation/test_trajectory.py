@@ -9,7 +9,7 @@ from scipy.sparse import csr_matrix
 from scfm.evaluation.evaluate import evaluate
 from scfm.evaluation.methods.expression import read_expression
 from scfm.evaluation.times import read_times
-from scfm.plot import smoothed
+from scfm.plot import smooth
 from scfm.report.evaluation import write
 from scfm.report.trajectory import changing_genes
 
@@ -75,7 +75,7 @@ def test_the_genes_that_change_are_found(line):
 
 def test_smoothing_keeps_a_constant_and_a_trend():
     time = np.random.default_rng(0).exponential(size=300)
-    at, means = smoothed(time, np.c_[np.full(300, 2.0), time])
+    at, means = smooth(time, np.c_[np.full(300, 2.0), time])
     np.testing.assert_allclose(means[:, 0], 2.0)
     assert (np.diff(means[:, 1]) > 0).all()
     assert (np.diff(at) >= 0).all()

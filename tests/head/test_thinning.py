@@ -6,7 +6,7 @@ import torch
 from scipy.sparse import csr_matrix
 
 from scfm.batch import Batch
-from scfm.commands.finetune import scale_of
+from scfm.commands.finetune import gene_scale
 from scfm.config import build
 from scfm.data.loader import PackedCells
 from scfm.datasets.synthetic import synthetic_cells
@@ -42,7 +42,7 @@ def as_matrix(batch: Batch, n_tokens: int) -> csr_matrix:
 
 def assert_same_ranks(view: Batch, ids: np.ndarray, store: TokenStore) -> None:
     """The same genes in the same order; those that only rounding orders may stand in either."""
-    value = as_matrix(view, len(store.vocab)).toarray() / scale_of(store)
+    value = as_matrix(view, len(store.vocab)).toarray() / gene_scale(store)
     one, two = (value[view.token_cell, tokens] for tokens in (view.ids, ids))
     np.testing.assert_allclose(one, two, rtol=1e-6)
     assert (view.ids.numpy() == ids).mean() > 0.98
@@ -52,7 +52,7 @@ def assert_same_ranks(view: Batch, ids: np.ndarray, store: TokenStore) -> None:
 
 def test_nothing_thinned_is_the_cell_itself(store):
     batch = batch_of(store)
-    view = Views(ViewOptions(min_depth=1 - 1e-9), store.vocab, scale_of(store)).thin_counts(
+    view = Views(ViewOptions(min_depth=1 - 1e-9), store.vocab, gene_scale(store)).thin_counts(
         batch, batch_generator(batch)
     )
     assert_same_ranks(view, batch.ids.numpy(), store)
@@ -61,7 +61,7 @@ def test_nothing_thinned_is_the_cell_itself(store):
 
 def test_a_thinned_cell_is_ranked_as_the_tokenizer_would(store):
     batch = batch_of(store)
-    view = Views(ViewOptions(min_depth=0.2), store.vocab, scale_of(store)).thin_counts(batch, batch_generator(batch))
+    view = Views(ViewOptions(min_depth=0.2), store.vocab, gene_scale(store)).thin_counts(batch, batch_generator(batch))
     assert view.n_tokens < batch.n_tokens
     counts = as_matrix(view, len(store.vocab))
     counts.eliminate_zeros()
@@ -82,7 +82,7 @@ def test_counts_follow_the_tokens_when_cells_are_cut(store):
 
 def test_a_cell_that_would_lose_everything_keeps_a_gene(store):
     batch = batch_of(store, 4)
-    views = Views(ViewOptions(min_depth=1e-9), store.vocab, scale_of(store))
+    views = Views(ViewOptions(min_depth=1e-9), store.vocab, gene_scale(store))
     view = views.thin_counts(batch, torch.Generator().manual_seed(0))
     genes = ~torch.isin(view.ids, torch.tensor(list(store.vocab.specials.values())))
     assert (torch.zeros(view.n_cells).index_add(0, view.token_cell, genes.float()) >= 1).all()
