@@ -15,10 +15,9 @@ from scfm.checkpoint import Checkpoint, read
 from scfm.config import build
 from scfm.inference.cell_input import CellInput, Reading, open_input
 from scfm.inference.load import restore_predictor
-from scfm.inference.model import require_output
 from scfm.inference.options import require_key
 from scfm.inference.parts import PartWriter, claim_parts, join_parts, parts_of
-from scfm.inference.write import make_entries, require_room, write_result
+from scfm.inference.write import make_entries, require_output, require_room, write_result
 from scfm.io import atomic_write, hold
 from scfm.module import CellModule
 from scfm.training.devices import cluster, is_first_process, require_devices

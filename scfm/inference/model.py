@@ -20,10 +20,11 @@ from scfm.inference.cell_input import CellInput, open_input
 from scfm.inference.load import checkpoint_vocab, restore_predictor
 from scfm.inference.options import EmbedOptions, Settings, embed_options
 from scfm.inference.predict import predict, predict_step
-from scfm.inference.write import add_to_adata, make_entries, require_room, write_result
+from scfm.inference.write import add_to_adata, make_entries, require_output, require_room, write_result
 from scfm.io import atomic_write
 from scfm.model.backbone import Backbone
 from scfm.module import CellModule
+from scfm.published.export import DType, export_model
 from scfm.strategy.checkpoint_io import write_checkpoint
 from scfm.vocab import Vocab
 
@@ -216,6 +217,17 @@ class Model:
         write_checkpoint({**steps, "scfm": about, "state_dict": weights}, path)
         return path
 
+    def export(self, folder: str | Path, *, dtype: DType = "float32", license: str | None = None) -> list[str]:
+        """Write the model as a folder that transformers and the published tools read, as ``scfm-export`` does.
+
+        An earlier export of the same run is replaced; ``license`` is for the card. Returns the names of the files.
+
+        Raises:
+            FileExistsError: the folder holds anything else.
+            ValueError: a ``dtype`` other than ``float32``, ``bfloat16`` or ``float16``.
+        """
+        return export_model(self.checkpoint, self.backbone, self.head, folder, dtype=dtype, license=license)
+
     def _about_head(self) -> str:
         if not self.head.hooks:
             return f"{self.checkpoint.path} was pretrained only: it has no head, which"
@@ -299,19 +311,6 @@ def load(path: str | Path, *, device: str | torch.device = "cpu", extensions: Se
     import_extensions(extensions)
     checkpoint = read(path)
     return Model(checkpoint, restore_predictor(checkpoint)).to(device)
-
-
-def require_output(source: Path, output: Path, *, overwrite: bool) -> None:
-    """Refuse an output that is there, or is the input.
-
-    Raises:
-        FileExistsError: the output is there.
-        ValueError: the output is the input.
-    """
-    if output.exists() and not overwrite:
-        raise FileExistsError(f"{output} exists; choose another output=... or set overwrite=true")
-    if output.resolve() == source.resolve():
-        raise ValueError(f"output={output} is the input; the input is never modified, choose another output=...")
 
 
 def _added(adata: AnnData, entries: Written, copy: bool) -> AnnData | None:

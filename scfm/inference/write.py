@@ -108,6 +108,19 @@ def is_h5ad(path: Path) -> bool:
         return {"obs", "var"} <= set(file.keys()) and "mod" not in file
 
 
+def require_output(source: Path, output: Path, *, overwrite: bool) -> None:
+    """Refuse an output that is there, or is the input.
+
+    Raises:
+        FileExistsError: the output is there.
+        ValueError: the output is the input.
+    """
+    if output.exists() and not overwrite:
+        raise FileExistsError(f"{output} exists; choose another output=... or set overwrite=true")
+    if output.resolve() == source.resolve():
+        raise ValueError(f"output={output} is the input; the input is never modified, choose another output=...")
+
+
 def require_room(cells: AnnData | Path, key: str) -> None:
     """Refuse, before any work, cells whose entries are in the way; say what will be replaced.
 
