@@ -33,7 +33,7 @@ MUST_HAVE = {
     "prepare": ["input=x.h5ad", "output=x"],
     "embed": ["init_from=x.ckpt", "input=x.h5ad", "output=y.h5ad"],
     "evaluate": ["input=x.h5ad", "embedding=X_scfm"],
-    "analyse": ["analysis=explain", "init_from=x.ckpt", "input=x.h5ad"],
+    "analyse": ["analysis=perturb", "init_from=x.ckpt", "input=x.h5ad"],
 }
 
 

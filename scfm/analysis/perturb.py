@@ -1,0 +1,248 @@
+"""In-silico perturbation: change genes of a cell, read it again, and see how far and where its embedding moves."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+
+from scfm.analysis.base import Analysis, Work
+from scfm.analysis.perturbation.design import Design, Question, find_genes, make_design, name_set, rankings
+from scfm.analysis.perturbation.operations import Change, Operation, Ranking
+from scfm.analysis.perturbation.page import make_result
+from scfm.analysis.perturbation.reader import Reader, make_reader
+from scfm.analysis.perturbation.shifts import Runner, make_states
+from scfm.analysis.perturbation.tables import (
+    cell_table,
+    effect_table,
+    expression_baselines,
+    gene_table,
+    join_parts,
+    pair_table,
+    upstream_table,
+)
+from scfm.analysis.result import Result
+from scfm.inference.cell_input import CellInput
+from scfm.inference.load import build_backbone
+from scfm.inference.model import Model
+from scfm.tokenizer import Tokenizer
+
+#: Perturbations that are refused without ``max_cells``.
+MANY = 1_000_000
+
+
+@dataclass(frozen=True)
+class Perturb(Analysis):
+    """Deletes, overexpresses, scales or masks genes; measures the shift of a cell's embedding.
+
+    Args:
+        op: ``delete``, ``overexpress`` (put first), ``scale`` (count times ``factor``, ranked again) or ``mask``.
+        factor: of ``scale``; 0 deletes.
+        genes: ``all``, or a list of names.
+        jointly: change the list together, as one perturbation.
+        anchor: a gene that is also changed together with each of the others.
+        state: obs column of the states.
+        start: the state whose cells are changed; with a goal the score is the shift towards that.
+        goal: see ``start``.
+        alt: other states whose shift is reported beside.
+        donor: obs column of donors, the units of the tests.
+        where: of the cells, ``cell_type == 'B'`` say.
+        max_cells: of each state at most, drawn from the donors in turn.
+        min_cells: cells that a gene must be changed in for a p value, and with ``genes=all`` to be changed at all.
+        center: subtract the mean of start and goal cells before cosines are taken.
+        refill: after a deletion the next gene of a longer cell moves up; false as published.
+        effects: also compare the states of the remaining genes (slow).
+        permutations: of the state labels.
+        controls: perturbations of random genes of like rank for a list of genes; 0 for none.
+        random_weights: also run the architecture with random weights.
+        truth: file of genes, one a line, that should come first: AUROC of every score.
+        by: obs column for a heat map gene by group.
+        table: ``upstream`` adds the table with the columns of the published code.
+        plan: only count perturbations and estimate the time.
+        part_size: cells of a part; an interrupted run goes on after its last part.
+        seed: of draws and permutations.
+    """
+
+    name: ClassVar[str] = "perturb"
+    op: Operation = "delete"
+    factor: float = 0.5
+    genes: str | list[str] = "all"
+    jointly: bool = False
+    anchor: str | None = None
+    state: str | None = None
+    start: str | None = None
+    goal: str | None = None
+    alt: list[str] = field(default_factory=list)
+    donor: str | None = None
+    where: str | None = None
+    max_cells: int | None = None
+    min_cells: int = 8
+    center: bool = True
+    refill: bool = True
+    effects: bool = False
+    permutations: int = 200
+    controls: int = 50
+    random_weights: bool = True
+    truth: str | None = None
+    by: str | None = None
+    table: Literal["scfm", "upstream"] = "scfm"
+    plan: bool = False
+    part_size: int = 32
+    seed: int = 0
+
+    def compute(self, model: Model, cells: CellInput, work: Work) -> Result:
+        """See the class.
+
+        Raises:
+            ValueError: options, states, donors or genes that cannot be asked about, before any long work.
+        """
+        change = self._change(cells)
+        truth = self._truth(cells)
+        if self.by is not None:
+            cells.cells.require_obs([self.by])
+        design = make_design(cells, self._question())
+        reader = make_reader(model, cells.tokenizer, work.settings.tokens_per_batch)
+        runner, seconds = self._runner(design, change, reader, cells.tokenizer, work, "own")
+        forwards, tokens = runner.count()
+        read = sum(len(runner.rankings[i].read) for i in range(len(design.cells)))
+        estimate = {"perturbations": forwards, "tokens": tokens, "seconds": seconds * tokens / max(read, 1)}
+        if self.plan:
+            return Result("Plan", [_sentence(estimate)], {"plan": pd.DataFrame([estimate])}, coverage=estimate)
+        if forwards > MANY and self.max_cells is None:
+            raise ValueError(f"{_sentence(estimate)} Set max_cells=..., or name genes=[...]")
+        rows = self._run(runner, work, "own")
+        return self._result(model, cells, work, runner, rows, estimate, truth)
+
+    def _result(
+        self,
+        model: Model,
+        given: CellInput,
+        work: Work,
+        runner: Runner,
+        rows: dict[str, np.ndarray],
+        estimate: dict[str, float],
+        truth: set[int] | None,
+    ) -> Result:
+        design, vocab = runner.design, given.tokenizer.require_vocab()
+        labels = rows if design.has_goal and self.permutations else None
+        cells = cell_table(rows, design, vocab)
+        genes = gene_table(cells, design, vocab, labels, self.min_cells)
+        if self.random_weights:
+            genes = genes.merge(self._random(model, given, work, runner), on="gene", how="left")
+        genes = self._with_expression(genes, design, given.tokenizer)
+        tables = {"genes": genes, "cells": cells}
+        if self.anchor is not None:
+            tables["pairs"] = pair_table(cells, design, vocab)
+        if self.effects:
+            tables["affected"] = effect_table(rows, design, vocab)
+        if self.table == "upstream":
+            tables["genes_upstream"] = upstream_table(cells, design, vocab, all_genes=self.genes == "all")
+        groups = None if self.by is None else given.cells.obs[self.by].astype(str).to_numpy()
+        names = None if truth is None else {vocab.tokens[gene] for gene in truth}
+        detections = design.detections[design.detections > 0]
+        coverage = {
+            "cells_changed": len(design.changed),
+            "cells_read": len(design.cells),
+            "donors": len(design.donor_names),
+            "genes_in_any_cell": len(detections),
+            "median_cells_of_a_gene": float(np.median(detections)) if len(detections) else 0.0,
+            "perturbations": int(estimate["perturbations"]),
+            "rows": len(cells),
+        }
+        return make_result(tables, design, groups=groups, truth=names, coverage=coverage, op=self.op)
+
+    def _runner(
+        self, design: Design, change: Change, reader: Reader, tokenizer: Tokenizer, work: Work, name: str
+    ) -> tuple[Runner, float]:
+        """A runner with the states of a model's own embeddings, and the seconds that these took."""
+        ranked = rankings(design.cells, tokenizer)
+        if change.op == "scale":
+            _require_order(ranked[0])
+        began = time.perf_counter()
+        read = [ranking.read for ranking in ranked]
+        embeddings = work.part(f"{name}-cells", lambda: {"embedding": reader.embed(read)})["embedding"]
+        seconds = time.perf_counter() - began
+        states = make_states(
+            design, embeddings, center=self.center, permutations=self.permutations if name == "own" else 0,
+            seed=self.seed,
+        )  # fmt: skip
+        return Runner(design, ranked, change, reader, states, self.effects and name == "own"), seconds
+
+    def _run(self, runner: Runner, work: Work, name: str) -> dict[str, np.ndarray]:
+        changed = runner.design.changed
+        chunks = [changed[low : low + self.part_size] for low in range(0, len(changed), self.part_size)]
+        names = [f"{name}-{number:06d}" for number in range(len(chunks))]
+        done = sum(len(chunk) for chunk, part in zip(chunks, names, strict=True) if work.has(part))
+        title = "Perturbing" if name == "own" else "Random weights"
+        with work.bar(title, len(changed), done) as advance:
+            makers = [partial(runner.run, chunk, advance) for chunk in chunks]
+            return join_parts([work.part(part, make) for part, make in zip(names, makers, strict=True)])
+
+    def _random(self, model: Model, given: CellInput, work: Work, runner: Runner) -> pd.DataFrame:
+        """The shift of each gene by the same architecture with random weights."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            backbone = build_backbone(model.checkpoint).eval().to(model.module.device)
+        reader = make_reader(model, given.tokenizer, work.settings.tokens_per_batch, backbone)
+        other, _ = self._runner(runner.design, runner.change, reader, given.tokenizer, work, "random")
+        rows = self._run(other, work, "random")
+        table = cell_table(rows, runner.design, given.tokenizer.require_vocab())
+        return table.groupby("gene")["shift"].mean().rename("shift_random").reset_index()
+
+    def _with_expression(self, genes: pd.DataFrame, design: Design, tokenizer: Tokenizer) -> pd.DataFrame:
+        if not design.has_goal:
+            return genes
+        vocab = tokenizer.require_vocab()
+        single = {name_set(group, vocab)[0]: group[0] for group in design.sets if len(group) == 1}
+        chosen = np.flatnonzero(genes["gene"].isin(list(single)))
+        tokens = np.array([single[name] for name in genes["gene"].iloc[chosen]], dtype=np.int64)
+        found = expression_baselines(design.cells, design.state, tokens)
+        return genes.join(found.set_index(chosen))
+
+    def _change(self, cells: CellInput) -> Change:
+        """The operation.
+
+        Raises:
+            ValueError: it needs what the model or the cells do not have.
+        """
+        vocab = cells.tokenizer.require_vocab()
+        if self.op == "scale" and (self.factor < 0 or not cells.cells.is_counts):
+            given = f"factor={self.factor} and {cells.cells.counts_from}"
+            raise ValueError(f"op=scale needs counts and a factor of 0 or more; got {given}")
+        if self.part_size < 1 or self.min_cells < 1 or self.permutations < 0 or self.controls < 0:
+            raise ValueError("part_size and min_cells must be 1 or more, permutations and controls 0 or more")
+        mask = vocab.special("mask") if self.op == "mask" else None
+        return Change(self.op, self.factor, self.refill, mask)
+
+    def _truth(self, cells: CellInput) -> set[int] | None:
+        if self.truth is None:
+            return None
+        if not Path(self.truth).is_file():
+            raise FileNotFoundError(f"truth={self.truth} does not exist; expected a file of genes, one a line")
+        names = [line.split("\t")[0].strip() for line in Path(self.truth).read_text().splitlines() if line.strip()]
+        return {int(gene) for gene in find_genes(cells, names) if gene >= 0}
+
+    def _question(self) -> Question:
+        return Question(
+            genes=self.genes, jointly=self.jointly, anchor=self.anchor, inserts=self.op == "overexpress",
+            state=self.state, start=self.start, goal=self.goal, alt=list(self.alt), donor=self.donor, where=self.where,
+            max_cells=self.max_cells, min_cells=self.min_cells, controls=self.controls, seed=self.seed,
+        )  # fmt: skip
+
+
+def _sentence(estimate: dict[str, float]) -> str:
+    return (
+        f"{estimate['perturbations']:,} perturbations of {estimate['tokens']:,} tokens: about "
+        f"{estimate['seconds'] / 60:.1f} minutes at the speed measured on the unchanged cells."
+    )
+
+
+def _require_order(cell: Ranking) -> None:
+    if not np.array_equal(np.lexsort((cell.genes, -cell.values(cell.counts))), np.arange(len(cell.genes))):
+        raise ValueError("op=scale needs a tokenizer that ranks by counts or by counts over medians")

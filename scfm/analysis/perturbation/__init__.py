@@ -1,0 +1,1 @@
+"""Parts of ``analysis=perturb``: operations on rankings, embeddings of changed cells, states, tables, page."""
