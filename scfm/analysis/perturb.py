@@ -115,7 +115,7 @@ class Perturb(Analysis):
         if self.plan:
             return Result("Plan", [_sentence(estimate)], {"plan": pd.DataFrame([estimate])}, coverage=estimate)
         if forwards > MANY and self.max_cells is None:
-            raise ValueError(f"{_sentence(estimate)} Set max_cells=..., or name genes=[...]")
+            raise ValueError(f"{_sentence(estimate)} Set analysis.max_cells=..., or name analysis.genes=[...]")
         rows = self._run(runner, work, "own")
         return self._result(model, cells, work, runner, rows, estimate, truth)
 
@@ -214,7 +214,7 @@ class Perturb(Analysis):
         vocab = cells.tokenizer.require_vocab()
         if self.op == "scale" and (self.factor < 0 or not cells.cells.is_counts):
             given = f"factor={self.factor} and {cells.cells.counts_from}"
-            raise ValueError(f"op=scale needs counts and a factor of 0 or more; got {given}")
+            raise ValueError(f"analysis.op=scale needs counts and a factor of 0 or more; got {given}")
         if self.part_size < 1 or self.min_cells < 1 or self.permutations < 0 or self.controls < 0:
             raise ValueError("part_size and min_cells must be 1 or more, permutations and controls 0 or more")
         mask = vocab.special("mask") if self.op == "mask" else None
@@ -245,4 +245,4 @@ def _sentence(estimate: dict[str, float]) -> str:
 
 def _require_order(cell: Ranking) -> None:
     if not np.array_equal(np.lexsort((cell.genes, -cell.values(cell.counts))), np.arange(len(cell.genes))):
-        raise ValueError("op=scale needs a tokenizer that ranks by counts or by counts over medians")
+        raise ValueError("analysis.op=scale needs a tokenizer that ranks by counts or by counts over medians")

@@ -138,14 +138,14 @@ def _obs(given: CellInput, asked: Question) -> pd.DataFrame:
 def _states(asked: Question, obs: pd.DataFrame, path: str) -> tuple[str, ...]:
     if asked.state is None:
         if asked.start or asked.goal or asked.alt:
-            raise ValueError("start, goal and alt are values of an obs column: name it with state=...")
+            raise ValueError("start, goal and alt are values of an obs column: name it with analysis.state=...")
         return ()
     if asked.start is None:
-        raise ValueError(f"state={asked.state} needs start=..., the state whose cells are changed")
+        raise ValueError(f"state={asked.state} needs analysis.start=..., the state whose cells are changed")
     if asked.start == asked.goal or asked.start in asked.alt or asked.goal in asked.alt:
         raise ValueError(f"start={asked.start}, goal={asked.goal}, alt={asked.alt} must be different states")
     if asked.goal is None and asked.alt:
-        raise ValueError(f"alt={asked.alt} needs goal=..., the state that the shift is measured towards")
+        raise ValueError(f"alt={asked.alt} needs analysis.goal=..., the state that the shift is measured towards")
     states = (asked.start, *(() if asked.goal is None else (asked.goal,)), *asked.alt)
     have = obs[asked.state].astype(str)
     for name in states:
@@ -178,7 +178,7 @@ def _donors(
         if len(np.unique(codes[state == i])) < 2:
             raise ValueError(
                 f"state {name!r} has cells of one donor (obs[{asked.donor!r}]); two or more are needed for a test over "
-                "donors, and without donor=... cells are the units (pseudo-replicated)"
+                "donors, and without analysis.donor=... cells are the units (pseudo-replicated)"
             )
     return codes.astype(np.int64), tuple(map(str, names))
 
@@ -191,7 +191,7 @@ def _sets(
     anchor = [] if asked.anchor is None else _known(given, [asked.anchor], detections, asked, notes)
     if asked.genes == "all":
         if asked.jointly:
-            raise ValueError("jointly=true changes a list of genes together; name them: genes=[GENE1,GENE2]")
+            raise ValueError("analysis.jointly=true changes a list of genes together; name them: analysis.genes=[GENE1,GENE2]")
         if len(enough) == 0:
             raise ValueError(f"no gene is read in {asked.min_cells} of the {len(changed)} cells; lower min_cells")
         wanted = [int(gene) for gene in enough]
