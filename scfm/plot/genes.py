@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy import stats
 
-from scfm.plot.figure import COLORS, GREY, INK, bare, make_figure
+from scfm.plot.figure import COLORS, GRAY, INK, bare, make_figure
 
 #: Genes whose names are written.
 NAMED = 12
@@ -27,13 +27,13 @@ def volcano(effect: np.ndarray, p: np.ndarray, names: np.ndarray, *, called: np.
     axes = figure.subplots()
     shown = np.isfinite(p) & np.isfinite(effect)
     height = -np.log10(np.maximum(p, 1e-300))
-    for chosen, color in ((shown & ~called, GREY), (shown & called, COLORS[0])):
+    for chosen, color in ((shown & ~called, GRAY), (shown & called, COLORS[0])):
         axes.scatter(effect[chosen], height[chosen], s=9, color=color, linewidths=0, rasterized=True)
     order = np.flatnonzero(shown)[np.argsort(-height[shown], kind="stable")][:NAMED]
     for i in order:
         axes.annotate(str(names[i]), (effect[i], height[i]), fontsize=7.5, color=INK, xytext=(3, 2),
                       textcoords="offset points")  # fmt: skip
-    axes.axvline(0, color=GREY, lw=0.8, zorder=0)
+    axes.axvline(0, color=GRAY, lw=0.8, zorder=0)
     axes.set(xlabel=label, ylabel="-log10 p")
     bare(axes)
     return figure
@@ -55,7 +55,7 @@ def ranked_effects(names: np.ndarray, effect: np.ndarray, error: np.ndarray, *, 
     axes = figure.subplots()
     reach = 1.96 * np.nan_to_num(error[chosen])
     axes.errorbar(effect[chosen], range(len(chosen)), xerr=reach, fmt="o", ms=3.5, lw=1.2, color=COLORS[0])
-    axes.axvline(0, color=GREY, lw=0.8, zorder=0)
+    axes.axvline(0, color=GRAY, lw=0.8, zorder=0)
     axes.set_yticks(range(len(chosen)), [str(names[i]) for i in chosen], fontsize=8)
     axes.set_xlabel(label)
     bare(axes)

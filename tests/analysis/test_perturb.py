@@ -166,7 +166,7 @@ class TestRefusals:
             ({"start": "B"}, "name it with analysis.state="),
             ({"where": "cell_type == 'none'"}, "leaves no cell"),
             ({"where": "cell_type =="}, "cannot be read"),
-            ({"genes": "all", "jointly": True}, "name them"),
+            ({"genes": "all", "jointly": True}, "name it with analysis.genes"),
             ({"op": "scale", "factor": -1.0}, "factor of 0 or more"),
             ({"op": "delte"}, "expected one of delete"),
             ({"trut": "x"}, "did you mean 'truth'"),

@@ -118,7 +118,7 @@ def name_set(genes: Sequence[int], vocab: Vocab) -> tuple[str, str]:
 
 def find_genes(given: CellInput, names: Sequence[str]) -> np.ndarray:
     """(names,) token ids, -1 where a name leads to no token."""
-    return given.tokenizer.harmonise(list(names), species=given.reading.species).columns.astype(np.int64)
+    return given.tokenizer.harmonize(list(names), species=given.reading.species).columns.astype(np.int64)
 
 
 def _obs(given: CellInput, asked: Question) -> pd.DataFrame:
@@ -191,7 +191,7 @@ def _sets(
     anchor = [] if asked.anchor is None else _known(given, [asked.anchor], detections, asked, notes)
     if asked.genes == "all":
         if asked.jointly:
-            raise ValueError("analysis.jointly=true changes a list of genes together; name them: analysis.genes=[GENE1,GENE2]")
+            raise ValueError("analysis.jointly=true changes a list together; name it with analysis.genes=[GENE1,GENE2]")
         if len(enough) == 0:
             raise ValueError(f"no gene is read in {asked.min_cells} of the {len(changed)} cells; lower min_cells")
         wanted = [int(gene) for gene in enough]
