@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from dataclasses import replace
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -16,7 +17,7 @@ from scfm.tokenizer import Tokenizer, from_dict
 log = logging.getLogger(__name__)
 
 #: Keys that become objects; the rest are passed to :func:`scfm.preparation.api.prepare` as they are.
-_BUILT = ("tokenizer", "init_from", "input", "extensions", "quality", "genes", "executor", "append", "dry_run")
+_BUILT = ("tokenizer", "init_from", "vocab", "input", "extensions", "quality", "genes", "executor", "append", "dry_run")
 
 
 def run(cfg: DictConfig) -> None:
@@ -61,9 +62,18 @@ def _report_store(store: TokenStore | None) -> None:
 
 
 def make_tokenizer(cfg: DictConfig) -> Tokenizer:
-    """The tokenizer of the config, or of the checkpoint that it names."""
+    """The tokenizer of the config, or of the checkpoint that it names, which may be about to grow.
+
+    Raises:
+        ValueError: an unknown ``vocab``, or a vocabulary to extend without a checkpoint.
+    """
+    if cfg.vocab not in ("same", "extend"):
+        raise ValueError(f"vocab={cfg.vocab}; expected same or extend")
     if cfg.init_from is not None:
-        return from_dict(checkpoint.read(cfg.init_from).tokenizer)
+        tokenizer = from_dict(checkpoint.read(cfg.init_from).tokenizer)
+        return replace(tokenizer, growing=True) if cfg.vocab == "extend" else tokenizer
+    if cfg.vocab == "extend":
+        raise ValueError("vocab=extend adds genes to the vocabulary of a checkpoint: give init_from=CHECKPOINT")
     return build(cfg.tokenizer)
 
 

@@ -1,5 +1,6 @@
 """``scfm-train``: pretrain a backbone on a token store."""
 
+import json
 import logging
 from functools import partial
 
@@ -7,6 +8,8 @@ from omegaconf import DictConfig
 
 from scfm.checkpoint import describe
 from scfm.config import build, plain, target
+from scfm.io import write_text
+from scfm.model.start.random import Random
 from scfm.training.fit import (
     building,
     fit,
@@ -16,6 +19,14 @@ from scfm.training.fit import (
     open_store,
     require_positions,
 )
+from scfm.training.initial_weights import (
+    adopt_model,
+    compare_losses,
+    initialize_backbone,
+    read_origin,
+    require_vocab,
+    watch_losses,
+)
 from scfm.training.pictures import draw_curves
 from scfm.training.tracking import close, gene_predictions, send_files, show_samples
 
@@ -24,20 +35,31 @@ log = logging.getLogger(__name__)
 
 def run(cfg: DictConfig) -> float | None:
     """Pretrain; the value of ``cfg.metric`` at the end, for a sweep."""
+    origin = read_origin(cfg)
+    cfg = cfg if origin is None else adopt_model(cfg, origin)
     with open_run(cfg) as output:
         store = open_store(cfg)
+        if origin is not None:
+            require_vocab(origin, store, extend=cfg.vocab == "extend")
         data = build(cfg.data, store)
         causal = target(cfg.objective).causal
         trainer = make_trainer(cfg, data)
         with building(trainer):
             backbone = build(cfg.model, store.vocab, causal=causal)
+            if origin is not None:
+                initialize_backbone(backbone, origin, data)
             require_positions(data, backbone)
             spec = make_spec(data, backbone.width)
             objective = build(cfg.objective, spec)
         about = describe("train", plain(cfg), store.tokenizer, spec, causal=causal)
-        begin = partial(build(cfg.start).initialize, backbone, data, spec)
+        start = build(cfg.start) if origin is None else Random()  # the weights that are there stay
+        begin = partial(start.initialize, backbone, data, spec)
+        watched = [] if origin is None else watch_losses(cfg, origin, trainer, backbone, objective, data)
         module, data, metrics = fit(cfg, trainer, data, backbone, objective, spec, about, begin)
         if trainer.is_global_zero:
+            if watched:
+                metrics |= compare_losses(watched, trainer, module)
+                write_text(output / "metrics.json", json.dumps(metrics, indent=1))
             log.info("%s", verdict(metrics))
             draw_curves(output)
             show_samples(trainer, gene_predictions(module, data))

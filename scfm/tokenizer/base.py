@@ -6,7 +6,7 @@ import re
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -42,6 +42,7 @@ class Tokenizer:
         words: tokens of the published vocabulary that are neither special nor genes, likewise.
         keep_biotypes: biotypes of genes that a fitted vocabulary takes; None takes all.
         min_cells: cells that a gene must be found in for a fitted vocabulary.
+        growing: :meth:`fit` adds the genes of a corpus to the vocabulary, whose ids stay.
 
     Raises:
         FileNotFoundError, ValueError: a dictionary that is missing or is not what it should be.
@@ -59,6 +60,7 @@ class Tokenizer:
     words: str | None = None
     keep_biotypes: list[str] | None = None
     min_cells: int = 1
+    growing: bool = False
 
     kind: ClassVar[str]
     needs_counts: ClassVar[bool]
@@ -93,8 +95,8 @@ class Tokenizer:
 
     @property
     def fitted(self) -> bool:
-        """Whether there is a vocabulary."""
-        return self.vocab is not None
+        """Whether there is a vocabulary that is not to grow."""
+        return self.vocab is not None and not self.growing
 
     @property
     def roles(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -191,7 +193,7 @@ class Tokenizer:
 
     def _select_genes(self, statistics: GeneStatistics) -> np.ndarray:
         """(N,) bool, the genes of a corpus that a fitted vocabulary takes."""
-        if self.vocab is not None:
+        if self.fitted:
             raise ValueError(
                 f"the tokenizer {self.name} has a vocabulary already; leave token_dictionary out to fit one"
             )
@@ -201,7 +203,7 @@ class Tokenizer:
             gene = statistics.genes[i]
             wanted = self.keep_biotypes is None or biotype_of(gene) in self.keep_biotypes
             kept[i] = wanted and not is_excluded(gene, gene, exclude)
-        if not kept.any():
+        if not kept.any() and not self.growing:
             raise ValueError(
                 f"no gene is left for the vocabulary, {(statistics.n_cells > 0).sum():,} are found in any cell; "
                 f"keep_biotypes={self.keep_biotypes}, min_cells={self.min_cells}, drop_genes={self.drop_genes}"
@@ -209,6 +211,8 @@ class Tokenizer:
         return kept
 
     def _make_vocab(self, genes: Sequence[str]) -> Vocab:
+        if self.vocab is not None:  # growing: the old ids stay
+            return replace(self.vocab, tokens=tuple(dict.fromkeys((*self.vocab.tokens, *genes))))
         return Vocab((*self.specials.values(), *genes), {role: i for i, role in enumerate(self.specials)})
 
     @abstractmethod
@@ -224,7 +228,7 @@ class Tokenizer:
         by_target: dict[str, list[str]] = {}
         for name, target in self.alias.items():
             by_target.setdefault(target, []).append(name)
-        skip = {"vocab", "alias", "medians", *_SOURCES}
+        skip = {"vocab", "alias", "medians", *_SOURCES, *(() if self.growing else ("growing",))}
         return {
             "kind": self.kind,
             "options": {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in skip},

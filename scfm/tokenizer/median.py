@@ -70,11 +70,14 @@ class MedianTokenizer(Tokenizer):
         Raises:
             ValueError: it is fitted already, or no gene is left for the vocabulary.
         """
-        kept = np.flatnonzero(self._select_genes(statistics))
+        known: Mapping[str, int] = {} if self.vocab is None else self.vocab.ids
+        kept = np.array([i for i in np.flatnonzero(self._select_genes(statistics)) if statistics.genes[i] not in known])
+        kept = kept.astype(np.int64)
         kept = kept[np.argsort(np.array(statistics.genes)[kept], kind="stable")]
         vocab = self._make_vocab([statistics.genes[i] for i in kept])
-        medians = np.concatenate([np.ones(len(self.specials)), statistics.medians()[kept]])
-        return replace(self, vocab=vocab, medians=medians)
+        old = np.ones(len(self.specials)) if self.medians is None else self.medians
+        medians = np.concatenate([old, statistics.medians()[kept]])
+        return replace(self, vocab=vocab, medians=medians, growing=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON and checkpoints; floats keep every bit."""

@@ -40,7 +40,7 @@ class RankTokenizer(Tokenizer):
         ids = np.array(statistics.genes)[kept]
         order = kept[np.lexsort((ids, -statistics.counts[kept], -statistics.n_cells[kept]))]
         symbols = (symbol_token(symbol_of(statistics.genes[i]) or statistics.genes[i]) for i in order)
-        return replace(self, vocab=self._make_vocab(tuple(dict.fromkeys(symbols))))
+        return replace(self, vocab=self._make_vocab(tuple(dict.fromkeys(symbols))), growing=False)
 
     def fit_text(self, lines: Iterable[str]) -> Self:
         """The same from lists of symbols, one cell a line: by number of cells descending, then by symbol.
