@@ -39,6 +39,9 @@ from scfm.training.tracking import cell_predictions, close, show_samples
 
 log = logging.getLogger(__name__)
 
+#: Components of variable genes beside the others, where the store keeps counts.
+VARIABLE_COMPONENTS = 50
+
 
 def run(cfg: DictConfig) -> float | None:
     """Fine-tune; the value of ``cfg.metric`` of the best checkpoint, for a sweep."""
@@ -55,6 +58,7 @@ def _finetune(cfg: DictConfig, output: Path) -> float | None:
         store.vocab, f"the checkpoint {checkpoint.path}", f"the store {store.path}"
     )
     _require_causality(cfg, checkpoint)
+    cfg = _with_components(cfg, store)
     data = build(cfg.data, store)
     if "calibrate" in kind.hooks:
         data = data.calibrated(cfg.calibration)
@@ -132,6 +136,16 @@ def _resolve_metric(cfg: DictConfig) -> DictConfig:
     metric = f"val/{head_class(cfg).metric}" if cfg.metric == "auto" else cfg.metric
     mode = ("min" if falls(metric) else "max") if cfg.mode == "auto" else cfg.mode
     return cast("DictConfig", OmegaConf.merge(cfg, {"metric": metric, "mode": mode}))
+
+
+def _with_components(cfg: DictConfig, store: TokenStore) -> DictConfig:
+    """The config with the number of variable components, where it says ``auto``: what the store's counts allow."""
+    if cfg.head.get("variable_components") != "auto":
+        return cfg
+    n = VARIABLE_COMPONENTS if store.has_counts else 0
+    counts = "keeps counts" if store.has_counts else "keeps ranks only"
+    log.info("head.variable_components=%d: the store %s.", n, counts)
+    return cast("DictConfig", OmegaConf.merge(cfg, {"head": {"variable_components": n}}))
 
 
 def write_split(path: Path, data: CellData) -> None:

@@ -11,8 +11,9 @@ import pandas as pd
 from anndata import AnnData
 
 from scfm.evaluation.methods import scvi as deep
-from scfm.evaluation.methods.expression import Expression, variable_genes
+from scfm.evaluation.methods.expression import Expression
 from scfm.evaluation.methods.method import Method, Role
+from scfm.head.variable_genes import variable_genes
 from scfm.optional import need
 
 #: (expression, batch, labels, seed) -> (B, D) embedding

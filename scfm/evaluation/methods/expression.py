@@ -9,6 +9,8 @@ import pandas as pd
 from anndata import AnnData
 from scipy.sparse import csr_matrix, issparse
 
+from scfm.head.variable_genes import variable_genes
+
 #: Columns of var that hold gene symbols.
 SYMBOLS = ("feature_name", "gene_symbols", "gene_symbol", "gene_name", "symbol")
 N_GENES, N_COMPONENTS, LARGEST = 2000, 50, 10.0
@@ -99,33 +101,6 @@ def _find_counts(adata: AnnData, layer: str | None) -> tuple[str, csr_matrix, pd
         f"no counts for the baselines: looked into {listed} and found values that are negative, not whole or not "
         "finite; name the layer that holds the counts (layer=...)"
     )
-
-
-def variable_genes(values: csr_matrix, n_genes: int) -> np.ndarray:
-    """Genes of largest normalised dispersion (Satija et al., 2015; scanpy's flavor "seurat").
-
-    Args:
-        values: (B, G) log-normalised.
-        n_genes: how many.
-
-    Returns:
-        Columns, ascending; at most ``n_genes``.
-    """
-    plain = values.astype(np.float64).expm1()
-    n_cells = plain.shape[0]
-    mean = np.asarray(plain.mean(axis=0)).ravel()
-    square = np.asarray(plain.multiply(plain).mean(axis=0)).ravel()
-    variance = np.maximum(square - mean**2, 0) * n_cells / max(n_cells - 1, 1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        dispersion = np.log(np.where(variance > 0, variance / np.where(mean > 0, mean, 1e-12), np.nan))
-    table = pd.DataFrame({"bin": pd.cut(np.log1p(mean), bins=20, labels=False), "dispersion": dispersion})
-    bins = table.groupby("bin")["dispersion"]
-    centre, spread = bins.transform("mean"), bins.transform("std")
-    alone = spread.isna()
-    spread, centre = spread.mask(alone, centre), centre.mask(alone, 0.0)
-    score = ((table["dispersion"] - centre) / spread).to_numpy()
-    order = np.argsort(-np.nan_to_num(score, nan=-np.inf), kind="stable")
-    return np.sort(order[: min(n_genes, int(np.isfinite(score).sum()))])
 
 
 def _places(adata: AnnData, layer: str | None) -> list[tuple[str, object, pd.DataFrame]]:

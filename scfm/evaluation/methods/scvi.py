@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from scfm.evaluation.methods.expression import Expression, variable_genes
+from scfm.evaluation.methods.expression import Expression
+from scfm.head.variable_genes import variable_genes
 from scfm.optional import need
 
 UNLABELLED = "(missing)"

@@ -14,7 +14,7 @@ from scfm.head.annotation.label_layer import LabelLayer
 from scfm.head.annotation.levels import Levels
 from scfm.head.annotation.pseudo import pseudo_label_loss
 from scfm.head.base import Arrays, Outputs, Written
-from scfm.head.cell_state import CellState, StateHead
+from scfm.head.cell_state import CellState, Components, StateHead
 from scfm.head.ranges import check_proper_shares
 from scfm.head.survey import Survey
 from scfm.metrics.classification import scores
@@ -38,6 +38,7 @@ class Classifier(StateHead):
             (:class:`~scfm.head.annotation.levels.Levels`).
         gene_components: linear components of the cell's genes beside the embedding; 0 for none.
         counts: the components are of log-normalized counts instead of ranks; the store has to keep counts.
+        variable_components: principal components of 2,000 variable genes beside these, from counts; 0 for none.
         max_tokens: tokens of a cell that the backbone reads, at most; the components read all. None: no limit.
         probe: whether the classifier begins at a logistic regression on the pretrained backbone and ends at one on the
             fine-tuned backbone; without effect where there is a hidden layer.
@@ -64,6 +65,7 @@ class Classifier(StateHead):
         levels: bool = False,
         gene_components: int = 64,
         counts: bool = False,
+        variable_components: Components = 0,
         max_tokens: int | None = None,
         probe: bool = True,
         hidden: int = 0,
@@ -75,7 +77,6 @@ class Classifier(StateHead):
         token_drop: float = 0.2,
     ) -> None:
         super().__init__()
-        self.counts = counts
         shares = {
             "dropout": dropout,
             "reject": reject,
@@ -86,7 +87,14 @@ class Classifier(StateHead):
         self.labels = (label,) if isinstance(label, str) else tuple(label)
         if not self.labels or len(set(self.labels)) != len(self.labels):
             raise ValueError(f"head.label={list(self.labels)}; expected one obs column or several different ones")
-        self.state = CellState(spec, gene_components, max_tokens, score="counts" if counts else "log")
+        self.state = CellState(
+            spec,
+            gene_components,
+            max_tokens,
+            score="counts" if counts else "log",
+            variable_components=variable_components,
+        )
+        self.counts = self.state.counts
         self.probe, self.reject = probe, reject
         self.pseudo_weight, self.pseudo_confidence, self.token_drop = pseudo_weight, pseudo_confidence, token_drop
         self.columns = nn.ModuleList(  # type: ignore[assignment]

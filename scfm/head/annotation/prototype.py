@@ -12,7 +12,7 @@ from scfm.batch import Batch
 from scfm.head.annotation.class_prototypes import KEY, PrototypeHead, PrototypeOptions, Prototypes
 from scfm.head.annotation.discriminant import discriminant_directions
 from scfm.head.base import Arrays, Outputs, Written
-from scfm.head.cell_state import CellState, StateHead
+from scfm.head.cell_state import CellState, Components, StateHead
 from scfm.head.survey import Survey
 from scfm.types import Backbone, Metrics, Spec
 
@@ -28,6 +28,7 @@ class Prototype(PrototypeHead, StateHead):
         label: obs column.
         gene_components: linear components of the cell's genes beside the embedding; 0 for none.
         counts: the components are of log-normalized counts instead of ranks; the store has to keep counts.
+        variable_components: principal components of 2,000 variable genes beside these, from counts; 0 for none.
         max_tokens: tokens of a cell that the backbone reads, at most; the components read all. None: no limit.
         width: width of the learned projection; 0 for none: positions are the states of the cells.
         dropout: before the projection.
@@ -44,17 +45,24 @@ class Prototype(PrototypeHead, StateHead):
         label: str,
         gene_components: int = 64,
         counts: bool = False,
+        variable_components: Components = 0,
         max_tokens: int | None = None,
         width: int = 64,
         dropout: float = 0.1,
         **options: Unpack[PrototypeOptions],
     ) -> None:
         super().__init__()
-        self.counts = counts
         if not 0 <= dropout < 1:
             raise ValueError(f"head.dropout={dropout}; expected a share, 0 <= dropout < 1")
         self.labels, self.label_column = (label,), label
-        self.state = CellState(spec, gene_components, max_tokens, score="counts" if counts else "log")
+        self.state = CellState(
+            spec,
+            gene_components,
+            max_tokens,
+            score="counts" if counts else "log",
+            variable_components=variable_components,
+        )
+        self.counts = self.state.counts
         self.dropout = nn.Dropout(dropout)
         self.projector = nn.Linear(self.state.width, width) if width else nn.Identity()
         self.prototypes = Prototypes(spec, label, width or self.state.width, **options)

@@ -7,8 +7,9 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from scfm.evaluation.methods import baselines as baseline
-from scfm.evaluation.methods.expression import read_expression, variable_genes
+from scfm.evaluation.methods.expression import read_expression
 from scfm.evaluation.methods.probes import constant_features, cross_predict, linear, majority, nearest
+from scfm.head.variable_genes import variable_genes
 from scfm.optional import need
 
 
