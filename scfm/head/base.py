@@ -18,6 +18,8 @@ from scfm.types import Backbone, Needs, Sampling
 Outputs: TypeAlias = dict[str, Tensor]
 #: The same of many cells, (n, ...) by name, on the host.
 Arrays: TypeAlias = Mapping[str, np.ndarray]
+#: Among the arrays that :meth:`Head.refit` is given: (n,) bool, cells that the backbone was fine-tuned on.
+TRAINED = "trained"
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,10 @@ class Head(
         """Learn from all training cells at once, when an epoch begins; arguments as for :meth:`summarize`."""
 
     def refit(self, outputs: Arrays, targets: Arrays) -> None:
-        """Fit once more on whole sets after training; arguments as for :meth:`summarize`."""
+        """Fit once more on whole sets after training; arguments as for :meth:`summarize`.
+
+        At the first time, ``outputs`` also holds ``trained`` (n,) bool: the cells that training saw.
+        """
 
     def calibrate(self, outputs: Arrays, targets: Arrays) -> dict[str, float]:
         """Fit temperatures, thresholds and the like on cells not used before; arguments as for :meth:`summarize`.

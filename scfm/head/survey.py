@@ -25,6 +25,7 @@ class Survey:
         tokens: a function of places 0 to n - 1 that returns the token ids of these cells; None where there are none.
         counts: a function of places that returns the counts of these tokens, (T,) float32; None where the head needs
             none.
+        groups: (n,) donors or the like, whose cells stay together where cells are divided; None where there are none.
     """
 
     rows: np.ndarray
@@ -34,6 +35,12 @@ class Survey:
     names: Sequence[str] = ()
     tokens: Callable[[np.ndarray], Ragged] | None = None
     counts: Callable[[np.ndarray], np.ndarray] | None = None
+    groups: np.ndarray | None = None
+
+    @property
+    def train_groups(self) -> np.ndarray | None:
+        """The groups of the training cells."""
+        return None if self.groups is None else self.groups[self.train]
 
     def __post_init__(self) -> None:
         damaged = np.isnan(self.embedding).any(axis=1)

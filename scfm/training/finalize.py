@@ -12,7 +12,7 @@ import torch
 from scfm.checkpoint import read
 from scfm.data.module import CellData
 from scfm.head.annotation.label_layer import UNKNOWN
-from scfm.head.base import Head
+from scfm.head.base import TRAINED, Head
 from scfm.inference.load import restore_predictor
 from scfm.inference.predict import predictions, targets
 from scfm.module import CellModule
@@ -61,7 +61,7 @@ def finish(path: Path, data: CellData, device: torch.device) -> Finished:
     part = "test" if len(data.split.test) else "val"
     judged = data.split.test if part == "test" else data.split.val
     known = [data.split.train, *([data.split.val] if part == "test" else [])]
-    refitted = _refit(module, data, known)
+    refitted = _refit(module, data, known, first=True)
     before = _scores(module.task, predictions(module, data, judged), data, judged)
     metrics = _calibrate(module, data)
     if metrics:
@@ -77,12 +77,15 @@ def finish(path: Path, data: CellData, device: torch.device) -> Finished:
     return Finished(path, module, metrics, judged, "test" if part == "test" else "validation", outputs)
 
 
-def _refit(module: CellModule, data: CellData, parts: list[np.ndarray]) -> bool:
-    """Refit the head on these parts of the cells; whether it has that hook."""
+def _refit(module: CellModule, data: CellData, parts: list[np.ndarray], *, first: bool = False) -> bool:
+    """Refit the head on these parts of the cells (:meth:`Head.refit`); whether it has that hook."""
     if "refit" not in module.task.hooks:
         return False
     rows = np.sort(np.concatenate(parts))
-    module.task.refit(predictions(module, data, rows), targets(data, rows))
+    outputs = predictions(module, data, rows)
+    if first:
+        outputs[TRAINED] = np.isin(rows, data.split.train)
+    module.task.refit(outputs, targets(data, rows))
     return True
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from scfm.batch import Batch
-from scfm.data.module import CellData
+from scfm.data.module import CellData, whole_groups
 from scfm.head.base import Head
 from scfm.head.survey import Survey
 from scfm.inference.predict import embed_step, predict
@@ -50,4 +50,5 @@ def survey(backbone: Backbone, data: CellData, view: Callable[[Batch], Batch]) -
         names=data.store.names(rows),
         tokens=lambda places: data.store.gather(rows[places], data.max_length),
         counts=(lambda places: data.store.counts(rows[places], data.max_length)) if data.plan.counts else None,
+        groups=None if data.group is None else whole_groups(data.store, data.group)[rows],
     )

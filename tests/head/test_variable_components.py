@@ -15,7 +15,6 @@ from scfm.head.variable_components import VariableComponents
 from scfm.types import Ragged
 from support import made_vocab
 
-
 #: Lower than in the library, so that some cells reach it.
 CUT = 3.0
 

@@ -13,7 +13,7 @@ from scfm.batch import Batch
 from scfm.head.annotation.label_layer import LabelLayer
 from scfm.head.annotation.levels import Levels
 from scfm.head.annotation.pseudo import pseudo_label_loss
-from scfm.head.base import Arrays, Outputs, Written
+from scfm.head.base import TRAINED, Arrays, Outputs, Written
 from scfm.head.cell_state import CellState, Components, StateHead
 from scfm.head.ranges import check_proper_shares
 from scfm.head.survey import Survey
@@ -98,7 +98,15 @@ class Classifier(StateHead):
         self.probe, self.reject = probe, reject
         self.pseudo_weight, self.pseudo_confidence, self.token_drop = pseudo_weight, pseudo_confidence, token_drop
         self.columns = nn.ModuleList(  # type: ignore[assignment]
-            LabelLayer(spec, name, self.state.width, hidden=hidden, dropout=dropout, class_weights=class_weights)
+            LabelLayer(
+                spec,
+                name,
+                self.state.width,
+                hidden=hidden,
+                dropout=dropout,
+                class_weights=class_weights,
+                blocks=self.state.blocks,
+            )
             for name in self.labels
         )
         self.levels = Levels(self.labels, [column.names for column in self.columns]) if levels else None
@@ -114,9 +122,9 @@ class Classifier(StateHead):
         super().prepare(survey)
         if not self.probe:
             return
-        states = self.state.from_survey(survey)[survey.train]
+        states, groups = self.state.from_survey(survey)[survey.train], survey.train_groups
         for column in self.columns:
-            column.regress(states, survey.obs[column.label][survey.train])
+            column.regress(states, survey.obs[column.label][survey.train], groups=groups)
 
     def refit(self, outputs: Arrays, targets: Arrays) -> None:
         """Fit the logistic regression on the fine-tuned backbone; not where pseudo-labels were used.
@@ -127,7 +135,7 @@ class Classifier(StateHead):
         """
         if self.probe and not self.pseudo_weight:
             for column in self.columns:
-                column.regress(outputs["state"], targets[column.label])
+                column.regress(outputs["state"], targets[column.label], trained=outputs.get(TRAINED))
 
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
         """``loss``, ``accuracy`` of the labeled cells of each column, and ``n_targets`` of the first."""

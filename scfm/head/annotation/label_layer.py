@@ -1,6 +1,7 @@
 """The output layer of one label column: scores, loss, calibration, names."""
 
 import logging
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,8 @@ from torch.nn import functional as F
 
 from scfm.head.annotation.calibrate import fit_temperature, fit_thresholds
 from scfm.head.annotation.familiarity import Familiarity
-from scfm.head.logistic import EITHER, Penalty, regress
+from scfm.head.block_regression import BlockRegression
+from scfm.head.logistic import EITHER, Penalty
 from scfm.metrics.classification import keep_labeled, softmax
 from scfm.types import Spec
 
@@ -142,6 +144,8 @@ class LabelLayer(nn.Module):
         hidden: width of one hidden layer; 0 for a linear classifier.
         dropout: before each linear layer.
         class_weights: whether the weight of a class is inverse to its frequency.
+        blocks: widths of the parts of the state that a regression penalizes separately, the backbone's first; empty for
+            a single one.
 
     Attributes:
         temperature: () divides the scores; 1 until calibrated.
@@ -155,7 +159,17 @@ class LabelLayer(nn.Module):
     temperature: Tensor
     thresholds: Tensor
 
-    def __init__(self, spec: Spec, label: str, width: int, *, hidden: int, dropout: float, class_weights: bool) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        label: str,
+        width: int,
+        *,
+        hidden: int,
+        dropout: float,
+        class_weights: bool,
+        blocks: Sequence[int] = (),
+    ) -> None:
         super().__init__()
         counts = check_classes(spec, label)
         self.label, self.names = label, spec.classes[label]
@@ -167,25 +181,37 @@ class LabelLayer(nn.Module):
         self.register_buffer("temperature", torch.ones(()))
         self.register_buffer("thresholds", torch.zeros(n_classes))
         self.familiarity = Familiarity(n_classes)
-        self.penalty: Penalty | None = None
+        self.regression = BlockRegression(blocks or (width,), EITHER)
+
+    @property
+    def penalty(self) -> Penalty | None:
+        """The penalty of the regression; None until there was one."""
+        return self.regression.penalty
 
     def forward(self, state: Tensor) -> Tensor:
         """Scores, (B, D) -> (B, C) float32."""
         return self.layers(state).float()
 
-    def regress(self, states: np.ndarray, truth: np.ndarray) -> None:
+    def regress(
+        self,
+        states: np.ndarray,
+        truth: np.ndarray,
+        *,
+        groups: np.ndarray | None = None,
+        trained: np.ndarray | None = None,
+    ) -> None:
         """Set the weights to those of a logistic regression of the labeled cells, where the classifier is linear.
-
-        The penalty is chosen at the first call and kept, so that later scores are on the same scale.
 
         Args:
             states: (n, D) of the cells to learn from.
             truth: (n,) class codes, -1 where missing.
+            groups: see :meth:`~scfm.head.block_regression.BlockRegression.regress`.
+            trained: the same.
         """
         last = self.layers[-1]
         assert isinstance(last, nn.Linear)
         if len(self.layers) <= 2:
-            self.penalty = regress(last, states, truth, EITHER if self.penalty is None else [self.penalty])
+            self.regression.regress(last, states, truth, groups=groups, trained=trained)
 
     def loss(self, logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
         """Weighted cross-entropy over the labeled cells (-1 = missing), and how many of them there are.

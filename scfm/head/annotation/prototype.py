@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Unpack
 
 import numpy as np
@@ -10,11 +11,13 @@ from torch import Tensor, nn
 
 from scfm.batch import Batch
 from scfm.head.annotation.class_prototypes import KEY, PrototypeHead, PrototypeOptions, Prototypes
-from scfm.head.annotation.discriminant import discriminant_directions
+from scfm.head.annotation.discriminant import choose_scales, weighed_directions
 from scfm.head.base import Arrays, Outputs, Written
 from scfm.head.cell_state import CellState, Components, StateHead
 from scfm.head.survey import Survey
 from scfm.types import Backbone, Metrics, Spec
+
+log = logging.getLogger(__name__)
 
 
 class Prototype(PrototypeHead, StateHead):
@@ -74,9 +77,12 @@ class Prototype(PrototypeHead, StateHead):
         known = survey.train & (truth >= 0)
         if isinstance(self.projector, nn.Identity) or len(np.unique(truth[known])) < 2:
             return
-        directions = discriminant_directions(
-            self.state.from_survey(survey)[known], truth[known], self.projector.out_features
-        )
+        states, blocks = self.state.from_survey(survey)[known], self.state.blocks
+        groups = None if survey.groups is None else survey.groups[known]
+        scales = choose_scales(states, truth[known], blocks, groups)
+        if len(blocks) > 1 and scales[0] == 0:
+            log.info("The prototypes begin without the backbone, which adds nothing to the components here.")
+        directions = weighed_directions(states, truth[known], self.projector.out_features, blocks, scales)
         with torch.no_grad():
             self.projector.weight[: len(directions)] = torch.from_numpy(directions)
             self.projector.bias.zero_()

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from scfm.batch import Batch
 from scfm.head.base import Arrays, Outputs, Written
-from scfm.head.cell_state import CellState, StateHead
+from scfm.head.cell_state import CellState, Components, StateHead
 from scfm.head.gene_components import GeneScore
 from scfm.head.layers import perceptron
 from scfm.head.ranges import check_not_negative, check_proper_shares
@@ -40,6 +40,7 @@ class Trajectory(StateHead):
         score: how the weight of a gene follows from its rank, see :class:`~scfm.head.gene_components.GeneComponents`.
         n_values: outputs of the network from which a cell's position follows.
         hidden: width of the hidden layer; 0 for a linear network.
+        variable_components: principal components of 2,000 variable genes beside these, from counts; 0 for none.
         fate: obs column that names the terminal state of terminal cells; None for no fates.
         max_tokens: tokens of a cell that the backbone reads, at most; the components read all. None: no limit.
         dropout: before each linear layer.
@@ -64,6 +65,7 @@ class Trajectory(StateHead):
         score: GeneScore = "linear",
         n_values: int = 1,
         hidden: int = 0,
+        variable_components: Components = 0,
         fate: str | None = None,
         max_tokens: int | None = None,
         dropout: float = 0.1,
@@ -72,7 +74,8 @@ class Trajectory(StateHead):
         super().__init__()
         check_proper_shares(dropout=dropout)
         check_not_negative(fate_weight=fate_weight)
-        self.state = CellState(spec, gene_components, max_tokens, score=score)
+        self.state = CellState(spec, gene_components, max_tokens, score=score, variable_components=variable_components)
+        self.counts = self.state.counts
         self.label, self.fate, self.fate_weight = label, fate, fate_weight
         self.fates = check_fate(spec, fate)
         self.labels = tuple(name for name in (label, fate) if name is not None)

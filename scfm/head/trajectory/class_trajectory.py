@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from torch import nn
 
-from scfm.head.base import Arrays
-from scfm.head.logistic import regress
+from scfm.head.base import TRAINED, Arrays
+from scfm.head.block_regression import BlockRegression
+from scfm.head.logistic import BALANCED
 from scfm.head.survey import Survey
 from scfm.head.trajectory.base import Trajectory
+from scfm.types import Spec
 
 
 class ClassTrajectory(Trajectory):
@@ -23,15 +26,24 @@ class ClassTrajectory(Trajectory):
     fitted likewise.
     """
 
+    regressions: Sequence[BlockRegression]
+
+    def __init__(self, spec: Spec, **options: Any) -> None:
+        super().__init__(spec, **options)
+        n = 1 + (self.branches is not None)
+        self.regressions = nn.ModuleList(  # type: ignore[assignment]
+            BlockRegression(self.state.blocks, BALANCED) for _ in range(n)
+        )
+
     @abstractmethod
     def codes(self, targets: Mapping[str, np.ndarray]) -> np.ndarray:
         """Places of cells among the ordered classes, (n,), -1 where unknown, from the columns of obs."""
 
     def prepare(self, survey: Survey) -> None:
-        """Fit the gene components and the logistic regressions to begin with, on the training cells."""
+        """Fit the components and the logistic regressions to begin with, on the training cells."""
         super().prepare(survey)
         targets = {name: values[survey.train] for name, values in survey.obs.items()}
-        self.refit({"state": self.state.from_survey(survey)[survey.train]}, targets)
+        self._regress(self.state.from_survey(survey)[survey.train], targets, groups=survey.train_groups)
 
     def refit(self, outputs: Arrays, targets: Arrays) -> None:
         """Set the layers to logistic regressions of stage and fate.
@@ -40,10 +52,20 @@ class ClassTrajectory(Trajectory):
             outputs: results of :meth:`predict` for the cells to learn from; ``state`` is read.
             targets: their columns of obs.
         """
+        self._regress(outputs["state"], targets, trained=outputs.get(TRAINED))
+
+    def _regress(
+        self,
+        states: np.ndarray,
+        targets: Arrays,
+        *,
+        groups: np.ndarray | None = None,
+        trained: np.ndarray | None = None,
+    ) -> None:
         learned = [(self.line, self.codes(targets))]
         if self.branches is not None:
             learned.append((self.branches, targets[str(self.fate)]))
-        for network, codes in learned:
+        for (network, codes), regression in zip(learned, self.regressions, strict=True):
             layer = network[-1]
             assert isinstance(layer, nn.Linear)
-            regress(layer, outputs["state"], codes)
+            regression.regress(layer, states, codes, groups=groups, trained=trained)

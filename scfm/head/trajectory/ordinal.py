@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from scfm.batch import Batch
 from scfm.head.base import Arrays, Written
+from scfm.head.cell_state import Components
 from scfm.head.trajectory.base import STAGE, TrajectoryOptions
 from scfm.head.trajectory.class_trajectory import ClassTrajectory
 from scfm.head.trajectory.label import ordered_stages, spearman
@@ -29,6 +30,7 @@ class Ordinal(ClassTrajectory):
         label: obs column of the stages.
         stages: its categories from first to last; null for the order of numbers.
         gene_components: linear components of the cell's genes beside the backbone's embedding; 0 for none.
+        variable_components: see :class:`~scfm.head.trajectory.base.Trajectory`.
         **options: see :class:`~scfm.head.trajectory.base.Trajectory`.
 
     Raises:
@@ -44,11 +46,18 @@ class Ordinal(ClassTrajectory):
         label: str,
         stages: list[str] | None = None,
         gene_components: int = 64,
+        variable_components: Components = 0,
         **options: Unpack[TrajectoryOptions],
     ) -> None:
         ordered = ordered_stages(spec, label, stages)
         super().__init__(
-            spec, label=label, gene_components=gene_components, score="log", n_values=len(ordered), **options
+            spec,
+            label=label,
+            gene_components=gene_components,
+            variable_components=variable_components,
+            score="log",
+            n_values=len(ordered),
+            **options,
         )
         self.stages = ordered
         rank = [self.stages.index(name) for name in spec.classes[label]]

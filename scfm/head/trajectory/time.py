@@ -12,6 +12,7 @@ from torch import Tensor
 
 from scfm.batch import Batch
 from scfm.head.base import Arrays, Written
+from scfm.head.cell_state import Components
 from scfm.head.ranges import check_not_negative, check_positive
 from scfm.head.survey import Survey
 from scfm.head.trajectory.base import TrajectoryOptions, regression_metrics
@@ -35,6 +36,7 @@ class Time(ClassTrajectory):
         label: obs column of the time: numbers, or categories that are numbers.
         batch_key: obs column of experimental batches; warns where each has a single time.
         gene_components: linear components of the cell's genes beside the backbone's embedding; 0 for none.
+        variable_components: see :class:`~scfm.head.trajectory.base.Trajectory`.
         bins: number of classes of the distribution, at most.
         order: weight of the pairwise term.
         softness: s, in units of the whole range.
@@ -57,6 +59,7 @@ class Time(ClassTrajectory):
         label: str,
         batch_key: str | None = None,
         gene_components: int = 64,
+        variable_components: Components = 0,
         bins: int = 16,
         order: float = 0.1,
         softness: float = 0.1,
@@ -64,7 +67,15 @@ class Time(ClassTrajectory):
     ) -> None:
         if bins < 2:
             raise ValueError(f"head.bins={bins}; expected at least 2")
-        super().__init__(spec, label=label, gene_components=gene_components, score="log", n_values=bins, **options)
+        super().__init__(
+            spec,
+            label=label,
+            gene_components=gene_components,
+            variable_components=variable_components,
+            score="log",
+            n_values=bins,
+            **options,
+        )
         check_positive(softness=softness)
         check_not_negative(order=order)
         if batch_key is not None:

@@ -95,10 +95,13 @@ def test_ordinal_begins_and_ends_at_a_logistic_regression(spec, cells, tiny):
     survey = cells.survey(tiny)
     head.prepare(survey)
 
-    def regression(values, stages):
-        return logistic_regression(values, 3 - stages, 4, choose_penalty(values, 3 - stages, BALANCED))
+    values, blocks = head.state.from_survey(survey), head.state.blocks
+    penalty = choose_penalty(values, 3 - cells.obs["stage"], BALANCED, blocks)
 
-    weight, bias = regression(head.state.from_survey(survey), cells.obs["stage"])
+    def regression(values, stages):
+        return logistic_regression(values, 3 - stages, 4, penalty, blocks)
+
+    weight, bias = regression(values, cells.obs["stage"])
     torch.testing.assert_close(head.line[-1].weight.detach(), torch.from_numpy(weight))
     torch.testing.assert_close(head.line[-1].bias.detach(), torch.from_numpy(bias))
     outputs = {name: value.numpy() for name, value in head.predict(tiny, cells.batch(range(120))).items()}
