@@ -136,7 +136,8 @@ class Explain(Analysis):
     ) -> Explained:
         """Attributions of all tokens and the deletion test, batch by batch."""
         rows, held = read["explained"].rows, read["held out"]
-        wilcoxon = np.nan_to_num(rank_sum(held.log_normalized(), codes[held.rows].to_numpy(), n_groups))
+        z = rank_sum(held.log_normalized(), codes[held.rows].to_numpy(), n_groups)
+        wilcoxon = torch.from_numpy(np.nan_to_num(z)).float().to(model.module.device)
         presence, rng = Presence(model.backbone, model.vocab), np.random.default_rng(self.seed)
         gene = torch.zeros(len(model.vocab), dtype=torch.bool, device=model.module.device)
         gene[torch.from_numpy(model.vocab.gene_ids).to(gene.device)] = True
@@ -151,9 +152,7 @@ class Explain(Analysis):
                 weights = {
                     "integrated_gradients": gradients.tokens,
                     "rollout": embedding_rollout(model.backbone, batch, model.vocab),
-                    "wilcoxon": torch.from_numpy(wilcoxon)
-                    .to(called.device)[group[batch.token_cell], batch.ids]
-                    .float(),
+                    "wilcoxon": wilcoxon[group[batch.token_cell], batch.ids],
                     "rank": -batch.positions.float(),
                 }
                 drops = {

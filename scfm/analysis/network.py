@@ -22,14 +22,14 @@ from scfm.analysis.edges.collection import (
     prediction_sums,
 )
 from scfm.analysis.edges.reference import KnownEdges, choose_genes, read_edges
-from scfm.analysis.edges.report import Edges, make_result
+from scfm.analysis.edges.report import Edges, judge, make_result
 from scfm.analysis.labels import column_values
 from scfm.analysis.result import Result
 from scfm.batch import Batch
 from scfm.inference.cell_input import CellInput
 from scfm.inference.load import build_backbone
 from scfm.inference.model import Model
-from scfm.metrics.network.association import ASSOCIATIONS, cosine, remove_confounders
+from scfm.metrics.network.association import ASSOCIATIONS, cosine, forest_importance, remove_confounders
 from scfm.metrics.network.edge_sums import EdgeSums, compare_edges
 
 SCORES = (*BY_ATTENTION, "static", "contextual", *BY_PREDICTION)
@@ -53,6 +53,7 @@ class Network(Analysis):
         predicted_cells: cells for gradients and occlusion, at most.
         n_targets: genes of such a cell that are predicted.
         n_steps: of integrated gradients.
+        forest: whether GENIE3's random forests are among the scores of expression; a second for three targets.
         control: whether the same attention is also read from random weights.
         seed: of cells, permutations, weights and resamples.
     """
@@ -70,6 +71,7 @@ class Network(Analysis):
     predicted_cells: int = 30
     n_targets: int = 12
     n_steps: int = 8
+    forest: bool = False
     control: bool = True
     seed: int = 0
 
@@ -97,6 +99,10 @@ class Network(Analysis):
         rows = draw_rows(self._rows(cells), self.max_cells, None, self.seed)
         batches = list(select_batches(cells, rows, work, model.module.device))
         genes, detected, rank = _choose(batches, model, known, self.n_genes, self.min_cells)
+        if known is not None:
+            judge(known.matrix(genes))  # refuses a reference that can judge nothing
+        if not model.backbone.causal and set(self.scores) & set(BY_PREDICTION):
+            model.vocab.special("mask")
         tokens = Tokens.from_batches(batches, genes, self.n_permutations, self.seed)
         sums, error = self._sums(model, tokens, len(genes), work)
         edges = Edges(genes, tuple(model.vocab.tokens[gene] for gene in genes))
@@ -114,6 +120,9 @@ class Network(Analysis):
         read = read_cells(cells, rows)
         values = read.log_normalized()[:, genes].toarray().astype(np.float64)
         edges.rivals |= {name: associate(values) for name, associate in ASSOCIATIONS.items()}
+        if self.forest:
+            regulators = np.arange(len(genes)) if known is None else np.flatnonzero(known.matrix(genes).any(axis=1))
+            edges.rivals["forest"] = forest_importance(values, regulators, seed=self.seed)
         if self.control and set(self.scores) & set(BY_ATTENTION):
             edges.controls |= self._random_weights(model, tokens, len(genes), work)
         about = {"cells": len(rows), "completeness error": error, "group": self.group or "all cells"}

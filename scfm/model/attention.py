@@ -95,6 +95,7 @@ def packed_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     attention_maps: list[list[torch.Tensor]] | None = None,
+    mean_heads: bool = False,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention inside each cell of a packed row: the function that transformers' models call.
@@ -110,6 +111,7 @@ def packed_attention(
         dropout: of the attention weights; ignored on the varlen path, which has none.
         scaling: of the scores; ``head_dim ** -0.5`` by default.
         attention_maps: gets the weights of this layer, (heads, L, L) of each cell; None keeps none.
+        mean_heads: whether it gets the mean of the heads, (1, L, L), instead.
         **kwargs: what else the model passes; only a sliding window would change the result.
 
     Returns:
@@ -129,7 +131,7 @@ def packed_attention(
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     causal = bool(getattr(module, "is_causal", False))
     if attention_maps is not None:
-        out, maps = _with_weights(query, key, value, boundaries, causal, scaling)
+        out, maps = _with_weights(query, key, value, boundaries, causal, scaling, mean_heads)
         attention_maps.append(maps)
         return out, None
     if _runs_varlen(query.device, query.dtype, query.shape[-1]):
@@ -197,8 +199,9 @@ def _with_weights(
     boundaries: torch.Tensor,
     causal: bool,
     scaling: float | None,
+    mean_heads: bool,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Attention cell by cell without dropout, and the weights (heads, L, L) of each cell, query × key."""
+    """Attention cell by cell without dropout, and the weights (heads or 1, L, L) of each cell, query × key."""
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     done, maps = [], []
     rows = (x.squeeze(0).split(boundaries.diff().tolist(), dim=1) for x in (query, key, value))
@@ -208,7 +211,7 @@ def _with_weights(
             later = torch.ones(scores.shape[1:], dtype=torch.bool, device=scores.device).triu(1)
             scores = scores.masked_fill(later, -torch.inf)
         weights = scores.softmax(-1)
-        maps.append(weights)
+        maps.append(weights.mean(0, keepdim=True) if mean_heads else weights)
         done.append((weights.to(v.dtype) @ v).transpose(0, 1))
     return torch.cat(done)[None], maps
 

@@ -163,11 +163,12 @@ class Backbone(nn.Module):
             return self(batch)
         return _row(self._run(batch, output_hidden_states=True).hidden_states[layer], batch)
 
-    def attentions(self, batch: Batch) -> list[list[torch.Tensor]]:
+    def attentions(self, batch: Batch, *, mean_heads: bool = False) -> list[list[torch.Tensor]]:
         """Attention weights of every head, computed in the open: slow, and L² memory a cell, layer and head.
 
         Args:
             batch: packed cells.
+            mean_heads: keep the mean of the heads alone, (1, L, L): long cells need the memory.
 
         Returns:
             For each layer, for each cell, (heads, L, L) float32: query × key, rows of sum 1.
@@ -176,7 +177,7 @@ class Backbone(nn.Module):
             ValueError: a cell longer than ``n_positions``.
         """
         maps: list[list[torch.Tensor]] = []
-        self._run(batch, attention_maps=maps)
+        self._run(batch, attention_maps=maps, mean_heads=mean_heads)
         return [cells[: batch.n_cells] for cells in maps]
 
     def input_vectors(self, ids: torch.Tensor) -> torch.Tensor:

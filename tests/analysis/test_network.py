@@ -40,14 +40,12 @@ def test_edges_of_both_backbones_from_the_command(asked, reference, name, tmp_pa
     scores = "analysis.scores=[attention,rollout,static,contextual,gradient,integrated_gradients,occlusion]"
     said = command(
         "analyse", "analysis=network", f"init_from={asked.folder / name}/checkpoints/last.ckpt", f"input={asked.file}",
-        f"output={out}", f"analysis.reference={reference}", scores, *options,
+        f"output={out}", f"analysis.reference={reference}", scores, "analysis.forest=true", *options,
     )  # fmt: skip
     assert "regulators" in said[0] and "AUPRC" in said[0]
     edges, recovery = pd.read_parquet(out / "edges.parquet"), pd.read_csv(out / "recovery.csv")
     assert len(edges) == 20 * 19 and set(recovery["of"]) == {"model", "expression", "random weights"}
-    assert {"attention", "attention_partial", "occlusion", "pearson", "hub", "attention_z", "attention_fdr"} <= set(
-        edges
-    )
+    assert {"attention", "attention_partial", "occlusion", "pearson", "forest", "attention_fdr"} <= set(edges)
     assert edges["known"].sum() > 10 and edges["attention"].notna().any()
     assert (edges["integrated_gradients_cells"] <= 6).all()
     assert {"report.html", "network.png", "heat_map.png", "recovery.png"} <= {path.name for path in out.iterdir()}
@@ -121,5 +119,5 @@ def test_references_that_are_none_are_refused(asked, tmp_path):
     with pytest.raises(ValueError, match="between genes of the model's vocabulary"):
         ask("tf,target\nXX1,XX2\n")
     genes = asked.cells.var_names
-    with pytest.raises(ValueError, match="1 regulators of the reference"):
+    with pytest.raises(ValueError, match="1 regulators of the reference have a target among the genes of the network"):
         ask(f"tf,target\n{genes[3]},{genes[5]}\n", min_cells=1, n_genes=149)

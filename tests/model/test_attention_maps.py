@@ -16,6 +16,8 @@ def test_rows_sum_to_one_and_cells_do_not_see_each_other(small, pack, causal):
         for cell in layer:
             assert torch.allclose(cell.sum(-1), torch.ones(cell.shape[:2]), atol=1e-6)
             assert not causal or (cell.triu(1) == 0).all()
+    means = backbone.attentions(batch, mean_heads=True)
+    assert torch.allclose(means[1][0], maps[1][0].mean(0, keepdim=True))
     alone = backbone.attentions(batch.split(3)[1])
     assert torch.allclose(maps[1][1], alone[1][0], atol=1e-6)
 

@@ -75,7 +75,7 @@ def embedding_rollout(backbone: Backbone, batch: Batch, vocab: Vocab) -> Tensor:
         (T,); the tokens of a cell sum to 1.
     """
     used = backbone.embedding_layer % (backbone.n_layers + 1)
-    maps = backbone.attentions(batch)[:used]
+    maps = backbone.attentions(batch, mean_heads=True)[:used]
     special = torch.tensor(sorted(set(vocab.specials.values())), device=batch.ids.device)
     parts = []
     for number, ids in enumerate(batch.ids.split(batch.lengths.tolist())):

@@ -91,4 +91,4 @@ def _fall(score: CellScore, batch: Batch, before: Tensor, removed: Sequence[np.n
     gone = np.concatenate([np.empty(0, dtype=np.int64), *removed])
     keep[torch.from_numpy(gone).to(keep.device)] = False
     after = score(batch.select_tokens(keep.nonzero().squeeze(1)))
-    return (before - after).double().cpu().numpy()
+    return (before - after).cpu().double().numpy()

@@ -70,9 +70,8 @@ class Explained:
             | {name: weights[name].float().cpu().numpy() for name in OURS}
         )
         self.tokens.append(frame[gene.cpu().numpy()])
-        columns = {"row": index, "group": group, "called": called, "error": gradients.error}
-        columns["difference"] = gradients.difference
-        self.cells.append(pd.DataFrame({name: np.asarray(values) for name, values in columns.items()}))
+        columns = {"group": group, "called": called, "error": gradients.error, "difference": gradients.difference}
+        self.cells.append(pd.DataFrame({"row": index} | {name: own.cpu().numpy() for name, own in columns.items()}))
         for name, pair in drops.items():
             self.drops.setdefault(name, []).append(np.stack(pair))
 

@@ -67,11 +67,11 @@ def attention_sums(
     start = 0
     for batch in tokens.batches:
         for one in batch.split(batch.n_cells):
-            layers = [cells[0] for cells in backbone.attentions(one)]
+            layers = [cells[0] for cells in backbone.attentions(one, mean_heads=True)]
             labels = tokens.labels[:, start : start + one.n_tokens]
             kept = np.flatnonzero(labels[0] >= 0)  # permutations keep the same tokens
             for name, weights in (("attention", mean_attention(layers)), ("rollout", rollout(layers))):
-                scores = edge_scores(weights, causal=backbone.causal).double().cpu().numpy()
+                scores = edge_scores(weights, causal=backbone.causal).cpu().double().numpy()
                 sums[name].add(labels[:, kept], labels[:, kept], scores[np.ix_(kept, kept)])
             start += one.n_tokens
             advance(1)
@@ -133,7 +133,7 @@ def prediction_sums(
                     scores, error = gradient_edges(prediction, presence, ids, places, steps)
                     scores = scores[known]
                     errors += [error] if steps else []
-                sums[name].add(labels[:, known], labels[:, targets], scores.double().cpu().numpy())
+                sums[name].add(labels[:, known], labels[:, targets], scores.cpu().double().numpy())
         advance(1)
     return sums, float(np.mean(errors)) if errors else float("nan")
 
@@ -146,11 +146,11 @@ def gene_vectors(backbone: Backbone, batches: Sequence[Batch], genes: np.ndarray
     total = torch.zeros(len(genes), backbone.width, dtype=torch.float64)
     count = torch.zeros(len(genes), dtype=torch.float64)
     for batch in batches:
-        hidden = backbone.hidden(batch, backbone.embedding_layer).double().cpu()
+        hidden = backbone.hidden(batch, backbone.embedding_layer).cpu().double()
         place = torch.searchsorted(ids, batch.ids).clamp(max=len(genes) - 1)
         known = (ids[place] == batch.ids).cpu()
         place = place.cpu()[known]
         total.index_add_(0, place, hidden[known])
         count.index_add_(0, place, torch.ones(len(place), dtype=torch.float64))
-    static = backbone.input_vectors(ids).double().cpu().numpy()
+    static = backbone.input_vectors(ids).cpu().double().numpy()
     return {"static": static, "contextual": (total / count[:, None]).numpy()}

@@ -21,6 +21,8 @@ from scfm.plot.scores import score_bars
 
 #: Edges of the picture, genes of the heat map, and the false discovery rate up to which edges are counted.
 DRAWN, GENES, FDR = 40, 40, 0.05
+#: Regulators of the reference that can be judged, at least.
+REGULATORS = 4
 CAUTION = (
     "An edge says that the model, or expression, connects two genes in these cells. Attention follows rank, "
     "frequency and co-expression; none of the scores shows that one gene regulates the other."
@@ -141,12 +143,14 @@ def judge(truth: np.ndarray) -> tuple[Reference, np.ndarray]:
         The reference, and the rows of the regulators.
 
     Raises:
-        ValueError: no edge.
+        ValueError: too few regulators.
     """
     rows = np.flatnonzero(truth.any(axis=1))
-    if not len(rows):
+    if len(rows) < REGULATORS:
         raise ValueError(
-            "no edge of the reference is between genes of the network; take more genes (analysis.n_genes=...) or cells"
+            f"{len(rows)} regulators of the reference have a target among the genes of the network, at least "
+            f"{REGULATORS} "
+            "are needed to choose by some and judge by others; take more genes (analysis.n_genes=...) or cells"
         )
     candidates = np.broadcast_to(truth.any(axis=0), (len(rows), len(truth))).copy()
     candidates[np.arange(len(rows)), rows] = False

@@ -8,6 +8,7 @@ from sklearn.metrics import mutual_info_score
 from scfm.metrics.network.association import (
     ASSOCIATIONS,
     cosine,
+    forest_importance,
     hub,
     mutual_information,
     partial_correlation,
@@ -74,6 +75,18 @@ def test_hub_is_a_product_and_cosine_an_angle(values):
     assert hub(values)[0, 2] == pytest.approx(values[:, 0].mean() * values[:, 2].mean())
     angles = cosine(np.array([[1.0, 0], [1, 1], [0, 0]]))
     assert angles[0, 1] == pytest.approx(2**-0.5) and np.isnan(angles[2]).all()
+
+
+def test_a_forest_finds_the_regulator_of_a_target_also_where_it_is_not_linear():
+    rng = np.random.default_rng(5)
+    drawn = rng.normal(size=(300, 6))
+    drawn[:, 4] = drawn[:, 1] ** 2 + 0.2 * rng.normal(size=300)
+    drawn[:, 5] = 1.0
+    scores = forest_importance(drawn, np.array([0, 1, 2]), n_trees=20)
+    assert scores[:3, 4].argmax() == 1 and scores[1, 4] > 0.7 and pearson(drawn)[1, 4] < 0.3
+    assert np.isnan(scores[3:]).all() and np.isnan(np.diag(scores)).all()
+    assert scores[[0, 1, 2], 5].tolist() == [0, 0, 0]
+    assert np.nansum(scores[:, 4]) == pytest.approx(1)
 
 
 def test_confounders_leave_nothing_of_a_score_that_is_theirs_alone():
