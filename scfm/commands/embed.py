@@ -38,7 +38,7 @@ def run(cfg: DictConfig) -> None:
     with hold(output.parent / f".{output.name}.lock", output) if is_first_process() else nullcontext():
         require_key(cfg.key)
         require_output(source, output, overwrite=cfg.overwrite)
-        require_devices(cfg)
+        require_devices(cfg.trainer)
         require_room(source, cfg.key)
         checkpoint = read(cfg.init_from)
         module = restore_predictor(checkpoint)

@@ -71,7 +71,8 @@ def _finetune(cfg: DictConfig, output: Path) -> float | None:
     _say_what_trains(backbone, head)
     data = prepare_head(head, backbone, data)
     trainer = make_trainer(cfg, data)
-    config = plain(cfg) | {"model": checkpoint.config["model"]}  # the architecture that the checkpoint brought
+    settings = plain(cfg)
+    config = settings | {"model": checkpoint.config["model"]}  # the architecture that the checkpoint brought
     about = describe("finetune", config, checkpoint.tokenizer, spec, causal=checkpoint.causal)
     _, data, metrics = fit(cfg, trainer, data, backbone, head, spec, about)
     if trainer.is_global_zero:
@@ -81,7 +82,7 @@ def _finetune(cfg: DictConfig, output: Path) -> float | None:
         write_metrics(output / "metrics.json", metrics, done)
         draw_curves(output)
         if cfg.report:
-            page = report(output, plain(cfg), done, data, checkpoint)
+            page = report(output, settings, done, data, checkpoint)
             if page is not None:
                 publish(trainer.loggers, page, metrics)
         show_samples(trainer, cell_predictions(done, data))

@@ -116,7 +116,7 @@ def make_trainer(cfg: DictConfig, data: CellData) -> pl.Trainer:
         ValueError: devices, precision or a way of saving that are not there.
     """
     quiet_lightning()
-    require_devices(cfg)
+    require_devices(cfg.trainer)
     trainer: pl.Trainer = build(
         cfg.trainer,
         strategy=build(cfg.strategy) if cfg.strategy is not None else "auto",
