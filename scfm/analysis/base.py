@@ -142,7 +142,8 @@ class Analysis(ABC):
         return result
 
     def _compute(self, model: Model, cells: AnnData | str | Path, work: Work) -> Result:
-        with open_input(cells, model.checkpoint, work.settings.reading, keep_counts=self.needs_counts) as given:
+        keep_counts = self.needs_counts or model.head.requirements().counts
+        with open_input(cells, model.checkpoint, work.settings.reading, keep_counts=keep_counts) as given:
             result = self.compute(model, given, work)
             manifest = {
                 "analysis": self.name,

@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scfm.batch import Batch
+from scfm.batch import PRESENCE, Batch
 from scfm.head.gene_components import MAX_FIT, gene_scores, score_matrix
 from scfm.head.survey import Survey
 from scfm.head.variable_genes import variable_genes
@@ -102,6 +102,8 @@ class VariableComponents(nn.Module):
         """The components, (B, k) float32."""
         values = gene_scores(self.gene[batch.ids], batch, "counts")
         scaled = self._scaled(values, self.mean[batch.ids], self.precision[batch.ids]) * self.gene[batch.ids]
+        if PRESENCE in batch.token_fields:
+            scaled = scaled * batch.token_fields[PRESENCE]
         summed = F.embedding_bag(
             batch.ids, self.loadings, batch.boundaries[:-1].long(), mode="sum", per_sample_weights=scaled
         )

@@ -90,6 +90,20 @@ def test_refusals(asked, options, message):
         load(asked.mlm).analyse("explain", cells, **options)
 
 
+def test_a_head_that_reads_counts_is_explained(asked, tmp_path):
+    from support import SMALL
+
+    command("prepare", f"input={asked.file}", f"output={tmp_path / 'store'}", "workers=1", "obs=[cell_type]",
+            "group=donor", "keep_counts=true")  # fmt: skip
+    command("finetune", f"init_from={asked.mlm}", f"store={tmp_path / 'store'}", f"output={tmp_path / 'head'}",
+            "head=annotation/classifier", "head.label=cell_type", "head.gene_components=4", "head.counts=true",
+            *SMALL[5:], "data.max_length=32", "trainer.max_steps=2")  # fmt: skip
+    model = load(tmp_path / "head" / "checkpoints" / "last.ckpt")
+    result = model.analyse("explain", asked.cells, **(FEW | {"max_cells": 6}))
+    assert result.coverage["completeness error"] < 0.1
+    assert np.isfinite(result.tables["deletion"]["fall"]).all()
+
+
 def test_equal_seeds_give_equal_results(asked):
     one, two = (
         load(asked.mlm).analyse("explain", asked.cells, label="cell_type", **(FEW | {"max_cells": 6})) for _ in range(2)

@@ -50,14 +50,19 @@ def test_a_cell_that_would_keep_no_gene_is_left_out():
 
 
 @pytest.mark.parametrize("head", [Classifier, Prototype])
-def test_log_odds_of_a_head_and_their_attribution_is_complete(head):
+@pytest.mark.parametrize("options", [{}, {"counts": True, "variable_components": 3}], ids=["ranks", "counts"])
+def test_log_odds_of_a_head_and_their_attribution_is_complete(head, options):
     torch.manual_seed(0)
     vocab = made_vocab()
     backbone = Backbone(vocab, False, **SMALL).eval()
-    task = head(Spec(vocab, 32, {"type": ("a", "b", "c")}), label="type", gene_components=4).eval()
+    task = head(Spec(vocab, 32, {"type": ("a", "b", "c")}), label="type", gene_components=4, **options).eval()
     task.state.components.loadings.normal_()
+    if options:
+        task.state.variable.loadings.normal_()
+        task.state.variable.precision.fill_(1.0)
     labeler = Labeler("type", ("a", "b", "c"), lambda batch: task.logits(backbone, batch)[0])
     batch = pack_rows(CELLS, torch.device("cpu"))
+    batch = batch.with_token_field("counts", (batch.ids > 3) * torch.arange(batch.n_tokens).float())
     score = labeler.log_odds(torch.tensor([0, 2]))
     with torch.no_grad():
         p = task.predict(backbone, batch)["logits"].softmax(1)
