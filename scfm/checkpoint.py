@@ -40,6 +40,7 @@ class Checkpoint:
         batches: experimental batches by obs column.
         weights: parameters by name, ``backbone.*`` and ``task.*``.
         step: optimizer steps it was trained for.
+        published: whether it is another project's, a folder of transformers (:mod:`scfm.published.folder`).
     """
 
     path: Path
@@ -51,6 +52,12 @@ class Checkpoint:
     batches: Mapping[str, tuple[str, ...]]
     weights: Mapping[str, Tensor]
     step: int
+    published: bool = False
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that hold it."""
+        return sorted(path for path in self.path.iterdir() if path.is_file()) if self.published else [self.path]
 
     @property
     def stores(self) -> list[Path]:
@@ -61,7 +68,7 @@ class Checkpoint:
 
 
 def _whole(path: str) -> str:
-    return str(Path(path).resolve())
+    return path if path.startswith("hf://") else str(Path(path).resolve())
 
 
 def describe(
@@ -178,8 +185,8 @@ def _require_whole(path: Path, about: Mapping[str, Any], state: Mapping[str, Any
         "config": isinstance(config.get("model"), Mapping),
         "config.data.max_length": max_length is None or (isinstance(max_length, int) and max_length > 0),
         "tokenizer": isinstance(about.get("tokenizer"), Mapping),
-        "state_dict": _are_weights(state.get("state_dict")),
-        TRAINED: _are_weights(state.get(TRAINED, {})),
+        "state_dict": are_weights(state.get("state_dict")),
+        TRAINED: are_weights(state.get(TRAINED, {})),
         "global_step": isinstance(state.get("global_step", 0), int),
         **{name: isinstance(value, Mapping) and all(map(_is_text, value.values())) for name, value in names.items()},
     }
@@ -198,7 +205,7 @@ def _is_text(values: Any) -> bool:
     return isinstance(values, list) and all(isinstance(value, str) for value in values)
 
 
-def _are_weights(weights: Any) -> bool:
+def are_weights(weights: Any) -> bool:
     """Whether these are dense tensors by name, each as large as what is stored of it."""
     return isinstance(weights, Mapping) and all(
         isinstance(name, str)

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
 from scfm import __version__
-from scfm.checkpoint import Checkpoint, read
+from scfm.checkpoint import Checkpoint
 from scfm.config import build
 from scfm.inference.cell_input import CellInput, Reading, open_input
 from scfm.inference.load import restore_predictor
@@ -20,6 +20,8 @@ from scfm.inference.parts import PartWriter, claim_parts, join_parts, parts_of
 from scfm.inference.write import make_entries, require_output, require_room, write_result
 from scfm.io import atomic_write, hold
 from scfm.module import CellModule
+from scfm.published.dictionaries import Dictionaries
+from scfm.published.folder import read_checkpoint
 from scfm.training.devices import cluster, is_first_process, require_devices
 from scfm.training.quiet import quiet_lightning
 
@@ -40,7 +42,7 @@ def run(cfg: DictConfig) -> None:
         require_output(source, output, overwrite=cfg.overwrite)
         require_devices(cfg.trainer)
         require_room(source, cfg.key)
-        checkpoint = read(cfg.init_from)
+        checkpoint = read_checkpoint(cfg.init_from, Dictionaries.from_config(cfg))
         module = restore_predictor(checkpoint)
         names = ("layer", "gene_column", "counts", "mod", "species", "alias", "max_dropped")
         reading = Reading(**{name: cfg[name] for name in names})
@@ -78,6 +80,8 @@ def _embed(cfg: DictConfig, given: CellInput, checkpoint: Checkpoint, module: Ce
 
 def _depends_on(cfg: DictConfig, source: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     """What makes the parts of an interrupted run those of this one."""
-    files = {str(path.resolve()): [path.stat().st_size, path.stat().st_mtime_ns] for path in (source, checkpoint.path)}
+    files = {
+        str(path.resolve()): [path.stat().st_size, path.stat().st_mtime_ns] for path in (source, *checkpoint.files)
+    }
     options = {name: cfg[name] for name in ("layer", "gene_column", "counts", "mod", "species", "alias", "part_size")}
     return {"files": files, "version": __version__, **options}

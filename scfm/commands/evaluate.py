@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from scfm.cells.file import open_cells
 from scfm.cells.formats.hdf5_limits import require_own_data
-from scfm.checkpoint import Checkpoint, read
+from scfm.checkpoint import Checkpoint
 from scfm.config import plain
 from scfm.evaluation.cells import embedding_records
 from scfm.evaluation.evaluate import evaluate
@@ -21,6 +21,8 @@ from scfm.evaluation.origin.backbones import FileGenes, read_origin
 from scfm.evaluation.origin.origin import Origin
 from scfm.genes import read_alias
 from scfm.io import hold
+from scfm.published.dictionaries import Dictionaries
+from scfm.published.folder import read_checkpoint
 from scfm.report.evaluation import write
 
 log = logging.getLogger(__name__)
@@ -41,11 +43,13 @@ def run(cfg: DictConfig) -> dict[str, Any]:
 def _evaluate(keys: dict[str, Any], source: Path, output: Path) -> dict[str, Any]:
     wanted, mod = keys.pop("checkpoint"), keys.pop("mod")
     keys.pop("extensions")  # imported and allowed by now
+    given = Dictionaries.from_config(keys)
+    del keys["tokenizer"]
     keys["others"] += keys.pop("beside")
     options = Options(**keys)
     adata = read_file(source)
     record = embedding_records(adata).get(options.embedding, {})
-    checkpoint = find_checkpoint(record, wanted)
+    checkpoint = find_checkpoint(record, wanted, given)
     origin = None if checkpoint is None else find_origin(checkpoint, source, options, record, mod)
     about = {"input": str(source), "checkpoint": None if checkpoint is None else str(checkpoint.path)}
     result = evaluate(adata, options, origin=origin, about=about)
@@ -75,18 +79,24 @@ def read_file(path: Path) -> AnnData:
         raise ValueError(f"{path} {error}") from error
 
 
-def find_checkpoint(record: Mapping[str, Any], wanted: str | None) -> Checkpoint | None:
+def find_checkpoint(
+    record: Mapping[str, Any], wanted: str | None, given: Dictionaries | None = None
+) -> Checkpoint | None:
     """The checkpoint that made the embedding: for ``auto`` the one that the file names, where it is still there."""
     if wanted is None:
         return None
     if wanted != "auto":
-        return read(wanted)
+        return read_checkpoint(wanted, given)
     path = record.get("checkpoint")
     if path is None or not Path(path).exists():
         reason = "The file does not say which checkpoint made this embedding" if path is None else f"{path} is gone"
         log.info("%s: no comparison with untrained backbones; name it with checkpoint=...", reason)
         return None
-    return read(path)
+    try:
+        return read_checkpoint(path, given)
+    except FileNotFoundError as error:  # of a published model whose dictionaries were named
+        log.warning("No comparison with untrained backbones: %s", error)
+        return None
 
 
 def find_origin(

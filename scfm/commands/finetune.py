@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from scfm.checkpoint import WEIGHTS, Checkpoint, describe, read
+from scfm.checkpoint import WEIGHTS, Checkpoint, describe
 from scfm.config import build, plain, target
 from scfm.data.module import CellData
 from scfm.head.base import Head
@@ -20,6 +20,8 @@ from scfm.inference.load import checkpoint_vocab, restore_backbone
 from scfm.io import write_text
 from scfm.metrics.direction import falls
 from scfm.model.adapt import anew
+from scfm.published.dictionaries import Dictionaries
+from scfm.published.folder import read_checkpoint
 from scfm.report.finetune import report
 from scfm.store.token_store import TokenStore
 from scfm.training.consolidate import consolidate
@@ -52,8 +54,8 @@ def run(cfg: DictConfig) -> float | None:
 
 def _finetune(cfg: DictConfig, output: Path) -> float | None:
     kind = head_class(cfg)
-    checkpoint = read(cfg.init_from)
     store = open_store(cfg)
+    checkpoint = read_checkpoint(cfg.init_from, Dictionaries.from_config(cfg), tokenizer=store.tokenizer)
     checkpoint_vocab(checkpoint).require_same(
         store.vocab, f"the checkpoint {checkpoint.path}", f"the store {store.path}"
     )

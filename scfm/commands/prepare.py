@@ -7,9 +7,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from scfm import checkpoint
 from scfm.config import build
 from scfm.preparation.api import append, check_sample, prepare
+from scfm.published.dictionaries import Dictionaries
+from scfm.published.folder import read_checkpoint
 from scfm.store.token_store import TokenStore
 from scfm.store.verify import verify as check
 from scfm.tokenizer import Tokenizer, from_dict
@@ -70,11 +71,17 @@ def make_tokenizer(cfg: DictConfig) -> Tokenizer:
     if cfg.vocab not in ("same", "extend"):
         raise ValueError(f"vocab={cfg.vocab}; expected same or extend")
     if cfg.init_from is not None:
-        tokenizer = from_dict(checkpoint.read(cfg.init_from).tokenizer)
+        checkpoint = read_checkpoint(cfg.init_from, Dictionaries.from_config({"tokenizer": _dictionaries(cfg)}))
+        tokenizer = from_dict(checkpoint.tokenizer)
         return replace(tokenizer, growing=True) if cfg.vocab == "extend" else tokenizer
     if cfg.vocab == "extend":
         raise ValueError("vocab=extend adds genes to the vocabulary of a checkpoint: give init_from=CHECKPOINT")
     return build(cfg.tokenizer)
+
+
+def _dictionaries(cfg: DictConfig) -> dict[str, Any]:
+    """What of the tokenizer's config may be about a published model: dictionaries, which are null by default."""
+    return {key: cfg.tokenizer.get(key) for key in ("token_dictionary", "gene_median", "gene_mapping")}
 
 
 def _plain(value: Any) -> Any:

@@ -13,7 +13,7 @@ import torch
 from tqdm.auto import tqdm
 
 from scfm.batch import Batch
-from scfm.checkpoint import Checkpoint, read, read_state
+from scfm.checkpoint import Checkpoint, describe, read_state
 from scfm.config import build, compose_part, import_extensions
 from scfm.head.base import Head, Written
 from scfm.inference.cell_input import CellInput, open_input
@@ -24,8 +24,11 @@ from scfm.inference.write import add_to_adata, make_entries, require_output, req
 from scfm.io import atomic_write
 from scfm.model.backbone import Backbone
 from scfm.module import CellModule
+from scfm.published.dictionaries import Dictionaries, DictionaryOptions
 from scfm.published.export import DType, export_model
+from scfm.published.folder import read_checkpoint
 from scfm.strategy.checkpoint_io import write_checkpoint
+from scfm.types import Spec
 from scfm.vocab import Vocab
 
 if TYPE_CHECKING:
@@ -208,7 +211,7 @@ class Model:
         path = Path(path)
         if path.exists():
             raise FileExistsError(f"{path} exists; choose another path")
-        state = read_state(self.checkpoint.path)
+        state = self._state()
         weights = {f"backbone.{name}": value.cpu() for name, value in self.backbone.state_dict().items()}
         weights |= {f"task.{name}": value.cpu() for name, value in self.head.state_dict().items()}
         about = dict(state["scfm"])
@@ -227,6 +230,14 @@ class Model:
             ValueError: a ``dtype`` other than ``float32``, ``bfloat16`` or ``float16``.
         """
         return export_model(self.checkpoint, self.backbone, self.head, folder, dtype=dtype, license=license)
+
+    def _state(self) -> dict[str, Any]:
+        """The checkpoint as it was read, or a published model as a checkpoint."""
+        if not self.checkpoint.published:
+            return read_state(self.checkpoint.path)
+        spec = Spec(self.vocab, self.backbone.width, self.checkpoint.classes)
+        told = self.checkpoint
+        return {"scfm": describe(told.command, told.config, told.tokenizer, spec, causal=told.causal), "global_step": 0}
 
     def _about_head(self) -> str:
         if not self.head.hooks:
@@ -296,20 +307,33 @@ class Model:
         return (total / count[:, None]).float().numpy()
 
 
-def load(path: str | Path, *, device: str | torch.device = "cpu", extensions: Sequence[str] = ()) -> Model:
-    """Load a checkpoint of ``scfm-train`` or ``scfm-finetune``; nothing in it is executed.
+def load(
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    extensions: Sequence[str] = (),
+    **dictionaries: Unpack[DictionaryOptions],
+) -> Model:
+    """Load a checkpoint of ``scfm-train`` or ``scfm-finetune``, or a published model; nothing in it is executed.
 
     Args:
-        path: a .ckpt file, or a folder of shards that ``scfm-consolidate`` has made readable.
+        path: a .ckpt file, a folder of shards that ``scfm-consolidate`` has made readable, a folder of transformers
+            (``config.json`` and weights), or ``hf://USER/NAME``.
         device: where the model computes.
         extensions: importable modules of your own that the checkpoint may name.
+        **dictionaries: of a published model, where they do not lie beside it:
+            see :class:`~scfm.published.dictionaries.Dictionaries`.
 
     Raises:
-        FileNotFoundError: nothing lies there.
-        ValueError: it is damaged, no checkpoint of scfm, or names what it must not.
+        FileNotFoundError: nothing lies there, or no dictionaries of a published model.
+        ValueError: it is damaged, no checkpoint, or names what it must not.
+
+    Example:
+        >>> model = scfm.load("Geneformer/Geneformer-V1-10M")       # doctest: +SKIP
+        >>> model.embed(adata)                                      # doctest: +SKIP
     """
     import_extensions(extensions)
-    checkpoint = read(path)
+    checkpoint = read_checkpoint(path, Dictionaries(**dictionaries))
     return Model(checkpoint, restore_predictor(checkpoint)).to(device)
 
 

@@ -15,7 +15,7 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import nn
 
-from scfm.checkpoint import Checkpoint, read
+from scfm.checkpoint import Checkpoint
 from scfm.evaluation.methods.embeddings import Encoder
 from scfm.evaluation.methods.method import FROZEN, UNTRAINED
 from scfm.evaluation.origin.lookup import Lookup, Matches, find_cells
@@ -24,6 +24,9 @@ from scfm.genes.resolve import Species
 from scfm.inference.batches import packed
 from scfm.inference.load import build_backbone, checkpoint_vocab, restore_backbone
 from scfm.inference.predict import embed_step, predict
+from scfm.published.dictionaries import Dictionaries
+from scfm.published.folder import read_checkpoint
+from scfm.published.hub import SCHEME
 from scfm.store.token_store import TokenStore
 from scfm.tokenizer import Tokenizer, from_dict
 from scfm.types import Ragged
@@ -88,9 +91,12 @@ def read_pretrained(checkpoint: Checkpoint) -> Checkpoint | None:
     """The checkpoint that a fine-tune started from; a pretrained one is its own; None where the file is gone."""
     if checkpoint.command != "finetune":
         return checkpoint
-    path = Path(checkpoint.config["init_from"])
-    if path.exists():
-        return read(path)
+    path = checkpoint.config["init_from"]
+    if Path(path).exists() or path.startswith(SCHEME):
+        try:
+            return read_checkpoint(path, Dictionaries.from_config(checkpoint.config), tokenizer=checkpoint.tokenizer)
+        except FileNotFoundError as error:  # a published model that is in no cache
+            log.warning("%s", error)
     log.warning("%s, from which %s was fine-tuned, is gone: it is not compared with.", path, checkpoint.path)
     return None
 

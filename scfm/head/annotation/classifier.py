@@ -49,6 +49,7 @@ class Classifier(StateHead):
         pseudo_weight: weight of the pseudo-label loss of unlabeled cells; 0 for none.
         pseudo_confidence: smallest probability of a call that becomes a pseudo-label.
         token_drop: share of tokens left out of the view that is trained on a pseudo-label.
+        weights: of the columns in the loss, in their order; null: all 1.
 
     Raises:
         ValueError: no such column, fewer than two classes, no labeled cell, or a number out of its range.
@@ -75,6 +76,7 @@ class Classifier(StateHead):
         pseudo_weight: float = 0.0,
         pseudo_confidence: float = 0.9,
         token_drop: float = 0.2,
+        weights: list[float] | None = None,
     ) -> None:
         super().__init__()
         shares = {
@@ -87,6 +89,9 @@ class Classifier(StateHead):
         self.labels = (label,) if isinstance(label, str) else tuple(label)
         if not self.labels or len(set(self.labels)) != len(self.labels):
             raise ValueError(f"head.label={list(self.labels)}; expected one obs column or several different ones")
+        self.weights = [1.0] * len(self.labels) if weights is None else list(weights)
+        if len(self.weights) != len(self.labels) or not all(0 <= weight < float("inf") for weight in self.weights):
+            raise ValueError(f"head.weights={weights}; expected a number, 0 or more, for each of {list(self.labels)}")
         self.state = CellState(
             spec,
             gene_components,
@@ -145,7 +150,7 @@ class Classifier(StateHead):
         for i, column in enumerate(self.columns):
             truth = batch.obs[column.label]
             loss, n_labeled = column.loss(logits[i], truth)
-            losses.append(loss)
+            losses.append(self.weights[i] * loss)
             right = ((logits[i].argmax(1) == truth) & (truth >= 0)).sum()
             metrics[self._key("accuracy", i)] = right / n_labeled.clamp(min=1)
             metrics.setdefault("n_targets", n_labeled)
