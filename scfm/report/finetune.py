@@ -15,7 +15,8 @@ from scfm import plot
 from scfm.checkpoint import Checkpoint
 from scfm.data.module import CellData
 from scfm.evaluation.annotation import HEAD, head_calls
-from scfm.evaluation.methods.method import FROZEN
+from scfm.evaluation.methods.backbone_gain import RANDOM, WITH, BackboneGain, compare_backbones
+from scfm.evaluation.methods.method import COMPONENTS, FROZEN, UNTRAINED
 from scfm.evaluation.methods.store_probes import (
     StoreFeatures,
     add_state,
@@ -56,6 +57,12 @@ UNNAMED = (
     "In the line of the fine-tuned head a cell that it calls unknown counts as wrong; its best guess is the likeliest "
     "class in any case, as in the metrics below."
 )
+#: Title of the section with three rows: with the backbone, without it, with random weights.
+ADDS = "What the backbone adds"
+NOT_COMPARED = (
+    "What the backbone adds is not compared for this head: the comparison fits linear heads that name classes from "
+    "gene components, with and without a backbone. This head names no classes, or reads no components."
+)
 UNRANKED = ["coverage", "n_cells", "seconds", "megabytes"]
 
 
@@ -87,6 +94,11 @@ def report(output: Path, config: Mapping[str, Any], done: Finished, data: CellDa
         Section("", [paragraph(text) for text in [*_summary(done, config), *sentences]], "summary"),
         Section("", [warning(text) for text in _warnings(done, data, before)]),
         *naming,
+        *(
+            []
+            if any(section.title.startswith(ADDS) for section in naming)
+            else [Section(ADDS, [paragraph(NOT_COMPARED)])]
+        ),
         *_trajectory(output, done, data, features, written),
         *_mixing_sections(done, data, features),
         Section("Maps", [maps]),
@@ -151,12 +163,35 @@ def _annotation(
         heads = head_calls(called, guessed, confidence, classes, scored[known])
         probes = score_calls(features, codes, len(classes), heads)
         sentences += component_sentence(probes, codes, groups, len(classes))
+        gain = _backbone_gain(done, features, codes, groups, len(classes))
+        sentences += [] if gain is None else [gain.sentence]
         figures = call_figures(codes, {HEAD: heads[HEAD]}, classes, title=f"{label}, {done.part} cells")
         drawn = [picture(figure, text, output / f"{name}_{label}.png") for name, (figure, text) in figures.items()]
         scores = table(probes.scores, smaller_is_better=["ece"], unranked=UNRANKED, own=list(heads))
         parts = [scores, paragraph(UNNAMED), drawn[0], side_by_side(*drawn[1:])]
         sections.append(Section(f"Naming {label}", parts))
+        if gain is not None:
+            log.info("%s\n%s", gain.sentence, gain.table.round(3).to_string())
+            rows = table(gain.table, unranked=["low", "high", "backbone_scale"], own=[WITH])
+            sections.append(Section(f"{ADDS} to {label}", [rows, paragraph(gain.sentence)]))
     return sections, sentences
+
+
+def _backbone_gain(
+    done: Finished, features: StoreFeatures, codes: np.ndarray, groups: np.ndarray | None, n_classes: int
+) -> BackboneGain | None:
+    """The rows with the backbone, without it, with random weights; None where the head reads no components."""
+    learned = codes[features.train & (codes >= 0)]
+    if COMPONENTS not in features.features or len(np.unique(learned)) < 2:
+        return None
+    values = features.features
+    components = values[COMPONENTS]
+    state = getattr(done.module.task, "state", None)
+    blocks = tuple(getattr(state, "blocks", ()))[1:]
+    if sum(blocks) != components.shape[1]:
+        blocks = (components.shape[1],)
+    embeddings = {WITH: values[FROZEN], RANDOM: values[UNTRAINED]}
+    return compare_backbones(embeddings, components, blocks, codes, features.train, n_classes, groups)
 
 
 def _trajectory(
@@ -218,7 +253,13 @@ def _mixing_sections(done: Finished, data: CellData, features: StoreFeatures) ->
     )
     scores = pd.DataFrame.from_dict(rows, orient="index")
     return [
-        Section("Mixing batches", [table(scores, unranked=["kept_neighbors"], own=["integrated"]), paragraph(text)])
+        Section(
+            "Mixing batches",
+            [
+                table(scores, unranked=["kept_neighbors"], own=["integrated"]),
+                paragraph(text),
+            ],
+        )
     ]
 
 

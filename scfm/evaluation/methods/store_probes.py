@@ -27,7 +27,7 @@ from scfm.metrics.trajectory import trajectory_scores
 from scfm.module import CellModule
 
 #: Training cells that probes learn from, at most.
-MAX_CELLS = 10_000
+MAX_CELLS = 2_000
 #: Genes of the probe that uses no backbone.
 N_GENES = 2000
 GENES = "genes by rank"
@@ -60,7 +60,7 @@ class StoreFeatures:
 def read_features(
     before: Checkpoint, data: CellData, scored: np.ndarray, device: torch.device, *, probes: bool = True
 ) -> StoreFeatures:
-    """Features of (at most 10,000) training cells and the scored ones, by backbones that were not fine-tuned.
+    """Features of (at most 2,000) training cells and the scored ones, by backbones that were not fine-tuned.
 
     Args:
         before: the pretrained checkpoint.
