@@ -10,7 +10,6 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import pandas as pd
-import torch
 
 from scfm.analysis.base import Analysis, Work
 from scfm.analysis.perturbation.design import Design, Question, find_genes, make_design, name_set, rankings
@@ -27,9 +26,9 @@ from scfm.analysis.perturbation.tables import (
     pair_table,
     upstream_table,
 )
+from scfm.analysis.random_weights import random_backbone
 from scfm.analysis.result import Result
 from scfm.inference.cell_input import CellInput
-from scfm.inference.load import build_backbone
 from scfm.inference.model import Model
 from scfm.tokenizer import Tokenizer
 
@@ -186,9 +185,7 @@ class Perturb(Analysis):
 
     def _random(self, model: Model, given: CellInput, work: Work, runner: Runner) -> pd.DataFrame:
         """The shift of each gene by the same architecture with random weights."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            backbone = build_backbone(model.checkpoint).eval().to(model.module.device)
+        backbone = random_backbone(model, self.seed)
         reader = make_reader(model, given.tokenizer, work.settings.tokens_per_batch, backbone)
         other, _ = self._runner(runner.design, runner.change, reader, given.tokenizer, work, "random")
         rows = self._run(other, work, "random")
