@@ -13,6 +13,7 @@ from scfm.data.module import CellData
 from scfm.model.backbone import count_parameters
 from scfm.model.flops import Work, mean_length
 from scfm.training.fit import make_spec, open_store
+from scfm.training.initial_weights import adopt_model, read_origin
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,9 @@ def run(cfg: DictConfig) -> dict[str, float]:
         raise ValueError(f"gpu={cfg.gpu!r} is not known; known are {', '.join(HARDWARE)}")
     if not 0 < cfg.efficiency <= 1:
         raise ValueError(f"efficiency={cfg.efficiency}; expected a share above 0, at most 1")
+    origin = read_origin(cfg)
+    if origin is not None:
+        cfg = adopt_model(cfg, origin)
     data = build(cfg.data, open_store(cfg))
     found = plan(cfg, data)
     if cfg.probe:

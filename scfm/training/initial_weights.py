@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -14,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from scipy.sparse import csr_matrix
 from torch import nn
 
-from scfm.checkpoint import Checkpoint, read
+from scfm.checkpoint import Checkpoint
 from scfm.config import build, compose_part, plain, target
 from scfm.data.module import CellData
 from scfm.inference.load import checkpoint_vocab, restore_backbone
@@ -22,6 +23,9 @@ from scfm.model.adapt import anew
 from scfm.model.backbone import Backbone
 from scfm.model.growth import copy_weights, place_genes
 from scfm.module import CellModule
+from scfm.published.dictionaries import Dictionaries
+from scfm.published.folder import read_checkpoint
+from scfm.store.layout import read_meta
 from scfm.store.token_store import TokenStore
 from scfm.vocab import Vocab
 
@@ -58,7 +62,7 @@ def read_origin(cfg: DictConfig) -> Checkpoint | None:
         if cfg.vocab == "extend" or cfg.old_store is not None:
             raise ValueError("vocab=extend and old_store=... belong to weights to begin at: give init_from=CHECKPOINT")
         return None
-    checkpoint = read(cfg.init_from)
+    checkpoint = read_checkpoint(cfg.init_from, Dictionaries.from_config(cfg), tokenizer=_store_tokenizer(cfg))
     if target(cfg.objective).causal not in (None, checkpoint.causal):
         kinds = {True: "objective=ar", False: "objective=mlm"}
         raise ValueError(
@@ -66,6 +70,11 @@ def read_origin(cfg: DictConfig) -> Checkpoint | None:
             f"{kinds[not checkpoint.causal]}; leave objective=... as it was"
         )
     return checkpoint
+
+
+def _store_tokenizer(cfg: DictConfig) -> dict[str, Any] | None:
+    """The tokenizer of the run's store, for a published model whose dictionaries do not lie beside it."""
+    return read_meta(Path(cfg.store))["tokenizer"] if isinstance(cfg.store, str) else None
 
 
 def adopt_model(cfg: DictConfig, checkpoint: Checkpoint) -> DictConfig:

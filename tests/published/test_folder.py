@@ -259,6 +259,41 @@ def test_an_imported_model_embeds_saves_prepares_and_fine_tunes(geneformer, adat
     np.testing.assert_allclose(tuned.embed(adata, copy=True).obsm["X_scfm"], adata.obsm["X_scfm"], atol=1e-6)
 
 
+def test_training_goes_on_and_is_planned_from_a_published_model(geneformer, adata, tmp_path):
+    folder, model = geneformer
+    file, store = tmp_path / "cells.h5ad", tmp_path / "store"
+    adata.write_h5ad(file)
+    command("prepare", f"input={file}", f"output={store}", f"init_from={folder}", "obs=[cell_type]")
+    found = command("plan", f"init_from={folder}", f"store={store}", "trainer.max_steps=1")
+    assert found["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    command(
+        "train", f"init_from={folder}", f"store={store}", f"output={tmp_path / 'on'}", "optim.lr=0",
+        "trainer.max_steps=1", "trainer.accelerator=cpu", "callbacks.progress=null",
+        "trainer.enable_progress_bar=false",
+    )  # fmt: skip
+    before = model.state_dict()
+    for name, value in scfm.load(tmp_path / "on" / "checkpoints" / "last.ckpt").backbone.model.state_dict().items():
+        torch.testing.assert_close(value, before[name], msg=name)
+
+
+@pytest.mark.parametrize("name", ["BertForMaskedLM", "GPT2LMHeadModel"])
+def test_an_export_of_an_import_is_the_same_model(tmp_path, name):
+    model = make_model(name)
+    model.save_pretrained(tmp_path / "in")
+    if name == "BertForMaskedLM":
+        write_dictionaries(tmp_path / "in")
+    else:
+        write_tokenizer(tmp_path / "in", ("<pad>", "</b>", "</s>", "<unk>"))
+    first = scfm.load(tmp_path / "in")
+    first.export(tmp_path / "out")
+    second = scfm.load(tmp_path / "out")
+    assert second.vocab == first.vocab and second.checkpoint.config["model"] == first.checkpoint.config["model"]
+    assert second.checkpoint.tokenizer.get("medians") == first.checkpoint.tokenizer.get("medians")
+    weights = load_file(tmp_path / "in" / "model.safetensors")
+    assert weights.keys() == (again := load_file(tmp_path / "out" / "model.safetensors")).keys()
+    assert all(torch.equal(value, again[key]) for key, value in weights.items())
+
+
 def test_the_shipped_model_files_and_an_import_describe_the_same_model(geneformer):
     found = read_checkpoint(geneformer[0]).config["model"]
     assert (found["layers"], found["width"], found["activation"], found["max_length"]) == (3, 32, "relu", 64)
