@@ -53,3 +53,12 @@ def test_a_line_is_written_above_the_bar(capsys):
         bar.update(3)
     lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
     assert "a line" in lines
+
+
+def test_a_bar_names_what_it_counts(caplog):
+    from scfm.progress import Progress
+
+    with caplog.at_level("INFO"), Progress("Shuffling", 10, done=4, unit="permutation") as bar:
+        bar.advance(6)
+    assert "4 of 10 permutations were done" in caplog.text
+    assert "6 permutations in" in caplog.text and "cell" not in caplog.text
