@@ -12,11 +12,11 @@ from torch.utils.data import DataLoader
 
 from scfm import __version__
 from scfm.checkpoint import Checkpoint
-from scfm.config import build
+from scfm.config import build, plain
 from scfm.inference.cell_input import CellInput, Reading, open_input
 from scfm.inference.load import restore_predictor
 from scfm.inference.options import require_key
-from scfm.inference.parts import PartWriter, claim_parts, join_parts, parts_of
+from scfm.inference.parts import PartWriter, claim_parts, is_result, join_parts, note_result, parts_of
 from scfm.inference.write import make_entries, require_output, require_room, write_result
 from scfm.io import atomic_write, hold
 from scfm.module import CellModule
@@ -39,6 +39,10 @@ def run(cfg: DictConfig) -> None:
     source, output = Path(cfg.input), Path(cfg.output)
     with hold(output.parent / f".{output.name}.lock", output) if is_first_process() else nullcontext():
         require_key(cfg.key)
+        if not cfg.overwrite and is_result(_parts_folder(output), output, plain(cfg)):
+            shutil.rmtree(_parts_folder(output))
+            log.info("%s was finished by the run that was stopped; nothing is left to do", output)
+            return
         require_output(source, output, overwrite=cfg.overwrite)
         require_devices(cfg.trainer)
         require_room(source, cfg.key)
@@ -54,7 +58,7 @@ def run(cfg: DictConfig) -> None:
 def _embed(cfg: DictConfig, given: CellInput, checkpoint: Checkpoint, module: CellModule) -> None:
     """Predict part by part, so that an interrupted run goes on, and put the whole into a copy of the file."""
     source, output = Path(cfg.input), Path(cfg.output)
-    folder = output.parent / f".{output.name}.parts"
+    folder = _parts_folder(output)
     strategy = build(cfg.strategy) if cfg.strategy is not None else "auto"
     quiet_lightning()
     if hasattr(strategy, "shard"):  # whose ranks would have to do the same number of batches
@@ -74,8 +78,13 @@ def _embed(cfg: DictConfig, given: CellInput, checkpoint: Checkpoint, module: Ce
     entries = make_entries(module.task, arrays, cfg.key, given.provenance(checkpoint), str(source))
     with atomic_write(output, scratch=folder) as part:
         write_result(part, source, given.cells, entries)
+        note_result(folder, part, plain(cfg))
     shutil.rmtree(folder)
     log.info("Wrote obsm[%r] (%d cells x %d) to %s", cfg.key, *arrays["embedding"].shape, output)
+
+
+def _parts_folder(output: Path) -> Path:
+    return output.parent / f".{output.name}.parts"
 
 
 def _depends_on(cfg: DictConfig, source: Path, checkpoint: Checkpoint) -> dict[str, Any]:

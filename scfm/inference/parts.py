@@ -16,6 +16,7 @@ from scfm.batch import Batch
 from scfm.io import atomic_write, write_text
 
 log = logging.getLogger(__name__)
+_RESULT = "result.json"
 
 
 class PartWriter(BasePredictionWriter):
@@ -88,6 +89,30 @@ def claim_parts(folder: Path, about: Mapping[str, Any], *, first: bool, seconds:
         else:
             time.sleep(0.2)
     log.info("%d part(s) of an earlier run are in %s.", len(parts_of(folder)), folder)
+
+
+def note_result(folder: Path, result: Path, about: Mapping[str, Any]) -> None:
+    """Remember the finished file, before it gets its name: a run may be stopped between that and its end.
+
+    Args:
+        folder: of the parts.
+        result: the finished file.
+        about: plain values of the command that made it.
+    """
+    write_text(folder / _RESULT, json.dumps({"file": _identity(result), "about": about}))
+
+
+def is_result(folder: Path, output: Path, about: Mapping[str, Any]) -> bool:
+    """Whether the output is the file that an earlier run of the same command finished before it was stopped."""
+    note = folder / _RESULT
+    if not (note.is_file() and output.is_file()):
+        return False
+    return bool(note.read_text() == json.dumps({"file": _identity(output), "about": about}))
+
+
+def _identity(path: Path) -> list[int]:
+    stat = path.stat()
+    return [stat.st_ino, stat.st_size, stat.st_mtime_ns]
 
 
 def parts_of(folder: Path) -> dict[int, Path]:

@@ -1,6 +1,5 @@
 """scfm-embed: every cell, in the input's order, beside all that was in the file."""
 
-import os
 import resource
 import signal
 
@@ -239,15 +238,31 @@ def test_an_output_that_cannot_grow_is_a_sentence_and_not_the_end_of_the_process
     cells = ad.read_h5ad(made / "cells.h5ad")
     cells.write_h5ad(tmp_path / "in.h5ad") if kind == "h5ad" else cells.write_loom(tmp_path / "in.loom")
     limit = (tmp_path / f"in.{kind}").stat().st_size + 4096
-    child = os.fork()
-    if child == 0:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        try:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(OSError, match="no space is left"):
             embed(made, "pre", tmp_path / f"in.{kind}", tmp_path / "out.h5ad")
-        except OSError as error:
-            os._exit(75 if "no space is left" in str(error) else 1)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 75
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
     assert not (tmp_path / "out.h5ad").exists()
     assert len(embed(made, "pre", tmp_path / f"in.{kind}", tmp_path / "out.h5ad").obsm["X_scfm"]) == 160
+
+
+def test_a_stop_between_the_result_and_the_end_is_no_refusal(made, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("scfm.commands.embed.shutil", None)  # no attribute rmtree: the parts stay
+    with pytest.raises(AttributeError):
+        embed(made, "pre", made / "cells.h5ad", tmp_path / "out.h5ad")
+    monkeypatch.undo()
+    caplog.set_level("INFO")
+    before = (tmp_path / "out.h5ad").read_bytes()
+    with pytest.raises(FileExistsError, match="exists"):
+        embed(made, "pre", made / "cells.h5ad", tmp_path / "out.h5ad", "key=X_other")
+    embed(made, "pre", made / "cells.h5ad", tmp_path / "out.h5ad")
+    assert "was finished by the run that was stopped" in caplog.text
+    assert (tmp_path / "out.h5ad").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out.h5ad"]
+    with pytest.raises(FileExistsError, match="exists; choose another output"):
+        embed(made, "pre", made / "cells.h5ad", tmp_path / "out.h5ad")
