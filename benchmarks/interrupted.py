@@ -264,13 +264,14 @@ def stop_once(kind: Kind, alone: Undisturbed, folder: Path, number: int, draw: r
         got = command.end()
         printed += got.text
         tried += not ended and got.status != 0
+        done = got.status == 0 or _is_there(got)
+        if done:
+            break
         if (fault := _fault_of_stop(got, number)) is not None:
             return Count(tried, lost=tried, notes=(f"{kind.name}: {fault}",))
-        if got.status == 0:
-            break
-    for line in kind.lines[target + (got.status == 0) :]:
+    for line in kind.lines[target + done :]:
         ended_run = Command(folder, line).end()
-        if ended_run.status != 0:
+        if ended_run.status != 0 and not _is_there(ended_run):
             last = ended_run.text.strip()[-400:]
             refused = ended_run.is_sentence
             return Count(tried, refused=tried * refused, lost=tried * (not refused), notes=(f"{kind.name}: {last}",))
@@ -278,6 +279,11 @@ def stop_once(kind: Kind, alone: Undisturbed, folder: Path, number: int, draw: r
     if difference:
         return Count(tried, lost=tried, notes=(f"{kind.name} after {signal.Signals(number).name}: {difference}",))
     return Count(tried, survived=tried)
+
+
+def _is_there(ended: Ended) -> bool:
+    """Whether a command refuses because its output is there: the stop came after all was done, and it is compared."""
+    return ended.is_sentence and "exists; choose another output" in ended.text
 
 
 def _fault_of_stop(ended: Ended, number: int) -> str | None:
