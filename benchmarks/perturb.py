@@ -101,18 +101,24 @@ def main() -> None:
     rankings = [Ranking(genes, np.arange(len(genes), 0, -1.0), V1_LENGTH) for genes in lists]
     wanted = [set(genes[ranks].tolist()) for genes, ranks in zip(lists, chosen, strict=False)]
     frame = SimpleNamespace(obs=pd.DataFrame(index=range(len(lists))), rows=np.arange(len(lists)))
-    began, ours = time.process_time(), []
-    for cell, ranks in enumerate(chosen):
-        sets = tuple((int(gene),) for gene in lists[cell][ranks])
-        design = Design(frame, state, ("start", "goal"), state * 0, (), np.array([cell]), sets,
-                        np.zeros(len(sets), bool), np.zeros(V1_TOKENS, int))  # fmt: skip
-        states = make_states(design, embeddings, center=False, permutations=0, seed=0)
-        rows = Runner(design, rankings, Change("delete", refill=False), reader, states).run(
-            np.array([cell]), lambda n: None
-        )
-        assert len(rows["set"]) == len(wanted[cell])
-        ours.append(rows["shifts"][:, 1])
-    own_seconds = time.process_time() - began
+
+    def run(own: Reader) -> tuple[float, list[np.ndarray]]:
+        """CPU seconds and shifts of all deletions."""
+        began, ours = time.process_time(), []
+        for cell, ranks in enumerate(chosen):
+            sets = tuple((int(gene),) for gene in lists[cell][ranks])
+            design = Design(frame, state, ("start", "goal"), state * 0, (), np.array([cell]), sets,
+                            np.zeros(len(sets), bool), np.zeros(V1_TOKENS, int))  # fmt: skip
+            states = make_states(design, embeddings, center=False, permutations=0, seed=0)
+            rows = Runner(design, rankings, Change("delete", refill=False), own, states).run(
+                np.array([cell]), lambda n: None
+            )
+            assert len(rows["set"]) == len(wanted[cell])
+            ours.append(rows["shifts"][:, 1])
+        return time.process_time() - began, ours
+
+    own_seconds, ours = run(reader)
+    half_seconds, half = run(Reader(backbone, vocab, ([], []), args.tokens, "cpu", bf16=True))
 
     model, goal = plain_model(backbone), torch.from_numpy(embeddings[-2:].mean(axis=0)).float()
     began, theirs = time.process_time(), []
@@ -122,8 +128,11 @@ def main() -> None:
 
     difference = max(float(np.abs(a - b).max()) for a, b in zip(ours, theirs, strict=True))
     print(f"scfm       {work / own_seconds:8.2f} genes x cells / CPU s  ({own_seconds:.1f} s)")
+    print(f"scfm bf16  {work / half_seconds:8.2f} genes x cells / CPU s  ({half_seconds:.1f} s)")
     print(f"published  {work / published_seconds:8.2f} genes x cells / CPU s  ({published_seconds:.1f} s)")
     print(f"ratio      {published_seconds / own_seconds:8.2f}; largest difference of shifts {difference:.1e}")
+    difference = max(float(np.abs(a - b).max()) for a, b in zip(half, theirs, strict=True))
+    print(f"ratio bf16 {published_seconds / half_seconds:8.2f}; largest difference of shifts {difference:.1e}")
 
 
 if __name__ == "__main__":

@@ -72,6 +72,13 @@ def test_packed_is_one_by_one_and_shared_originals_change_nothing(made):
         np.testing.assert_allclose(packed[name], single[name], atol=1e-5)
 
 
+def test_bfloat16_is_near_float32(made):
+    model, options = model_of(made), {**FEW, **QUICK, "max_cells": 6, "min_cells": 2}
+    one, two = (model.analyse("perturb", made / "cells.h5ad", **options, bf16=b).tables["cells"] for b in (False, True))
+    assert np.abs(one["shift"] - two["shift"]).max() > 0
+    np.testing.assert_allclose(one["cosine"], two["cosine"], atol=1e-2)
+
+
 def test_the_order_of_cells_does_not_matter(made):
     model, cells = model_of(made), anndata.read_h5ad(made / "cells.h5ad")
     other = cells[np.random.default_rng(0).permutation(len(cells))].copy()

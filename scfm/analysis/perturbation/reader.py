@@ -27,12 +27,15 @@ class Reader:
         frame: ids of the special tokens before and after the genes of a cell.
         tokens: of a batch, at most (the longest list fits in any case).
         device: where the backbone computes.
+        bf16: matrix products in bfloat16, of all lists alike.
     """
 
     def __init__(
-        self, backbone: Backbone, vocab: Vocab, frame: tuple[Sequence[int], Sequence[int]], tokens: int, device: str
-    ) -> None:
+        self, backbone: Backbone, vocab: Vocab, frame: tuple[Sequence[int], Sequence[int]], tokens: int, device: str,
+        *, bf16: bool = False,
+    ) -> None:  # fmt: skip
         self.backbone, self.vocab, self.tokens, self.device = backbone, vocab, tokens, device
+        self.bf16 = bf16
         self.before, self.after = (np.array(ids, dtype=np.int64) for ids in frame)
 
     def embed(self, lists: Sequence[np.ndarray]) -> np.ndarray:
@@ -79,7 +82,8 @@ class Reader:
 
     @torch.inference_mode()
     def _hidden(self, batch: Batch) -> torch.Tensor:
-        return hidden_until(self.backbone, batch.to(self.device), self.backbone.embedding_layer)
+        with torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16, enabled=self.bf16):
+            return hidden_until(self.backbone, batch.to(self.device), self.backbone.embedding_layer)
 
     @torch.inference_mode()
     def _pooled(self, batch: Batch) -> np.ndarray:
@@ -88,7 +92,9 @@ class Reader:
         return pooled.double().cpu().numpy()
 
 
-def make_reader(model: Model, tokenizer: Tokenizer, tokens: int, backbone: Backbone | None = None) -> Reader:
+def make_reader(
+    model: Model, tokenizer: Tokenizer, tokens: int, backbone: Backbone | None = None, *, bf16: bool = False
+) -> Reader:
     """A reader of a model's backbone, or of another one of the same vocabulary.
 
     Args:
@@ -96,7 +102,8 @@ def make_reader(model: Model, tokenizer: Tokenizer, tokens: int, backbone: Backb
         tokenizer: says which special tokens frame a cell.
         tokens: of a batch, at most.
         backbone: None for the model's own.
+        bf16: see :class:`Reader`.
     """
     vocab = tokenizer.require_vocab()
     before, after = ([vocab.special(role) for role in roles] for roles in tokenizer.roles)
-    return Reader(backbone or model.backbone, vocab, (before, after), tokens, str(model.module.device))
+    return Reader(backbone or model.backbone, vocab, (before, after), tokens, str(model.module.device), bf16=bf16)
