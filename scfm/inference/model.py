@@ -12,11 +12,11 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from scfm.batch import Batch
 from scfm.checkpoint import Checkpoint, describe, read_state
 from scfm.config import build, compose_part, import_extensions
 from scfm.head.base import Head, Written
 from scfm.inference.cell_input import CellInput, open_input
+from scfm.inference.gene_table import GeneStates, Moments, gene_components, make_gene_table, read_gene_states
 from scfm.inference.load import checkpoint_vocab, restore_predictor
 from scfm.inference.options import EmbedOptions, Settings, embed_options
 from scfm.inference.predict import predict, predict_step
@@ -161,11 +161,43 @@ class Model:
         """
         ids = self.vocab.gene_ids
         if contextual is None:
-            weight = self.module.backbone.model.get_input_embeddings().weight.detach().float().cpu().numpy()
-            table = weight[ids]
+            table = self._static()[ids]
         else:
-            table = self._mean_states(contextual, progress, options)[ids]
+            states, _ = self._gene_states(contextual, None, progress, options, components=False)
+            moments = states.moments.get(0) or Moments.zeros(len(self.vocab), self.backbone.width)
+            table = moments.mean()[ids].astype(np.float32)
         return pd.DataFrame(table, index=pd.Index([self.vocab.tokens[i] for i in ids], name="gene"))
+
+    def gene_table(
+        self,
+        cells: AnnData | str | Path,
+        *,
+        by: str | None = None,
+        min_cells: int = 10,
+        progress: bool = False,
+        **options: Unpack[EmbedOptions],
+    ) -> AnnData:
+        """Contextual vectors of genes with their spread, by group where wanted, beside simple gene vectors.
+
+        Args:
+            cells: an AnnData in memory, or a file.
+            by: obs column, such as the cell type: a vector for each gene and group.
+            min_cells: cells of a group that a gene must be in.
+            progress: show a progress bar.
+            **options: see :class:`~scfm.inference.options.EmbedOptions`.
+
+        Returns:
+            See :func:`scfm.inference.gene_table.make_gene_table`.
+
+        Raises:
+            ValueError: no such column, or no gene in so many cells.
+        """
+        states, components = self._gene_states(cells, by, progress, options, components=True)
+        return make_gene_table(states, self.vocab, self._static(), components, by=by, min_cells=min_cells)
+
+    def _static(self) -> np.ndarray:
+        """(V, D) float32, the table of input embeddings."""
+        return self.module.backbone.model.get_input_embeddings().weight.detach().float().cpu().numpy()
 
     def analyse(
         self,
@@ -284,27 +316,20 @@ class Model:
                 write_result(part, source, given.cells, entries)
         return target
 
-    @torch.inference_mode()
-    def _mean_states(self, cells: AnnData | str | Path, progress: bool, options: EmbedOptions) -> np.ndarray:
-        """(V, D) float32: the mean hidden state of each token over cells, NaN where there is none."""
+    def _gene_states(
+        self, cells: AnnData | str | Path, by: str | None, progress: bool, options: EmbedOptions, *, components: bool
+    ) -> tuple[GeneStates, np.ndarray]:
+        """Sums of hidden states by gene and group, and where asked for the baseline vectors."""
         settings = embed_options(KEY, options)
-        total = torch.zeros(len(self.vocab), self.backbone.width, dtype=torch.float64)
-        count = torch.zeros(len(self.vocab), dtype=torch.float64)
-
-        def add(batch: Batch) -> dict[str, np.ndarray]:
-            hidden = self.backbone.hidden(batch, self.backbone.embedding_layer).double().cpu()
-            ids = batch.ids.cpu()
-            total.index_add_(0, ids, hidden)
-            count.index_add_(0, ids, torch.ones(len(ids), dtype=torch.float64))
-            return {}
-
         with open_input(cells, self.checkpoint, settings.reading, keep_counts=False) as given:
             n = given.cells.n_cells
-            tokens, block_size = settings.tokens_per_batch, settings.block_size
-            batches = given.batches(tokens=tokens, block_size=block_size, part_size=max(n, 1))
             with tqdm(total=n, unit="cell", desc="Reading genes") if progress else nullcontext() as bar:
-                predict(add, batches, np.arange(n), self.module.device, None if bar is None else bar.update)
-        return (total / count[:, None]).float().numpy()
+                states = read_gene_states(
+                    self.backbone, self.vocab, given, by=by, tokens=settings.tokens_per_batch,
+                    block_size=settings.block_size, device=self.module.device,
+                    advance=None if bar is None else bar.update,
+                )  # fmt: skip
+            return states, gene_components(given, len(self.vocab)) if components else np.zeros((0, 0))
 
 
 def load(
