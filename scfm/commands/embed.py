@@ -15,6 +15,7 @@ from scfm.checkpoint import Checkpoint
 from scfm.config import build, plain
 from scfm.inference.cell_input import CellInput, Reading, open_input
 from scfm.inference.load import restore_predictor
+from scfm.inference.model import Model
 from scfm.inference.options import require_key
 from scfm.inference.parts import PartWriter, claim_parts, is_result, join_parts, note_result, parts_of
 from scfm.inference.write import make_entries, require_output, require_room, write_result
@@ -39,6 +40,8 @@ def run(cfg: DictConfig) -> None:
     source, output = Path(cfg.input), Path(cfg.output)
     with hold(output.parent / f".{output.name}.lock", output) if is_first_process() else nullcontext():
         require_key(cfg.key)
+        if cfg.what not in ("cell", "gene"):
+            raise ValueError(f"what={cfg.what}; expected cell or gene")
         if not cfg.overwrite and is_result(_parts_folder(output), output, plain(cfg)):
             shutil.rmtree(_parts_folder(output))
             log.info("%s was finished by the run that was stopped; nothing is left to do", output)
@@ -51,8 +54,20 @@ def run(cfg: DictConfig) -> None:
         names = ("layer", "gene_column", "counts", "mod", "species", "alias", "max_dropped")
         reading = Reading(**{name: cfg[name] for name in names})
         output.parent.mkdir(parents=True, exist_ok=True)
+        if cfg.what == "gene":
+            _embed_genes(cfg, Model(checkpoint, module), names)
+            return
         with open_input(source, checkpoint, reading, keep_counts=module.task.requirements().counts) as cells:
             _embed(cfg, cells, checkpoint, module)
+
+
+def _embed_genes(cfg: DictConfig, model: Model, names: tuple[str, ...]) -> None:
+    """The table of gene vectors as an .h5ad of its own."""
+    options: Any = {name: cfg[name] for name in (*names, "tokens_per_batch", "block_size")}
+    table = model.gene_table(cfg.input, by=cfg.by, min_cells=cfg.min_cells, progress=True, **options)
+    with atomic_write(Path(cfg.output)) as part:
+        table.write_h5ad(part)
+    log.info("Wrote %d gene vectors of width %d to %s", *table.shape, cfg.output)
 
 
 def _embed(cfg: DictConfig, given: CellInput, checkpoint: Checkpoint, module: CellModule) -> None:

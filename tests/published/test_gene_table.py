@@ -1,5 +1,6 @@
 """The table of contextual gene vectors: equal to means and deviations over transformers' own hidden states."""
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,9 +11,10 @@ from scipy.sparse import csr_matrix
 import scfm
 from published_folders import SYMBOLS
 from scfm.tokenizer import from_dict
+from support import command
 
 
-def test_means_and_deviations_by_group_are_those_of_transformers(geneformer):
+def test_means_and_deviations_by_group_are_those_of_transformers(geneformer, tmp_path):
     folder, model = geneformer
     loaded = scfm.load(folder)
     rng = np.random.default_rng(0)
@@ -40,6 +42,12 @@ def test_means_and_deviations_by_group_are_those_of_transformers(geneformer):
     static = model.bert.embeddings.word_embeddings.weight.detach().numpy()
     np.testing.assert_array_equal(table.obsm["X_static"][0], static[loaded.vocab.ids[table.obs["gene"].iloc[0]]])
     assert table.obsm["X_pca"].shape == (len(table), 17) and np.isfinite(table.obsm["X_pca"]).all()
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    paths = (f"input={tmp_path / 'cells.h5ad'}", f"output={tmp_path / 'genes.h5ad'}", f"init_from={folder}")
+    command("embed", *paths, "what=gene", "by=cell_type", "min_cells=3")
+    np.testing.assert_array_equal(anndata.read_h5ad(tmp_path / "genes.h5ad").X, table.X)
+    with pytest.raises(ValueError, match="expected cell or gene"):
+        command("embed", *paths, "what=state", "overwrite=true")
     with pytest.raises(ValueError, match="no obs column"):
         loaded.gene_table(adata, by="nothing")
     with pytest.raises(ValueError, match="lower min_cells"):
