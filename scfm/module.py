@@ -18,6 +18,7 @@ from scfm.migrate import migrate_weights
 from scfm.model.cached import CachedBackbone
 from scfm.model.flops import Work, peak_of
 from scfm.model.pooling import embed
+from scfm.model.readout import reads_counts
 from scfm.objective.base import Objective
 from scfm.optim.groups import parameter_groups
 from scfm.task import Task
@@ -68,6 +69,11 @@ class CellModule(pl.LightningModule):
         self._seen: list[dict[str, np.ndarray]] = []
         #: Whether a logger wants predictions to show, and those of the last validation (by the task's ``sample``).
         self.show_samples, self.samples = False, dict[str, np.ndarray]()
+
+    @property
+    def reads_counts(self) -> bool:
+        """Whether batches for :meth:`predict_step` must carry counts: the embedding or the head reads them."""
+        return reads_counts(self.backbone) or (isinstance(self.task, Head) and self.task.requirements().counts)
 
     def configure_model(self) -> None:
         """Let a sharding strategy divide the model over the devices."""

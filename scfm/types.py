@@ -61,6 +61,7 @@ class Spec:
             pretrained model must beat. None where no one counted.
         class_counts: (C,) int64 by obs column: labeled training cells of each class.
         scale: (V,) float64, what the tokenizer divides the counts of a token by before it ranks. None where unknown.
+        file_cells: (F,) int64, training cells of each file that the store was made from. None where unknown.
     """
 
     vocab: Vocab
@@ -71,6 +72,7 @@ class Spec:
     token_counts: np.ndarray | None = None
     class_counts: Mapping[str, np.ndarray] = field(default_factory=dict)
     scale: np.ndarray | None = None
+    file_cells: np.ndarray | None = None
 
     def categories(self, key: str, column: str) -> tuple[str, ...]:
         """Names of the classes of an obs column.

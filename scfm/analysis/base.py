@@ -142,7 +142,7 @@ class Analysis(ABC):
         return result
 
     def _compute(self, model: Model, cells: AnnData | str | Path, work: Work) -> Result:
-        keep_counts = self.needs_counts or model.head.requirements().counts
+        keep_counts = self.needs_counts or model.module.reads_counts
         with open_input(cells, model.checkpoint, work.settings.reading, keep_counts=keep_counts) as given:
             result = self.compute(model, given, work)
             manifest = {

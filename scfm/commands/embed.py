@@ -57,7 +57,7 @@ def run(cfg: DictConfig) -> None:
         if cfg.what == "gene":
             _embed_genes(cfg, Model(checkpoint, module), names)
             return
-        with open_input(source, checkpoint, reading, keep_counts=module.task.requirements().counts) as cells:
+        with open_input(source, checkpoint, reading, keep_counts=module.reads_counts) as cells:
             _embed(cfg, cells, checkpoint, module)
 
 

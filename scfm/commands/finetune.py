@@ -2,11 +2,9 @@
 
 import json
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
@@ -20,6 +18,7 @@ from scfm.inference.load import checkpoint_vocab, restore_backbone
 from scfm.io import write_text
 from scfm.metrics.direction import falls
 from scfm.model.adapt import anew
+from scfm.model.readout import reads_counts
 from scfm.published.dictionaries import Dictionaries
 from scfm.published.folder import read_checkpoint
 from scfm.report.finetune import report
@@ -66,9 +65,9 @@ def _finetune(cfg: DictConfig, output: Path) -> float | None:
         data = data.calibrated(cfg.calibration)
     backbone = restore_backbone(checkpoint)
     require_positions(data, backbone)
-    spec = replace(make_spec(data, backbone.width), scale=gene_scale(store))
+    spec = make_spec(data, backbone.width)
     head = build(cfg.head, spec)
-    data = data.planned(head.requirements())
+    data = (data.with_counts() if reads_counts(backbone) else data).planned(head.requirements())
     backbone = build(cfg.adapt, anew(backbone))
     _say_what_trains(backbone, head)
     data = prepare_head(head, backbone, data)
@@ -110,12 +109,6 @@ def _say_what_trains(backbone: nn.Module, head: nn.Module) -> None:
         sizes = [(parameter.numel(), parameter.requires_grad) for parameter in part.parameters()]
         trained = sum(size for size, learns in sizes if learns)
         log.info("Trains %s of %s parameters of the %s.", f"{trained:,}", f"{sum(s for s, _ in sizes):,}", name)
-
-
-def gene_scale(store: TokenStore) -> np.ndarray:
-    """(V,) what the tokenizer divides a gene's counts by before it ranks them: its median, or 1."""
-    medians = store.tokenizer.get("medians")
-    return np.ones(len(store.vocab)) if medians is None else np.asarray(medians, dtype=np.float64)
 
 
 def write_metrics(path: Path, found: dict[str, float], done: Finished) -> None:

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from scfm.checkpoint import describe
 from scfm.config import build, plain, target
 from scfm.io import write_text
+from scfm.model.readout import reads_counts
 from scfm.model.start.random import Random
 from scfm.training.fit import (
     building,
@@ -51,6 +52,7 @@ def run(cfg: DictConfig) -> float | None:
             require_positions(data, backbone)
             spec = make_spec(data, backbone.width)
             objective = build(cfg.objective, spec)
+        data = (data.with_counts() if reads_counts(backbone) else data).planned(objective.requirements())
         about = describe("train", plain(cfg), store.tokenizer, spec, causal=causal)
         start = build(cfg.start) if origin is None else Random()  # the weights that are there stay
         begin = partial(start.initialize, backbone, data, spec)

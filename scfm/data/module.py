@@ -102,9 +102,17 @@ class CellData(pl.LightningDataModule):
                 )
             if needs.learned is None or label in needs.learned:
                 self._check_unseen(label)
-        if needs.counts:
-            self.store.counts(self.split.train[:1])  # refuses where there are none
-        return self._with_plan(labels=needs.labels, counts=needs.counts, sampling=needs.sampling)
+        data = self.with_counts() if needs.counts else self
+        return data._with_plan(labels=needs.labels, sampling=needs.sampling)
+
+    def with_counts(self) -> "CellData":
+        """The same, in batches that carry the counts behind their tokens.
+
+        Raises:
+            ValueError: the store keeps none.
+        """
+        self.store.counts(self.split.train[:1])
+        return self._with_plan(counts=True)
 
     def calibrated(self, share: float) -> "CellData":
         """The same with a share of the cells kept for calibration, out of training and validation."""
@@ -233,6 +241,10 @@ class CellData(pl.LightningDataModule):
     def class_counts(self) -> dict[str, np.ndarray]:
         """Labeled training cells of each class, by categorical obs column."""
         return {column: self._count(column, self.split.train) for column in self.classes()}
+
+    def file_cells(self) -> np.ndarray | None:
+        """(F,) int64: training cells of each file of the store; None where it does not tell."""
+        return self._count("file", self.split.train) if self.store.files else None
 
     def _count(self, column: str, rows: np.ndarray) -> np.ndarray:
         codes = self.store.obs(column)[rows]

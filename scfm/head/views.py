@@ -14,10 +14,8 @@ import torch
 from torch import Tensor
 
 from scfm.batch import Batch
+from scfm.model.ranking import count_tokens, nth_gene, places, rank_again
 from scfm.vocab import Vocab
-
-#: Roles of special tokens that stand before and after a cell's genes.
-BEFORE, AFTER = ("cls", "bos"), ("eos",)
 
 
 @dataclass(frozen=True)
@@ -82,8 +80,8 @@ class Views:
         drawn = torch.rand(batch.n_cells, generator=generator, device=device)
         share = options.min_share + (1 - options.min_share) * drawn
         order = _sort_tokens(cell, place, rank)
-        nth = _nth_gene(cell, gene[order], batch.n_cells)
-        n_genes = _count(cell, gene, batch.n_cells)
+        nth = nth_gene(cell, gene[order], batch.n_cells)
+        n_genes = count_tokens(cell, gene, batch.n_cells)
         within = nth < torch.ceil(share * n_genes)[cell]
         keep = ~gene[order] | (within & ((ticket >= options.drop) | (nth == 0)))
         return batch.select_tokens(order[keep])
@@ -102,20 +100,10 @@ class Views:
                 f"head.view.min_depth={minimum} thins counts, but the store keeps ranks only: prepare it again with "
                 "keep_counts=true, or set head.view.min_depth=1"
             )
-        place, cell, device = places(batch, self.vocab), batch.token_cell, batch.ids.device
-        share = minimum + (1 - minimum) * torch.rand(batch.n_cells, generator=generator, device=device)
-        counts = torch.binomial(batch.counts, share[cell], generator=generator)
-        gene = place == 0
-        bare = torch.zeros(batch.n_cells, device=device).index_add(0, cell, counts * gene) == 0
-        first = gene & (_nth_gene(cell, gene, batch.n_cells) == 0)
-        counts = torch.where(first & bare[cell], batch.counts.clamp(min=1), counts)
+        share = minimum + (1 - minimum) * torch.rand(batch.n_cells, generator=generator, device=batch.ids.device)
+        counts = torch.binomial(batch.counts, share[batch.token_cell], generator=generator)
         scale = torch.ones(len(self.vocab)) if self.scale is None else torch.from_numpy(self.scale)
-        value = counts.double() / scale.double().to(device)[batch.ids]
-        order = batch.ids.argsort(stable=True)  # the tokenizers give ties to the smaller id
-        order = order[(-value)[order].argsort(stable=True)]
-        order = order[(cell * 3 + place + 1)[order].argsort(stable=True)]
-        kept = (~gene | (counts > 0))[order]
-        return batch.with_token_field("counts", counts).select_tokens(order[kept])
+        return rank_again(batch, counts, self.vocab, scale.double())
 
 
 def batch_generator(batch: Batch) -> torch.Generator:
@@ -123,29 +111,7 @@ def batch_generator(batch: Batch) -> torch.Generator:
     return torch.Generator(batch.ids.device).manual_seed(batch.seed)
 
 
-def places(batch: Batch, vocab: Vocab) -> Tensor:
-    """-1 for specials that stand before a cell's genes, 1 for those after, 0 for all other tokens; (T,) int64."""
-    table = torch.zeros(len(vocab), dtype=torch.int64)
-    for roles, place in ((BEFORE, -1), (AFTER, 1)):
-        for role in roles:
-            if role in vocab.specials:
-                table[vocab.specials[role]] = place
-    return table.to(batch.ids.device)[batch.ids]
-
-
 def _sort_tokens(cell: Tensor, place: Tensor, rank: Tensor) -> Tensor:
     """The tokens sorted by cell, then place, then rank, (T,); stable."""
     order = rank.argsort(stable=True)
     return order[(cell * 3 + place + 1)[order].argsort(stable=True)]
-
-
-def _count(cell: Tensor, chosen: Tensor, n_cells: int) -> Tensor:
-    """How many of the chosen tokens each cell has, (B,)."""
-    return torch.zeros(n_cells, dtype=torch.int64, device=cell.device).index_add(0, cell, chosen.long())
-
-
-def _nth_gene(cell: Tensor, gene: Tensor, n_cells: int) -> Tensor:
-    """How many genes of the same cell stand before each token, (T,)."""
-    before = gene.long().cumsum(0) - gene.long()
-    count = _count(cell, gene, n_cells)
-    return before - (count.cumsum(0) - count)[cell]

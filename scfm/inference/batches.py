@@ -95,9 +95,13 @@ def packed(tokens: Ragged, index: np.ndarray, *, budget: int, counts: Ragged | N
 
 
 def trained_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
-    """The tokenizer of a checkpoint, cutting cells where its training did (``data.max_length``)."""
+    """The tokenizer of a checkpoint, cutting cells as its embedding wants them.
+
+    That is ``model.embedding_length`` of a pretrained model; else, and for a head, where the training cut them.
+    """
     tokenizer = from_dict(checkpoint.tokenizer)
-    cut = checkpoint.config["data"]["max_length"]
+    own = checkpoint.config["model"].get("embedding_length") if checkpoint.command == "train" else None
+    cut = own or checkpoint.config["data"]["max_length"]
     return tokenizer if cut is None else replace(tokenizer, max_length=min(cut, tokenizer.max_length))
 
 

@@ -284,7 +284,7 @@ class Model:
     def _open(self, cells: AnnData | Path, key: str, options: EmbedOptions) -> Iterator[tuple[CellInput, Settings]]:
         settings = embed_options(key, options)
         require_room(cells, key)
-        keep_counts = self.head.requirements().counts
+        keep_counts = self.module.reads_counts
         with open_input(cells, self.checkpoint, settings.reading, keep_counts=keep_counts) as given:
             yield given, settings
 

@@ -13,6 +13,7 @@ from scfm.batch import Batch
 from scfm.data.module import CellData
 from scfm.model.backbone import Backbone
 from scfm.model.pooling import embed
+from scfm.model.readout import reads_counts
 from scfm.module import CellModule
 from scfm.vocab import Vocab
 
@@ -93,6 +94,7 @@ def embeddings(backbone: Any, data: CellData, rows: np.ndarray, device: torch.de
     step = embed_step(backbone.to(device), data.store.vocab)
     if not len(rows):
         return np.zeros((0, backbone.width), dtype=np.float32)
+    data = data.with_counts() if reads_counts(backbone) else data
     return predict(step, data.loader(rows, alone=True), rows, device)["embedding"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -14,6 +14,7 @@ from scfm.batch import INPUT_VECTORS, Batch
 from scfm.model import attention
 from scfm.model.architecture import build_config, find_class
 from scfm.model.flops import Work
+from scfm.model.readout import Readout
 from scfm.vocab import Vocab
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ class Backbone(nn.Module):
         config: its configuration.
         row: see below.
         width, causal, n_positions, n_layers, embedding_layer, embedding_pool: see :class:`scfm.types.Backbone`.
+        readout: the weights of ``embedding_pool=weighted``, else None.
         feedforward: width of the feed-forward layers.
         transform: what the model does to hidden states before it scores the vocabulary, (N, D) -> (N, D).
         decoder: the last linear layer, (N, D) -> (N, V), tied to the token embeddings.
@@ -51,7 +53,11 @@ class Backbone(nn.Module):
         dropout: of embeddings and layers' outputs.
         attention_dropout: of the attention weights. It slows the CPU path and the CUDA path has none.
         embedding_layer: layer whose states make cell embeddings (index into input embeddings, layer 1, ..., layer n).
-        embedding_pool: how they are pooled: ``mean``, ``all``, ``cls`` or ``first`` (see :mod:`~scfm.model.pooling`).
+        embedding_pool: how they are pooled: ``mean``, ``all``, ``cls`` or ``first`` (see :mod:`~scfm.model.pooling`),
+            or ``weighted`` (see :class:`~scfm.model.readout.Readout`).
+        embedding_value: what ``weighted`` weighs a token of a cell by, ``counts`` or ``rank``.
+        embedding_input: weight of the input embeddings beside the states in ``weighted``.
+        embedding_length: tokens of a cell that are read to embed it from a file, at most; None: as many as in training.
         compile: compile the layers with ``torch.compile``; names in the state dict do not change.
         compile_mode: mode of ``torch.compile``; ``reduce-overhead`` captures CUDA graphs and wants a constant ``row``.
         row: top every row up to this many tokens with dummy cells, so that compiled layers see one shape; at least
@@ -81,6 +87,9 @@ class Backbone(nn.Module):
         attention_dropout: float = 0.0,
         embedding_layer: int = -1,
         embedding_pool: str = "mean",
+        embedding_value: Literal["counts", "rank"] = "counts",
+        embedding_input: float = 1.0,
+        embedding_length: int | None = None,
         compile: bool = False,
         compile_mode: str = "default",
         row: int | None = None,
@@ -105,7 +114,14 @@ class Backbone(nn.Module):
         self.width, self.n_layers, self.feedforward = width, layers, feedforward
         self.n_positions = positions if max_length is None else max_length
         self.embedding_layer, self.embedding_pool = embedding_layer, embedding_pool
+        self.readout = (
+            Readout(self.config.vocab_size, embedding_value, embedding_input) if embedding_pool == "weighted" else None
+        )
         self._check(positions)
+        if embedding_length is not None and not 1 <= embedding_length <= self.n_positions:
+            raise ValueError(
+                f"model.embedding_length={embedding_length}; expected 1 to {self.n_positions} tokens, or null"
+            )
         if embedding_pool == "cls":
             vocab.special("cls")
         self.row = row
@@ -126,8 +142,8 @@ class Backbone(nn.Module):
                 f"embedding_layer={self.embedding_layer} of a model with {self.n_layers} layers; expected "
                 f"{-self.n_layers - 1} to {self.n_layers} (0 = input embeddings, -1 = last layer)"
             )
-        if self.embedding_pool not in ("mean", "all", "cls", "first"):
-            raise ValueError(f"embedding_pool={self.embedding_pool!r}; expected mean, all, cls or first")
+        if self.embedding_pool not in ("mean", "all", "cls", "first", "weighted"):
+            raise ValueError(f"embedding_pool={self.embedding_pool!r}; expected mean, all, cls, first or weighted")
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Last hidden states.
@@ -183,6 +199,11 @@ class Backbone(nn.Module):
     def input_vectors(self, ids: torch.Tensor) -> torch.Tensor:
         """Input embeddings of tokens, (N,) -> (N, D), before positions are added."""
         return self.model.get_input_embeddings()(ids)
+
+    def inputs(self, batch: Batch) -> torch.Tensor:
+        """Input embeddings of the tokens alone, without positions, (T, D)."""
+        vectors: torch.Tensor = self.model.get_input_embeddings()(batch.ids)
+        return vectors
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Scores over the vocabulary, (N, D) -> (N, V). Call it on the predicted positions alone."""

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from scfm.batch import Batch
+from scfm.model.readout import Readout
 from scfm.types import Backbone
 from scfm.vocab import Vocab
 
@@ -53,7 +54,15 @@ def embed(backbone: Backbone, batch: Batch, vocab: Vocab) -> torch.Tensor:
     Returns:
         (B, D).
     """
-    hidden = backbone.hidden(batch, backbone.embedding_layer)
+    return read_cells(backbone, backbone.hidden(batch, backbone.embedding_layer), batch, vocab)
+
+
+def read_cells(backbone: Backbone, hidden: torch.Tensor, batch: Batch, vocab: Vocab) -> torch.Tensor:
+    """The same from hidden states (T, D) of the right layer that are already computed."""
+    readout: Readout | None = getattr(backbone, "readout", None)
+    if readout is not None:
+        vectors: torch.Tensor = readout(backbone.inputs(batch), hidden, batch, vocab)  # type: ignore[attr-defined]
+        return vectors
     return pool(hidden, batch, backbone.embedding_pool, vocab)  # type: ignore[arg-type]
 
 

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from scfm.batch import Batch
 from scfm.task import Task
-from scfm.types import Backbone
+from scfm.types import Backbone, Needs
 
 
-class Objective(Task, hooks=("sample", "predicted_share")):
+class Objective(Task, hooks=("requirements", "sample", "predicted_share")):
     """A pretraining objective. A subclass implements ``forward`` and the hooks that it needs.
 
     Example:
@@ -24,6 +24,10 @@ class Objective(Task, hooks=("sample", "predicted_share")):
         >>> sorted(Constant.hooks)
         []
     """
+
+    def requirements(self) -> Needs:
+        """What the objective needs of the data."""
+        return Needs()
 
     def sample(self, backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
         """Some predictions of a batch, for a logger that shows them; see :meth:`scfm.objective.score.Score.sample`."""

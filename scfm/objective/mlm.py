@@ -78,7 +78,10 @@ class MLM(Objective):
             ``top10`` and, where the spec has token counts, ``unigram_loss``, ``unigram_top1``, ``unigram_top10``.
         """
         masked, picked, targets = self.mask(batch)
-        hidden = backbone(masked)[picked]
+        return self.compare(backbone, backbone(masked)[picked], targets)
+
+    def compare(self, backbone: Backbone, hidden: torch.Tensor, targets: torch.Tensor) -> Metrics:
+        """The same from the states (N, D) at the drawn positions and the original ids (N,)."""
         n_targets = (targets != IGNORE).sum()
         if self.training:
             sums = {"loss": chunked_loss(backbone, hidden, targets)}

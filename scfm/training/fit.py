@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -106,7 +107,15 @@ def make_spec(data: CellData, width: int) -> Spec:
         n_cells=len(data.split.train),
         token_counts=data.token_counts(),
         class_counts=data.class_counts(),
+        scale=gene_scale(data.store),
+        file_cells=data.file_cells(),
     )
+
+
+def gene_scale(store: TokenStore) -> np.ndarray:
+    """(V,) what the tokenizer divides a gene's counts by before it ranks them: its median, or 1."""
+    medians = store.tokenizer.get("medians")
+    return np.ones(len(store.vocab)) if medians is None else np.asarray(medians, dtype=np.float64)
 
 
 def make_trainer(cfg: DictConfig, data: CellData) -> pl.Trainer:

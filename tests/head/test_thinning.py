@@ -6,7 +6,6 @@ import torch
 from scipy.sparse import csr_matrix
 
 from scfm.batch import Batch
-from scfm.commands.finetune import gene_scale
 from scfm.config import build
 from scfm.data.loader import PackedCells
 from scfm.datasets.synthetic import synthetic_cells
@@ -14,6 +13,7 @@ from scfm.head.views import ViewOptions, Views, batch_generator
 from scfm.preparation.api import prepare
 from scfm.store.token_store import TokenStore
 from scfm.tokenizer import from_dict
+from scfm.training.fit import gene_scale
 
 
 @pytest.fixture(scope="module", params=["geneformer_v2", "iseeek"])

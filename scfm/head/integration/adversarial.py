@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from scfm.batch import Batch
 from scfm.head.integration.base import Contrastive, ContrastiveOptions, neighbor_loss
-from scfm.head.integration.contrast import nt_xent
 from scfm.head.layers import perceptron
 from scfm.head.ranges import check_positive
 from scfm.head.survey import Survey
+from scfm.model.contrast import nt_xent
 from scfm.types import Backbone, Metrics, Spec
 
 

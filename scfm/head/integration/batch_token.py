@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from scfm.batch import Batch
 from scfm.head.base import Arrays, Written
 from scfm.head.integration.base import Contrastive, ContrastiveOptions, neighbor_loss
-from scfm.head.integration.contrast import nt_xent
 from scfm.head.integration.queue import Follower, KeyQueue
 from scfm.head.ranges import check_positive, check_shares
 from scfm.head.views import batch_generator
 from scfm.model.cached import CachedBackbone
+from scfm.model.contrast import nt_xent
 from scfm.types import Backbone, Metrics, Sampling, Spec
 
 log = logging.getLogger(__name__)

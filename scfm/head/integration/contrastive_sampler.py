@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from scfm.batch import Batch
 from scfm.head.integration.base import Contrastive, ContrastiveOptions, neighbor_loss
 from scfm.head.integration.batch_neighbors import batch_coverage, nearest_cells
-from scfm.head.integration.contrast import nt_xent
 from scfm.head.ranges import check_positive, check_shares
 from scfm.head.survey import Survey, build_row_table
+from scfm.model.contrast import nt_xent
 from scfm.types import Backbone, Metrics, Sampling, Spec
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ class ContrastiveSampler(Contrastive):
     """Two views of a cell attract, other cells of the *same* batch repel (Concerto; CONCORD; projector as in SimCLR).
 
     L = −1/(2B) Σ_i log[e^{s_ip(i)/T} / (e^{s_ip(i)/T} + Σ_{k∈N(i)} e^{ℓ_ik})] with s the cosine, p(i) the other view
-    of i, N(i) all others of i's batch; see :func:`~scfm.head.integration.contrast.contrast` for ℓ and β. Negatives are
+    of i, N(i) all others of i's batch; see :func:`~scfm.model.contrast.contrast` for ℓ and β. Negatives are
     masked by batch as well as sampled by it, so that validation batches of mixed cells are scored by the same rule. No
     term attracts batches to each other: features that separate batches alone do not lower the loss. Where cells are of
     few distinct types, the loss also repels cells of one type; ``neighbor_weight`` times

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from scfm.batch import Batch
 from scfm.head.integration.base import Contrastive, ContrastiveOptions, neighbor_loss, start_at_zero
-from scfm.head.integration.contrast import contrast, same_batch
 from scfm.head.layers import perceptron
 from scfm.head.ranges import check_not_negative, check_positive
 from scfm.head.views import batch_generator, places
+from scfm.model.contrast import contrast, same_batch
 from scfm.model.pooling import embed
 from scfm.types import Backbone, Metrics, Sampling, Spec
 from scfm.vocab import Vocab

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from scfm.head.integration.contrast import contrast, same_batch
+from scfm.model.contrast import contrast, same_batch
 
 
 class Follower:

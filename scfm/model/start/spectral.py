@@ -79,8 +79,11 @@ class Spectral:
         began = time.monotonic()
         model: Any = backbone.model
         inputs, decoder = model.get_input_embeddings().weight, model.get_output_embeddings()
-        genes, embedding, kind = self.embed_genes(data, inputs.shape[1])
+        genes, embedding, distance, kind = self.embed_genes(data, inputs.shape[1])
         with torch.no_grad():
+            if backbone.readout is not None:
+                weight = backbone.readout.token_weight
+                weight.zero_()[torch.from_numpy(genes)] = torch.from_numpy(distance).to(weight)
             for table in {id(t): t for t in (inputs, decoder.weight)}.values():
                 if table.shape[1] == inputs.shape[1]:
                     table[torch.from_numpy(genes), : embedding.shape[1]] = torch.from_numpy(embedding).to(table)
@@ -91,8 +94,14 @@ class Spectral:
             *(kind, len(genes), len(spec.vocab.gene_ids), embedding.shape[1], time.monotonic() - began, memory()),
         )
 
-    def embed_genes(self, data: CellData, width: int) -> tuple[np.ndarray, np.ndarray, str]:
-        """Ids of the genes (G,), their embeddings (G, at most width) float32, and the factorization that was used."""
+    def embed_genes(self, data: CellData, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
+        """Embeddings of genes.
+
+        Returns:
+            Ids of the genes (G,); their embeddings (G, at most width) float32; (G,) float32 their distance from the
+            center before they got one length, over its mean: how much a gene tells about cells; and the factorization
+            that was used.
+        """
         rows, limit = self._draw(data.split.train), min(self.max_length, data.max_length or self.max_length)
         vocab, cells = data.store.vocab, np.zeros(len(data.store.vocab), dtype=np.int64)
         is_gene = np.isin(np.arange(len(vocab)), vocab.gene_ids)
@@ -103,7 +112,7 @@ class Spectral:
         rank = min(width, len(genes) - 1)
         if rank < 1:
             log.warning("Fewer than 2 genes occur in %d cells: all keep the usual start.", self.min_cells)
-            return genes[:0], np.zeros((0, 0), dtype=np.float32), "none"
+            return genes[:0], np.zeros((0, 0), dtype=np.float32), np.zeros(0, dtype=np.float32), "none"
         place = np.full(len(vocab), -1)
         place[genes] = np.arange(len(genes))
 
@@ -117,11 +126,13 @@ class Spectral:
             log.warning("%d genes are more than start.max_genes=%d: correspondence.", len(genes), self.max_genes)
         if kind == "ppmi":
             found = ppmi_embedding(read(), len(genes), rank, **options)
-        else:
+            found -= found.mean(0)
+        else:  # its center is the mean profile already
             found = correspondence_embedding(read, len(genes), rank, **options)
-        found -= found.mean(0)
-        norm = np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-6)
-        return genes, found * np.float32(self.length * np.sqrt(width)) / norm, kind
+            found /= np.sqrt(cells[genes] / cells[genes].sum(), dtype=np.float32)[:, None]
+        norm = np.maximum(np.linalg.norm(found, axis=1), np.float32(1e-6))
+        unit = found * np.float32(self.length * np.sqrt(width)) / norm[:, None]
+        return genes, unit, norm / norm.mean(), kind
 
     def _draw(self, rows: np.ndarray) -> np.ndarray:
         if len(rows) <= self.max_cells:

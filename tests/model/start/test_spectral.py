@@ -39,7 +39,7 @@ def test_genes_begin_at_one_length_and_all_else_as_usual(data, causal, tied, fac
     backbone, usual = (build(data, causal=causal, options=options) for _ in range(2))
     start = Spectral(factorization=factorization)
     start.initialize(backbone, data, make_spec(data, 32))
-    genes, found, kind = start.embed_genes(data, 32)
+    genes, found, _, kind = start.embed_genes(data, 32)
     weight, decoder = tables(backbone)
     assert kind == factorization
     assert (decoder.weight is weight) == tied
@@ -77,7 +77,7 @@ def test_rare_genes_keep_the_usual_start(data):
 
 
 def test_only_first_tokens_and_training_cells_count(data, monkeypatch):
-    genes, found, _ = Spectral(max_length=8).embed_genes(data, 16)
+    genes, found, *_ = Spectral(max_length=8).embed_genes(data, 16)
     seen = []
     gather = TokenStore.gather
     monkeypatch.setattr(TokenStore, "gather", lambda s, r, n=None, **k: (seen.append((r, n)), gather(s, r, n, **k))[1])
@@ -95,7 +95,7 @@ def test_a_sample_of_cells_is_drawn_by_the_seed(data):
 
 def test_too_many_genes_for_ppmi(data, caplog):
     n = len(Spectral().embed_genes(data, 16)[0])
-    _, found, kind = Spectral(max_genes=n - 1).embed_genes(data, 16)
+    _, found, _, kind = Spectral(max_genes=n - 1).embed_genes(data, 16)
     assert kind == "correspondence"
     assert f"{n} genes are more than start.max_genes={n - 1}" in caplog.text
     np.testing.assert_array_equal(found, Spectral(factorization="correspondence").embed_genes(data, 16)[1])

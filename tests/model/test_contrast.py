@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from scfm.head.integration.contrast import contrast, nt_xent
+from scfm.model.contrast import contrast, nt_xent
 
 
 def by_hand(one, two, batches, temperature, hardness):
