@@ -40,8 +40,9 @@ def prepared_source(cfg: DictConfig) -> Path:
     Raises:
         ValueError: neither a store nor cells are given.
     """
-    if cfg.source is None or "tokenizer" not in cfg:
-        others = ", or data=demo or data=synthetic" if "tokenizer" in cfg else ""  # a fine-tune has no tokenizer
+    tokenizes = "_target_" in (cfg.get("tokenizer") or {})  # a fine-tune takes the checkpoint's tokenizer
+    if cfg.source is None or not tokenizes:
+        others = ", or data=demo or data=synthetic" if tokenizes else ""
         raise ValueError(f"no cells: give store=FOLDER (made by scfm-prepare){others}")
     made_of = OmegaConf.to_container(OmegaConf.create({"source": cfg.source, "tokenizer": cfg.tokenizer}), resolve=True)
     digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:8]
