@@ -83,7 +83,8 @@ class BlockRegression(nn.Module):
 
     def _readmit(self, penalty: Penalty, values: np.ndarray, codes: np.ndarray, trained: np.ndarray) -> Penalty:
         """The penalty with the backbone, where a fine-tune has made it worth more than one standard error."""
-        if penalty.scales[0] > 0 or len(np.unique(codes[trained])) < 2 or (~trained).sum() < 2:
+        used = not penalty.scales or penalty.scales[0] > 0
+        if used or len(np.unique(codes[trained])) < 2 or (~trained).sum() < 2:
             return penalty
         whole = replace(penalty, scales=replace_scale(penalty.scales, 0, 1.0))
         scores = []
