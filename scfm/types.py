@@ -62,6 +62,8 @@ class Spec:
         class_counts: (C,) int64 by obs column: labeled training cells of each class.
         scale: (V,) float64, what the tokenizer divides the counts of a token by before it ranks. None where unknown.
         file_cells: (F,) int64, training cells of each file that the store was made from. None where unknown.
+        cluster_counts: (K, V) float64, tokens of the training cells by cluster: the second table that a pretrained
+            model must beat. None where no one counted.
     """
 
     vocab: Vocab
@@ -73,6 +75,7 @@ class Spec:
     class_counts: Mapping[str, np.ndarray] = field(default_factory=dict)
     scale: np.ndarray | None = None
     file_cells: np.ndarray | None = None
+    cluster_counts: np.ndarray | None = None
 
     def categories(self, key: str, column: str) -> tuple[str, ...]:
         """Names of the classes of an obs column.

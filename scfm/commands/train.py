@@ -2,15 +2,19 @@
 
 import json
 import logging
+from dataclasses import replace
 from functools import partial
 
+import numpy as np
 from omegaconf import DictConfig
 
 from scfm.checkpoint import describe
 from scfm.config import build, plain, target
+from scfm.data.module import CellData
 from scfm.io import write_text
 from scfm.model.readout import reads_counts
 from scfm.model.start.random import Random
+from scfm.objective.cluster_table import fit_clusters
 from scfm.training.fit import (
     building,
     fit,
@@ -33,6 +37,9 @@ from scfm.training.tracking import close, gene_predictions, send_files, show_sam
 
 log = logging.getLogger(__name__)
 
+#: Clusters of the table that a model is compared with, and the training cells that they are fitted on, at most.
+CLUSTERS, CELLS = 50, 5000
+
 
 def run(cfg: DictConfig) -> float | None:
     """Pretrain; the value of ``cfg.metric`` at the end, for a sweep."""
@@ -50,7 +57,7 @@ def run(cfg: DictConfig) -> float | None:
             if origin is not None:
                 initialize_backbone(backbone, origin, data)
             require_positions(data, backbone)
-            spec = make_spec(data, backbone.width)
+            spec = replace(make_spec(data, backbone.width), cluster_counts=cluster_cells(data))
             objective = build(cfg.objective, spec)
         data = (data.with_counts() if reads_counts(backbone) else data).planned(objective.requirements())
         about = describe("train", plain(cfg), store.tokenizer, spec, causal=causal)
@@ -71,15 +78,25 @@ def run(cfg: DictConfig) -> float | None:
         return metrics.get(cfg.metric)
 
 
+def cluster_cells(data: CellData) -> np.ndarray:
+    """(K, V) token counts of clusters of training cells, for the table that the verdict compares with."""
+    cells = data.token_presence(CELLS)
+    return fit_clusters(cells, min(CLUSTERS, cells.shape[0]), seed=0)
+
+
 def verdict(metrics: dict[str, float]) -> str:
-    """One sentence on whether the model has learned more than how frequent genes are."""
+    """One sentence on whether the model has learned more than tables of gene frequencies know."""
     loss, unigram = metrics.get("val/loss"), metrics.get("val/unigram_loss")
     if loss is None or unigram is None:
         return "No validation cells: nothing says whether this model has learned anything (data.val=0.1)."
+    clusters = metrics.get("val/clusters_loss", unigram)
     numbers = (
-        f"validation loss {loss:.3f}, the unigram table {unigram:.3f}; "
+        f"validation loss {loss:.3f}, {unigram - loss:+.2f} nats over the unigram table ({unigram:.3f}), where the "
+        f"table of {CLUSTERS} clusters of cells has {unigram - clusters:+.2f} ({clusters:.3f}); "
         f"right gene first {metrics['val/top1']:.1%}, the most frequent gene {metrics['val/unigram_top1']:.1%}"
     )
+    if loss < min(unigram, clusters):
+        return f"The model knows more than gene frequencies and clusters of cells: {numbers}."
     if loss < unigram:
-        return f"The model knows more than gene frequencies: {numbers}."
+        return f"The model knows more than gene frequencies, BUT LESS THAN CLUSTERS OF CELLS: {numbers}."
     return f"NO BETTER THAN GENE FREQUENCIES: {numbers}. Train longer (trainer.max_steps) or on more cells."

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
+from scipy.sparse import csr_matrix
 
 from scfm.data.composed_order import ComposedOrder
 from scfm.data.data_plan import DataPlan
@@ -232,6 +233,15 @@ class CellData(pl.LightningDataModule):
         for rows in np.array_split(self.split.train, max(1, len(self.split.train) // 100_000)):
             counts += np.bincount(self.store.gather(rows, self.max_length).values, minlength=len(counts))
         return counts
+
+    def token_presence(self, n_cells: int, seed: int = 0) -> csr_matrix:
+        """N x V, 1 where one of ``n_cells`` training cells, drawn at random, holds the token."""
+        rows = self.split.train
+        if len(rows) > n_cells:
+            rows = np.sort(np.random.default_rng(seed).choice(rows, n_cells, replace=False))
+        cells = self.store.gather(rows, self.max_length)
+        ones = np.ones(len(cells.values), dtype=np.float32)
+        return csr_matrix((ones, cells.values, cells.offsets), shape=(len(rows), len(self.store.vocab)))
 
     def classes(self) -> dict[str, tuple[str, ...]]:
         """Names of the classes of every categorical obs column."""

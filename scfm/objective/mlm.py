@@ -10,6 +10,7 @@ import torch
 from scfm.batch import Batch
 from scfm.objective.base import Objective
 from scfm.objective.chunked import chunked_loss
+from scfm.objective.cluster_table import ClusterTable
 from scfm.objective.score import IGNORE, Score
 from scfm.types import Backbone, Metrics, Spec
 
@@ -18,9 +19,10 @@ class MLM(Objective):
     """BERT's masked language modeling on ranked genes (Devlin et al. 2019; Theodoris et al. 2023).
 
     A share of the genes of every packed row is drawn without replacement. Of these, some become the mask token, some a
-    random gene, the rest stay, and the model predicts the original genes. Only genes are drawn, and only genes replace
-    them. The number of drawn genes depends on the sizes of the batch alone, so that a GPU need not wait for a count,
-    and the draw depends on ``batch.seed`` alone. The vocabulary is scored at the drawn positions only.
+    random gene, the rest stay, and the model predicts the original genes. In evaluation all of them become the mask
+    token: naming a gene that was left standing is copying. Only genes are drawn, and only genes replace them. The
+    number of drawn genes depends on the sizes of the batch alone, so that a GPU need not wait for a count, and the draw
+    depends on ``batch.seed`` alone. The vocabulary is scored at the drawn positions only.
 
     Args:
         spec: vocabulary of the run, and its ``token_counts`` for the unigram table of the evaluation.
@@ -63,6 +65,7 @@ class MLM(Objective):
         self.replacements: torch.Tensor
         self.register_buffer("replacements", torch.from_numpy(replacements), persistent=False)
         self.score = Score(possible, spec.token_counts)
+        self.clusters = None if spec.cluster_counts is None else ClusterTable(possible, spec.cluster_counts)
         #: Tokens of each cell that are never drawn: one of each of these roles, where the vocabulary has it.
         self.fixed = 0 if upstream_compat else len({"cls", "bos", "eos"} & vocab.specials.keys())
 
@@ -75,10 +78,16 @@ class MLM(Objective):
 
         Returns:
             ``loss`` (mean over the targets; 0 where there is none) and ``n_targets``; in evaluation also ``top1``,
-            ``top10`` and, where the spec has token counts, ``unigram_loss``, ``unigram_top1``, ``unigram_top10``.
+            ``top10`` and, where the spec has token counts, ``unigram_loss``, ``unigram_top1``, ``unigram_top10``, and
+            ``clusters_loss`` where it has those of clusters.
         """
         masked, picked, targets = self.mask(batch)
-        return self.compare(backbone, backbone(masked)[picked], targets)
+        found = self.compare(backbone, backbone(masked)[picked], targets)
+        if self.clusters is None or self.training:
+            return found
+        visible = self.score.possible[masked.ids]
+        loss = self.clusters(masked, visible, picked, targets, prefix=False)
+        return found | {"clusters_loss": loss / found["n_targets"].clamp(min=1)}
 
     def compare(self, backbone: Backbone, hidden: torch.Tensor, targets: torch.Tensor) -> Metrics:
         """The same from the states (N, D) at the drawn positions and the original ids (N,)."""
@@ -120,7 +129,8 @@ class MLM(Objective):
         before = batch.ids[picked]
         draw = torch.rand(len(picked), generator=generator, device=device)
         lot = torch.randint(len(self.replacements), (len(picked),), generator=generator, device=device)
-        after = self.replacements[lot].where(draw < self.mask_share + self.random_share, before)
-        after = after.masked_fill(draw < self.mask_share, self.mask_id).where(real, before)
+        masks, random = (self.mask_share, self.random_share) if self.training else (1.0, 0.0)
+        after = self.replacements[lot].where(draw < masks + random, before)
+        after = after.masked_fill(draw < masks, self.mask_id).where(real, before)
         masked = batch.replace_tokens(batch.ids.index_copy(0, picked, after))
         return masked, picked, before.masked_fill(~real, IGNORE)

@@ -198,3 +198,13 @@ def test_refused_vocabularies():
         MLM(Spec(Vocab(("a", "b"), {"pad": 0, "mask": 1}), 8))
     with pytest.raises(ValueError, match="token_counts has 2 entries; the vocabulary has 3"):
         MLM(Spec(Vocab(("a", "b", "c"), {"pad": 0, "mask": 1}), 8, token_counts=np.ones(2)))
+
+
+def test_evaluation_hides_every_target(spec, cells):
+    """A model that names each gene that it sees is right about targets left standing, and those are not scored."""
+    task, batch = MLM(spec), cells([40, 60])
+    left = (task.train().mask(batch)[0].ids == batch.ids)[task.mask(batch)[1]].float().mean()
+    assert left > 0
+    masked, picked, targets = task.eval().mask(batch)
+    assert (masked.ids[picked] == task.mask_id).all()
+    assert torch.equal(batch.ids[picked], targets)
