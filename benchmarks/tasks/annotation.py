@@ -21,7 +21,7 @@ def annotation(bench: Bench, measure: Measure, name: str, one: Set, seed: int) -
     truth = cells.obs[one.label].astype(str).to_numpy()
     classes, codes = np.unique(truth, return_inverse=True)
     columns = ["label"] + ([one.group] if one.group else [])
-    more = ["keep_counts=true", *([f"group={one.group}"] if one.group else [])]
+    more = [f"group={one.group}"] if one.group else []
     parts: dict[str, np.ndarray] = {}
     for share in one.settings:
         key = {"task": "annotation", "set": name, "setting": f"{share:.0%} of labels", "seed": seed}

@@ -104,7 +104,8 @@ class Bench:
             store = self.output / "stores/atlas_small"
             files = ",".join(str(self.file(name)) for name in CORPUS)
             if not store.exists():
-                call(["prepare", f"input=[{files}]", f"output={store}", "empty=drop", "on_duplicate_cells=number"])
+                options = ["empty=drop", "on_duplicate_cells=number", "keep_counts=true"]
+                call(["prepare", f"input=[{files}]", f"output={store}", *options])
             call(["train", "experiment=atlas_small", f"store={store}", f"output={path.parents[1]}", *QUIET])
         return path
 
@@ -114,7 +115,7 @@ class Bench:
         path = self.output / "untrained/checkpoints/last.ckpt"
         if not path.is_file():
             store = self.store("untrained", self.cells(SETS["breast"]), ["cell_type"])
-            still = ["trainer.max_steps=1", "optim.lr=1e-12", "validate_every=1"]
+            still = ["start=random", "trainer.max_steps=1", "optim.lr=1e-12", "validate_every=1"]
             call(["train", "experiment=atlas_small", f"store={store}", f"output={path.parents[1]}", *still, *QUIET])
         return path
 
@@ -150,7 +151,8 @@ class Bench:
             file = path.with_suffix(".h5ad")
             cells.write_h5ad(file)
             source = [f"input={file}", f"output={path}", f"obs=[{','.join(obs)}]", "on_duplicate_cells=number"]
-            call(["prepare", *source, f"init_from={self.checkpoint}", "workers=1", *more])
+            options = ["keep_counts=true", "workers=1"]
+            call(["prepare", *source, f"init_from={self.checkpoint}", *options, *more])
             file.unlink()
         return path
 

@@ -43,7 +43,7 @@ def _all_cells(bench: Bench, measure: Measure, name: str, cells: ad.AnnData, lab
     batch = cells.obs["batch"].to_numpy(dtype=object)
     plain = expression.principal_components(seed=seed)
     cells.obs["label"] = labels
-    store = bench.store(name, cells, ["batch", "label"], "keep_counts=true")
+    store = bench.store(name, cells, ["batch", "label"])
     key = {"task": "integration", "set": name, "setting": "all cells", "seed": seed}
 
     def scored(make: Callable[[], Spaces]) -> Callable[[], dict[str, float]]:
@@ -73,7 +73,7 @@ def _pseudo_batches(bench: Bench, measure: Measure, name: str, cells: ad.AnnData
     cells.obs["batch"] = np.array(["a", "b", "c"])[pieces]
     batch, expression = cells.obs["batch"].to_numpy(dtype=object), read_expression(cells)
     plain, own = expression.principal_components(seed=seed), f"{name}-pseudo-{seed}"
-    store = bench.store(own, cells, ["batch"], "keep_counts=true")
+    store = bench.store(own, cells, ["batch"])
     key = {"task": "pseudo-batches", "set": name, "setting": "one batch cut into three", "seed": seed}
 
     def kept(make: Callable[[], Spaces]) -> Callable[[], dict[str, float]]:

@@ -19,8 +19,8 @@ def rejection(bench: Bench, measure: Measure, name: str, one: Set, seed: int) ->
     kept.obs["label"] = truth[known]
     run = f"{name}-{seed}"
     key = {"task": "rejection", "set": name, "setting": f"without {left_out}", "seed": seed}
-    store = bench.store(run, kept, ["label"], "keep_counts=true")
-    whole = bench.store(f"{name}-all", cells, [one.label], "keep_counts=true")
+    store = bench.store(run, kept, ["label"])
+    whole = bench.store(f"{name}-all", cells, [one.label])
     folder = bench.output / "runs" / run
 
     def test() -> np.ndarray:

@@ -88,7 +88,7 @@ class Backbone(nn.Module):
         embedding_layer: int = -1,
         embedding_pool: str = "mean",
         embedding_value: Literal["counts", "rank"] = "counts",
-        embedding_input: float = 1.0,
+        embedding_input: float = 4.0,
         embedding_length: int | None = None,
         compile: bool = False,
         compile_mode: str = "default",
