@@ -71,7 +71,8 @@ def worst_batch(data: CellData, budget: int) -> Batch:
     order = np.argsort(-data.lengths, kind="stable")
     rows = np.sort(order[: max(1, int(np.searchsorted(np.cumsum(data.lengths[order]), budget, side="right")))])
     repeated = np.resize(rows, max(len(rows), budget // max(1, data.longest)))
-    return pack(data.store.gather(repeated, data.max_length), repeated)
+    counts = data.store.counts(repeated, data.max_length) if data.plan.counts else None
+    return pack(data.store.gather(repeated, data.max_length), repeated, counts=counts)
 
 
 def fits_memory(

@@ -53,7 +53,7 @@ def test_wrong_file_under_the_right_name(tmp_path, content, words):
 
 
 def test_the_wrong_part_of_a_tenx_folder(tmp_path):
-    (tmp_path / "matrix.mtx").write_text("%%MatrixMarket\n")
+    (tmp_path / "matrix.mtx").write_text("%%MatrixMarket matrix coordinate integer general\n1 1 1\n1 1 1\n")
     assert "give the folder" in refusal(tmp_path / "matrix.mtx")
 
 

@@ -16,6 +16,7 @@ TRAIN = tuple(part for part in SMALL if "tokens_per_batch" not in part and "posi
 HEADS = {
     "annotation/classifier": ("head.counts=true", "head.label=[lineage,cell_type]", "head.levels=true"),
     "annotation/prototype": ("head.counts=true",),
+    "annotation/pooled": ("head.pooler=attention", "head.label=[lineage,cell_type]", "head.weights=[0.5,1.0]"),
     "integration/contrastive_sampler": (
         "head.mode=knn", "head.neighbors=5", "head.p_in=0.8", "head.micro_batches=coverage"
     ),
@@ -34,6 +35,7 @@ HEADS = {
 }  # fmt: skip
 WRITES = {
     "classifier": (None, "scfm_cell_type"),
+    "pooled": (None, "scfm_cell_type"),
     "batch_token_prototype": ("X_scfm_integrated", "scfm_cell_type"),
     "prototype": ("X_scfm_prototype", "scfm_cell_type"),
     "integration": ("X_scfm_integrated", None),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import cast
 
 import numpy as np
 import torch
@@ -12,7 +11,8 @@ from scfm.batch import Batch
 from scfm.data.packing import pack
 from scfm.inference.model import Model
 from scfm.model.early_exit import hidden_until
-from scfm.model.pooling import Pool, pool
+from scfm.model.pooling import read_cells
+from scfm.model.readout import reads_counts
 from scfm.tokenizer import Tokenizer
 from scfm.types import Backbone, Ragged
 from scfm.vocab import Vocab
@@ -87,9 +87,8 @@ class Reader:
 
     @torch.inference_mode()
     def _pooled(self, batch: Batch) -> np.ndarray:
-        how = cast("Pool", self.backbone.embedding_pool)
-        pooled = pool(self._hidden(batch), batch.to(self.device), how, self.vocab)
-        return pooled.double().cpu().numpy()
+        batch = batch.to(self.device)
+        return read_cells(self.backbone, self._hidden(batch), batch, self.vocab).double().cpu().numpy()
 
 
 def make_reader(
@@ -103,7 +102,15 @@ def make_reader(
         tokens: of a batch, at most.
         backbone: None for the model's own.
         bf16: see :class:`Reader`.
+
+    Raises:
+        ValueError: the embedding reads counts, which a list of genes does not have.
     """
+    if reads_counts(model.backbone):
+        raise ValueError(
+            f"the embedding of {model.checkpoint.path} weighs genes by their counts, and perturbed cells are lists of "
+            "ranked genes: take a model that was trained with model.embedding_value=rank or model.embedding_pool=mean"
+        )
     vocab = tokenizer.require_vocab()
     before, after = ([vocab.special(role) for role in roles] for roles in tokenizer.roles)
     return Reader(backbone or model.backbone, vocab, (before, after), tokens, str(model.module.device), bf16=bf16)

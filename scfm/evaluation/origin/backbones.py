@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial, reduce
 from operator import or_
 from pathlib import Path
@@ -21,14 +21,16 @@ from scfm.evaluation.methods.method import FROZEN, UNTRAINED
 from scfm.evaluation.origin.lookup import Lookup, Matches, find_cells
 from scfm.evaluation.origin.origin import Origin
 from scfm.genes.resolve import Species
-from scfm.inference.batches import packed
+from scfm.inference.batches import packed, trained_tokenizer
 from scfm.inference.load import build_backbone, checkpoint_vocab, restore_backbone
 from scfm.inference.predict import embed_step, predict
+from scfm.model.readout import reads_counts
 from scfm.published.dictionaries import Dictionaries
 from scfm.published.folder import read_checkpoint
 from scfm.published.hub import SCHEME
 from scfm.store.token_store import TokenStore
 from scfm.tokenizer import Tokenizer, from_dict
+from scfm.tokenizer.token_counts import gather_counts
 from scfm.types import Ragged
 
 log = logging.getLogger(__name__)
@@ -122,17 +124,16 @@ def encode(make: Callable[[], Any], checkpoint: Checkpoint, genes: FileGenes, co
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     backbone, n_cells = make().to(device), counts.shape[0]
-    tokens = _tokens(from_dict(checkpoint.tokenizer), checkpoint.config["data"]["max_length"], genes, counts)
+    tokenizer = trained_tokenizer(checkpoint)
+    columns = genes.columns(tokenizer)
+    tokens = tokenizer.encode(counts, columns)
+    beside = None
+    if reads_counts(backbone):
+        beside = Ragged(gather_counts(tokens, counts, np.arange(n_cells), columns), tokens.offsets)
     step = embed_step(backbone, checkpoint_vocab(checkpoint))
-    batches = packed(tokens, np.arange(n_cells), budget=TOKENS)
+    batches = packed(tokens, np.arange(n_cells), budget=TOKENS, counts=beside)
     values = predict(step, batches, np.arange(n_cells), device)
     return np.nan_to_num(values["embedding"]) if values else np.zeros((n_cells, backbone.width), dtype=np.float32)
-
-
-def _tokens(tokenizer: Tokenizer, max_length: int | None, genes: FileGenes, counts: csr_matrix) -> Ragged:
-    if max_length is not None:
-        tokenizer = replace(tokenizer, max_length=min(max_length, tokenizer.max_length))
-    return tokenizer.encode(counts, genes.columns(tokenizer))
 
 
 def corpora(checkpoint: Checkpoint, genes: FileGenes) -> dict[str, Lookup]:
