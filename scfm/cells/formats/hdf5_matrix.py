@@ -133,6 +133,7 @@ class CsrMatrix:
             raise ValueError(
                 f"its {self.group.name} has {len(columns):,} values in one block: take a smaller block_size"
             )
+        values = widen(values)
         block = csr_matrix((len(pointers) - 1, self.shape[1]), dtype=values.dtype)
         columns = columns.astype(np.int32, copy=False)
         block.data, block.indices, block.indptr = values, columns, (pointers - pointers[0]).astype(np.int32)
@@ -218,7 +219,7 @@ class DenseMatrix:
         self.slab = max(1, chunk, fitting // chunk * chunk)
 
     def _rows(self, low: int, high: int) -> csr_matrix:
-        return csr_matrix(self.array[:, low:high].T if self.transposed else self.array[low:high])
+        return csr_matrix(widen(self.array[:, low:high].T if self.transposed else self.array[low:high]))
 
     def blocks(self, start: int, stop: int, size: int) -> Iterator[csr_matrix]:
         """Blocks of rows, see :class:`~scfm.cells.source.Matrix`."""
@@ -236,6 +237,11 @@ class DenseMatrix:
 
     def close(self) -> None:
         """Nothing to remove."""
+
+
+def widen(values: np.ndarray) -> np.ndarray:
+    """Half floats as float32, which has all of them: scipy's sparse matrices know no half floats."""
+    return values.astype(np.float32) if values.dtype == np.float16 else values
 
 
 def sample_stretches(dataset: Any, n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
+from scfm.cells.formats.hdf5_matrix import widen
 from scfm.cells.source import Matrix, Place
 
 if TYPE_CHECKING:
@@ -65,13 +66,13 @@ class Rows(Matrix):
     def sample(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Stored values of rows from all over the matrix, see :class:`~scfm.cells.source.Matrix`."""
         rows = np.unique(np.linspace(0, self.shape[0] - 1, num=min(self.shape[0], 256), dtype=np.int64))
-        block = csr_matrix(self.values[rows])
+        block = csr_matrix(widen(self.values[rows]))
         owner = np.repeat(rows, np.diff(block.indptr))
         kept = np.linspace(0, len(owner) - 1, num=min(n, len(owner)), dtype=np.int64)
         return block.data[kept], owner[kept]
 
     def _rows(self, low: int, high: int) -> csr_matrix:
-        block = csr_matrix(self.values[low:high], copy=True)
+        block = csr_matrix(widen(self.values[low:high]), copy=True)
         block.sum_duplicates()
         block.eliminate_zeros()
         return block
