@@ -145,8 +145,20 @@ def _length(element: Any) -> int:
         return int(element.shape[0])
     for key in ("codes", "values", "data"):
         if key in element:
-            return int(element[key].shape[0])
+            return int(_array(element, key).shape[0])
     return len(_whole(element))
+
+
+def _array(column: Any, key: str) -> Any:
+    """A part of a column that has to be an array.
+
+    Raises:
+        ValueError: it is a folder of parts itself.
+    """
+    part = column[key]
+    if not hasattr(part, "shape"):
+        raise ValueError(f"its {part.name} is damaged: expected an array, found a group")
+    return part
 
 
 def _slice(element: Any, start: int, stop: int) -> Any:
@@ -158,14 +170,14 @@ def _slice(element: Any, start: int, stop: int) -> Any:
     encoding = element.attrs.get("encoding-type")
     if encoding == "categorical":
         categories = _whole(element["categories"])
-        values = _categorical(element["codes"][start:stop], categories, element.name)
+        values = _categorical(_array(element, "codes")[start:stop], categories, element.name)
         return values.as_ordered() if bool(element.attrs.get("ordered", False)) else values
     if encoding in ("nullable-integer", "nullable-boolean"):
         array = pd.arrays.IntegerArray if encoding == "nullable-integer" else pd.arrays.BooleanArray
-        return array(element["values"][start:stop], element["mask"][start:stop])
+        return array(_array(element, "values")[start:stop], _array(element, "mask")[start:stop])
     if encoding == "nullable-string-array":
         values = np.asarray(_slice(element["values"], start, stop), dtype=object)
-        values[element["mask"][start:stop]] = None
+        values[_array(element, "mask")[start:stop]] = None
         return values
     return _whole(element)[start:stop]
 
