@@ -6,8 +6,7 @@ Each command is stopped by SIGKILL, SIGTERM and SIGINT in turn, at a random time
 between its last step and its report; then the same command runs again. Survived: it gives the bytes (a store, the
 embedded arrays, the scores) or bits (weights, losses, metrics) of a run that was left alone. Broken inputs are right
 where the result is that of sound ones or what anndata reads, and refused where the command ends with one sentence.
-Commands run in forked processes: an import is paid once. About ten CPU-minutes. Exit status 1 when
-something was lost.
+Commands run in forked processes: an import is paid once. Exit status 1 when something was lost.
 """
 
 import argparse

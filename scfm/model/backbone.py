@@ -200,11 +200,6 @@ class Backbone(nn.Module):
         """Input embeddings of tokens, (N,) -> (N, D), before positions are added."""
         return self.model.get_input_embeddings()(ids)
 
-    def inputs(self, batch: Batch) -> torch.Tensor:
-        """Input embeddings of the tokens alone, without positions, (T, D)."""
-        vectors: torch.Tensor = self.model.get_input_embeddings()(batch.ids)
-        return vectors
-
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Scores over the vocabulary, (N, D) -> (N, V). Call it on the predicted positions alone."""
         return self.decoder(self.transform(hidden))

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from scfm.batch import Batch
+from scfm.batch import INPUT_VECTORS, Batch
 from scfm.model.readout import Readout
 from scfm.types import Backbone
 from scfm.vocab import Vocab
@@ -61,7 +61,10 @@ def read_cells(backbone: Backbone, hidden: torch.Tensor, batch: Batch, vocab: Vo
     """The same from hidden states (T, D) of the right layer that are already computed."""
     readout: Readout | None = getattr(backbone, "readout", None)
     if readout is not None:
-        vectors: torch.Tensor = readout(backbone.inputs(batch), hidden, batch, vocab)  # type: ignore[attr-defined]
+        inputs = batch.token_fields.get(INPUT_VECTORS)
+        if inputs is None:
+            inputs = backbone.input_vectors(batch.ids)  # type: ignore[attr-defined]
+        vectors: torch.Tensor = readout(inputs, hidden, batch, vocab)
         return vectors
     return pool(hidden, batch, backbone.embedding_pool, vocab)  # type: ignore[arg-type]
 

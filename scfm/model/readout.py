@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scfm.batch import Batch
+from scfm.batch import PRESENCE, Batch
 from scfm.types import Backbone
 from scfm.vocab import Vocab
 
@@ -63,7 +63,10 @@ class Readout(nn.Module):
         vectors = F.normalize(hidden.float(), dim=1)
         if self.input_weight:
             vectors = vectors + self.input_weight * F.normalize(inputs.float(), dim=1)
-        weighted = vectors * (value * self.token_weight[batch.ids]).unsqueeze(1)
+        weight = value * self.token_weight[batch.ids]
+        if PRESENCE in batch.token_fields:  # of the path from no gene to the cell; its end is the cell as it is
+            weight = weight * batch.token_fields[PRESENCE]
+        weighted = vectors * weight.unsqueeze(1)
         total = torch.zeros(batch.n_cells, hidden.shape[1], device=hidden.device).index_add(
             0, batch.token_cell, weighted
         )

@@ -191,7 +191,7 @@ def coexpressed(data: CellData, first: int) -> dict[int, np.ndarray]:
     genes = data.store.vocab.gene_ids
     old, new = genes[genes < first], genes[genes >= first]
     share = np.asarray(present.mean(axis=0)).ravel()
-    spread = np.sqrt(share * (1 - share))
+    spread = np.sqrt(share * np.maximum(1 - share, 0))  # float32 means may exceed 1 by rounding
     found: dict[int, np.ndarray] = {}
     for block in np.array_split(new, max(1, len(new) // 256)):
         both = (present[:, block].T @ present[:, old]).toarray() / len(rows)

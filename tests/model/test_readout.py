@@ -78,6 +78,25 @@ def test_special_tokens_and_empty_cells_add_nothing():
     assert not found[1].any()
 
 
+def test_a_gene_counts_as_much_as_it_is_present():
+    """The path of integrated gradients: at presence 1 the cell as it is, at 0 as if the gene added nothing."""
+    vocab, batch = make_vocab(20), batch_of()
+    readout = Readout(20, "counts", 1.0)
+    vectors = torch.randn(8, 4, generator=torch.Generator().manual_seed(2))
+    whole = readout(vectors, vectors, batch, vocab)
+    ones = torch.ones(8)
+    assert torch.equal(readout(vectors, vectors, batch.with_token_field("presence", ones), vocab), whole)
+    without = readout(
+        vectors, vectors, batch.with_token_field("presence", ones.index_fill(0, torch.tensor(1), 0)), vocab
+    )
+    half = readout(
+        vectors, vectors, batch.with_token_field("presence", ones.index_fill(0, torch.tensor(1), 0.5)), vocab
+    )
+    torch.testing.assert_close(half, (whole + without) / 2)
+    assert torch.equal(without[1], whole[1])
+    assert not torch.allclose(without[0], whole[0])
+
+
 def test_refusals():
     with pytest.raises(ValueError, match=r"embedding_value='mean'; expected counts or rank"):
         Readout(20, "mean", 1.0)
