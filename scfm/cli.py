@@ -11,8 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
-
+from scfm.help.text import answer, refuse_families
 from scfm.metrics.direction import falls
 from scfm.trust.allowed import CONFIGS
 
@@ -43,7 +42,11 @@ def main(command: str) -> Any:
         from scfm.commands.prepare import verify
 
         return _report_errors(lambda: verify(sys.argv[2:]))
-    sys.argv[1:] = lenient([word for word in sys.argv[1:] if not word.startswith("--local_rank=")])  # DeepSpeed's
+    _answer(command)
+    import hydra
+
+    words = [word for word in sys.argv[1:] if not word.startswith("--local_rank=")]  # DeepSpeed's
+    sys.argv[1:] = words if {"-sc", "--shell-completion"} & set(words) else lenient(words)
     trials: list[Trial] = []
 
     @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=command)
@@ -60,6 +63,19 @@ def main(command: str) -> Any:
         if all(trial.error for trial in trials):
             sys.exit(f"All {len(trials)} trials of the sweep failed.")
     return value
+
+
+def _answer(command: str) -> None:
+    """End here, with an answer, where the command line asks for help or names a family of choices."""
+    try:
+        folders = (CONFIGS, *config_folders(sys.argv[1:]))
+        text = answer(command, sys.argv[1:], folders)
+        refuse_families(sys.argv[1:] if text is None else (), folders)
+    except ValueError as error:
+        sys.exit(str(error))
+    if text is not None:
+        sys.stdout.write(f"{text}\n")
+        sys.exit(0)
 
 
 def _run(command: str, cfg: "DictConfig", trials: "list[Trial]") -> Any:
@@ -144,13 +160,7 @@ def lenient(arguments: list[str]) -> list[str]:
     Hydra stops at the first unknown key; so marked it lets them all pass, and :func:`scfm.config.check` reports them
     together, each with the nearest known key.
     """
-    groups = {folder.name for folder in CONFIGS.iterdir() if folder.is_dir()}
-    for i, argument in enumerate(arguments):
-        if argument.startswith(("--config-dir=", "-cd=")):
-            groups |= _groups_of(Path(argument.split("=", 1)[1]))
-        elif argument in ("--config-dir", "-cd") and i + 1 < len(arguments):
-            groups |= _groups_of(Path(arguments[i + 1]))
-
+    groups = set().union(*(_groups_of(folder) for folder in (CONFIGS, *config_folders(arguments))))
     sweep = not {"-m", "--multirun"}.isdisjoint(arguments)
 
     def rewrite(argument: str) -> str:
@@ -212,6 +222,17 @@ def _in_quotes(value: str) -> str:
         value = value[1:-1]  # quoted by hand, around a quote
     escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value)
     return f"'{escaped}'"
+
+
+def config_folders(arguments: Sequence[str]) -> list[Path]:
+    """The folders that a command line names with ``--config-dir``."""
+    folders = []
+    for i, argument in enumerate(arguments):
+        if argument.startswith(("--config-dir=", "-cd=")):
+            folders.append(Path(argument.split("=", 1)[1]))
+        elif argument in ("--config-dir", "-cd") and i + 1 < len(arguments):
+            folders.append(Path(arguments[i + 1]))
+    return folders
 
 
 def _groups_of(folder: Path) -> set[str]:

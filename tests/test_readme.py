@@ -20,7 +20,7 @@ def command_lines() -> list[tuple[str, str]]:
     for page in PAGES:
         for line in (REPOSITORY / page).read_text().splitlines():
             for script, python, rest in COMMAND.findall(line):
-                if "…" not in rest and "..." not in rest:
+                if "…" not in rest and "..." not in rest and not rest.startswith("-sc "):
                     found.append((script or python, rest.split("  #")[0].strip()))
     return found
 
