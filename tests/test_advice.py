@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 import scfm.cli
 from scfm.cli import CONFIGS
-from scfm.training.demo_store import prepared_source
+from scfm.training.fit import open_store
 
 PACKAGE = Path(scfm.cli.__file__).parent
 COMMANDS = sorted(path.stem for path in (PACKAGE / "commands").glob("*.py") if path.stem != "__init__")
@@ -82,6 +82,6 @@ def test_a_fine_tune_without_a_store_does_not_advise_the_demo():
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         fine, pre = compose("finetune"), compose("train", ["source=null"])
     with pytest.raises(ValueError, match=r"give store=FOLDER \(made by scfm-prepare\)$"):
-        prepared_source(fine)
+        open_store(fine.store)
     with pytest.raises(ValueError, match=r"or data=demo or data=synthetic$"):
-        prepared_source(pre)
+        open_store(pre.store, pre.source, pre.tokenizer)

@@ -134,11 +134,9 @@ class TestTorn:
         shutil.copytree(whole / "checkpoints", tmp_path / "checkpoints")
         for path in (tmp_path / "checkpoints").glob("*.ckpt"):
             _cut(path)
-        cfg = OmegaConf.create({"ckpt_path": "last", "output": str(tmp_path)})
         with pytest.raises(FileNotFoundError, match="no whole checkpoint"):
-            resume_path(cfg)
-        cfg.ckpt_path = "auto"
-        assert resume_path(cfg) is None
+            resume_path("last", tmp_path)
+        assert resume_path("auto", tmp_path) is None
 
     def test_a_folder_that_lacks_a_shard(self, tmp_path):
         final = tmp_path / "step-1.ckpt"

@@ -24,7 +24,7 @@ from scfm.module import CellModule
 from scfm.published.dictionaries import Dictionaries
 from scfm.published.folder import read_checkpoint
 from scfm.training.devices import cluster, is_first_process, require_devices
-from scfm.training.quiet import quiet_lightning
+from scfm.training.trainer import quiet_lightning
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def run(cfg: DictConfig) -> None:
         require_output(source, output, overwrite=cfg.overwrite)
         require_devices(cfg.trainer)
         require_room(source, cfg.key)
-        checkpoint = read_checkpoint(cfg.init_from, Dictionaries.from_config(cfg))
+        checkpoint = read_checkpoint(cfg.init_from, Dictionaries.from_config(cfg.tokenizer, cfg.labels))
         module = restore_predictor(checkpoint)
         names = ("layer", "gene_column", "counts", "mod", "species", "alias", "max_dropped")
         reading = Reading(**{name: cfg[name] for name in names})

@@ -43,8 +43,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
 def _evaluate(keys: dict[str, Any], source: Path, output: Path) -> dict[str, Any]:
     wanted, mod = keys.pop("checkpoint"), keys.pop("mod")
     keys.pop("extensions")  # imported and allowed by now
-    given = Dictionaries.from_config(keys)
-    del keys["tokenizer"]
+    given = Dictionaries.from_config(keys.pop("tokenizer"))
     keys["others"] += keys.pop("beside")
     options = Options(**keys)
     adata = read_file(source)

@@ -26,17 +26,17 @@ from scfm.store.token_store import TokenStore
 from scfm.training.consolidate import consolidate
 from scfm.training.finalize import Finished, finish
 from scfm.training.fit import (
+    FitOptions,
     fit,
     make_spec,
-    make_trainer,
-    open_run,
     open_store,
     require_positions,
 )
 from scfm.training.pictures import draw_curves
-from scfm.training.publish import publish
+from scfm.training.start import open_run
 from scfm.training.survey import prepare_head
-from scfm.training.tracking import cell_predictions, close, show_samples
+from scfm.training.tracking import cell_predictions, close, send_report, show_samples
+from scfm.training.trainer import make_trainer
 
 log = logging.getLogger(__name__)
 
@@ -47,14 +47,15 @@ VARIABLE_COMPONENTS = 50
 def run(cfg: DictConfig) -> float | None:
     """Fine-tune; the value of ``cfg.metric`` of the best checkpoint, for a sweep."""
     cfg = _resolve_metric(cfg)
-    with open_run(cfg) as output:
+    output = Path(cfg.output)
+    with open_run(output, seed=cfg.seed, resumes=cfg.ckpt_path is not None, overwrite=cfg.overwrite):
         return _finetune(cfg, output)
 
 
 def _finetune(cfg: DictConfig, output: Path) -> float | None:
     kind = head_class(cfg)
-    store = open_store(cfg)
-    checkpoint = read_checkpoint(cfg.init_from, Dictionaries.from_config(cfg), tokenizer=store.tokenizer)
+    store = open_store(cfg.store)
+    checkpoint = read_checkpoint(cfg.init_from, Dictionaries.from_config(cfg.tokenizer), tokenizer=store.tokenizer)
     checkpoint_vocab(checkpoint).require_same(
         store.vocab, f"the checkpoint {checkpoint.path}", f"the store {store.path}"
     )
@@ -71,11 +72,20 @@ def _finetune(cfg: DictConfig, output: Path) -> float | None:
     backbone = build(cfg.adapt, anew(backbone))
     _say_what_trains(backbone, head)
     data = prepare_head(head, backbone, data)
-    trainer = make_trainer(cfg, data)
-    settings = plain(cfg)
-    config = settings | {"model": checkpoint.config["model"]}  # the architecture that the checkpoint brought
+    trainer = make_trainer(
+        data,
+        trainer=cfg.trainer,
+        strategy=cfg.strategy,
+        files=cfg.files,
+        callbacks=cfg.callbacks,
+        logger=cfg.logger,
+        validate_every=cfg.validate_every,
+    )
+    record = plain(cfg)
+    config = record | {"model": checkpoint.config["model"]}  # the architecture that the checkpoint brought
     about = describe("finetune", config, checkpoint.tokenizer, spec, causal=checkpoint.causal)
-    _, data, metrics = fit(cfg, trainer, data, backbone, head, spec, about)
+    options = FitOptions(output, cfg.optim, cfg.schedule, cfg.validate_every, cfg.ckpt_path, record)
+    _, data, metrics = fit(options, trainer, data, backbone, head, spec, about)
     if trainer.is_global_zero:
         write_split(output / "split.csv", data)
         done = finish(_best(trainer, output), data, trainer.strategy.root_device)
@@ -83,9 +93,9 @@ def _finetune(cfg: DictConfig, output: Path) -> float | None:
         write_metrics(output / "metrics.json", metrics, done)
         draw_curves(output)
         if cfg.report:
-            page = report(output, settings, done, data, checkpoint)
+            page = report(output, done, data, checkpoint)
             if page is not None:
-                publish(trainer.loggers, page, metrics)
+                send_report(trainer.loggers, page, metrics)
         show_samples(trainer, cell_predictions(done, data))
         close(trainer)
         log.info("Checkpoint: %s", done.path)

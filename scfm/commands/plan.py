@@ -3,6 +3,7 @@
 import logging
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from scfm.config import build, target
 from scfm.data.module import CellData
 from scfm.model.backbone import count_parameters
 from scfm.model.flops import Work, mean_length
+from scfm.training.demo_store import STORES
 from scfm.training.fit import make_spec, open_store
 from scfm.training.initial_weights import adopt_model, read_origin
 
@@ -51,7 +53,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
     origin = read_origin(cfg)
     if origin is not None:
         cfg = adopt_model(cfg, origin)
-    data = build(cfg.data, open_store(cfg))
+    data = build(cfg.data, open_store(cfg.store, cfg.source, cfg.tokenizer, Path(cfg.output).parent / STORES))
     found = plan(cfg, data)
     if cfg.probe:
         found |= probe(cfg, data)

@@ -71,7 +71,7 @@ def make_tokenizer(cfg: DictConfig) -> Tokenizer:
     if cfg.vocab not in ("same", "extend"):
         raise ValueError(f"vocab={cfg.vocab}; expected same or extend")
     if cfg.init_from is not None:
-        checkpoint = read_checkpoint(cfg.init_from, Dictionaries.from_config({"tokenizer": _dictionaries(cfg)}))
+        checkpoint = read_checkpoint(cfg.init_from, Dictionaries.from_config(_dictionaries(cfg)))
         tokenizer = from_dict(checkpoint.tokenizer)
         return replace(tokenizer, growing=True) if cfg.vocab == "extend" else tokenizer
     if cfg.vocab == "extend":

@@ -4,6 +4,7 @@ import json
 import logging
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from omegaconf import DictConfig
@@ -15,12 +16,11 @@ from scfm.io import write_text
 from scfm.model.readout import reads_counts
 from scfm.model.start.random import Random
 from scfm.objective.cluster_table import fit_clusters
+from scfm.training.demo_store import STORES
 from scfm.training.fit import (
-    building,
+    FitOptions,
     fit,
     make_spec,
-    make_trainer,
-    open_run,
     open_store,
     require_positions,
 )
@@ -33,7 +33,9 @@ from scfm.training.initial_weights import (
     watch_losses,
 )
 from scfm.training.pictures import draw_curves
+from scfm.training.start import open_run
 from scfm.training.tracking import close, gene_predictions, send_files, show_samples
+from scfm.training.trainer import building, make_trainer
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +47,22 @@ def run(cfg: DictConfig) -> float | None:
     """Pretrain; the value of ``cfg.metric`` at the end, for a sweep."""
     origin = read_origin(cfg)
     cfg = cfg if origin is None else adopt_model(cfg, origin)
-    with open_run(cfg) as output:
-        store = open_store(cfg)
+    output = Path(cfg.output)
+    with open_run(output, seed=cfg.seed, resumes=cfg.ckpt_path is not None, overwrite=cfg.overwrite):
+        store = open_store(cfg.store, cfg.source, cfg.tokenizer, output.parent / STORES)
         if origin is not None:
             require_vocab(origin, store, extend=cfg.vocab == "extend")
         data = build(cfg.data, store)
         causal = target(cfg.objective).causal
-        trainer = make_trainer(cfg, data)
+        trainer = make_trainer(
+            data,
+            trainer=cfg.trainer,
+            strategy=cfg.strategy,
+            files=cfg.files,
+            callbacks=cfg.callbacks,
+            logger=cfg.logger,
+            validate_every=cfg.validate_every,
+        )
         with building(trainer):
             backbone = build(cfg.model, store.vocab, causal=causal)
             if origin is not None:
@@ -60,11 +71,13 @@ def run(cfg: DictConfig) -> float | None:
             spec = replace(make_spec(data, backbone.width), cluster_counts=cluster_cells(data))
             objective = build(cfg.objective, spec)
         data = (data.with_counts() if reads_counts(backbone) else data).planned(objective.requirements())
-        about = describe("train", plain(cfg), store.tokenizer, spec, causal=causal)
+        record = plain(cfg)
+        about = describe("train", record, store.tokenizer, spec, causal=causal)
         start = build(cfg.start) if origin is None else Random()  # the weights that are there stay
         begin = partial(start.initialize, backbone, data, spec)
         watched = [] if origin is None else watch_losses(cfg, origin, trainer, backbone, objective, data)
-        module, data, metrics = fit(cfg, trainer, data, backbone, objective, spec, about, begin)
+        options = FitOptions(output, cfg.optim, cfg.schedule, cfg.validate_every, cfg.ckpt_path, record)
+        module, data, metrics = fit(options, trainer, data, backbone, objective, spec, about, begin)
         if trainer.is_global_zero:
             if watched:
                 metrics |= compare_losses(watched, trainer, module)

@@ -56,9 +56,9 @@ class Dictionaries:
     labels: str | None = None
 
     @classmethod
-    def from_config(cls, cfg: Mapping[str, Any]) -> Dictionaries:
+    def from_config(cls, tokenizer: Mapping[str, Any] | None, labels: str | None = None) -> Dictionaries:
         """The keys ``tokenizer.*`` and ``labels`` of a command's config, or of a stored one."""
-        given = {**(cfg.get("tokenizer") or {}), "labels": cfg.get("labels")}
+        given = {**(tokenizer or {}), "labels": labels}
         return cls(**{field.name: given.get(field.name) for field in fields(cls)})
 
 

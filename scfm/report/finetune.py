@@ -66,12 +66,11 @@ NOT_COMPARED = (
 UNRANKED = ["coverage", "n_cells", "seconds", "megabytes"]
 
 
-def report(output: Path, config: Mapping[str, Any], done: Finished, data: CellData, before: Checkpoint) -> Path | None:
+def report(output: Path, done: Finished, data: CellData, before: Checkpoint) -> Path | None:
     """Write the report and its pictures.
 
     Args:
         output: folder of the run.
-        config: of the run, plain values.
         done: the head as shipped.
         data: the store and its split.
         before: the pretrained checkpoint.
@@ -91,7 +90,7 @@ def report(output: Path, config: Mapping[str, Any], done: Finished, data: CellDa
     naming, sentences = _annotation(output, done, data, features, written)
     maps = picture(_maps(done, data, features, written), _drawn(done), output / "maps.png")
     sections = [
-        Section("", [paragraph(text) for text in [*_summary(done, config), *sentences]], "summary"),
+        Section("", [paragraph(text) for text in [*_summary(done), *sentences]], "summary"),
         Section("", [warning(text) for text in _warnings(done, data, before)]),
         *naming,
         *(
@@ -104,10 +103,10 @@ def report(output: Path, config: Mapping[str, Any], done: Finished, data: CellDa
         Section("Maps", [maps]),
         Section("Training", [image(curves.read_bytes(), "Logged over the run.")] if curves.is_file() else []),
         Section("Metrics", [settings({name: f"{value:.4f}" for name, value in done.metrics.items()})]),
-        Section("Settings", [settings(config)]),
+        Section("Settings", [settings(done.config)]),
         Section("Versions", [settings(versions())]),
     ]
-    path = write_page(output / "report.html", f"Fine-tune {config['name']}", sections)
+    path = write_page(output / "report.html", f"Fine-tune {done.config['name']}", sections)
     log.info("Report: %s", path)
     return path
 
@@ -116,8 +115,8 @@ def _drawn(done: Finished) -> str:
     return f"{len(done.judged):,} {done.part} cells, at most {DRAWN:,} of them drawn (UMAP, 15 neighbors)."
 
 
-def _summary(done: Finished, config: Mapping[str, Any]) -> list[str]:
-    head = str(config["head"]["_target_"]).removeprefix("scfm.head.")
+def _summary(done: Finished) -> list[str]:
+    head = str(done.config["head"]["_target_"]).removeprefix("scfm.head.")
     text = f"{head}, judged on {len(done.judged):,} {done.part} cells that training did not see."
     metrics, part = done.metrics, "test" if done.part == "test" else "val"
     if f"{part}/coverage" in metrics and "calibration/temperature" in metrics:

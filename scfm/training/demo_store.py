@@ -16,6 +16,9 @@ from scfm.preparation.api import prepare
 
 log = logging.getLogger(__name__)
 
+#: Folder beside those of the runs, where stores made of the demo or synthetic cells are kept.
+STORES = "stores"
+
 
 @dataclass(frozen=True)
 class Source:
@@ -34,26 +37,30 @@ class Source:
     group: str | None = None
 
 
-def prepared_source(cfg: DictConfig) -> Path:
-    """The folder of the store made of ``cfg.source`` with ``cfg.tokenizer``, made where it is not there yet.
+def prepared_source(source: DictConfig | None, tokenizer: DictConfig | None, stores: Path) -> Path:
+    """The folder of the store made of some cells with a tokenizer, made where it is not there yet.
+
+    Args:
+        source: node of a :class:`Source`; None: no cells are given.
+        tokenizer: node of a tokenizer; None for a fine-tune, which takes that of its checkpoint and needs a store.
+        stores: the folder to make it in.
 
     Raises:
         ValueError: neither a store nor cells are given.
     """
-    tokenizes = "_target_" in (cfg.get("tokenizer") or {})  # a fine-tune takes the checkpoint's tokenizer
-    if cfg.source is None or not tokenizes:
-        others = ", or data=demo or data=synthetic" if tokenizes else ""
+    if source is None or tokenizer is None:
+        others = ", or data=demo or data=synthetic" if tokenizer is not None else ""
         raise ValueError(f"no cells: give store=FOLDER (made by scfm-prepare){others}")
-    made_of = OmegaConf.to_container(OmegaConf.create({"source": cfg.source, "tokenizer": cfg.tokenizer}), resolve=True)
+    made_of = OmegaConf.to_container(OmegaConf.create({"source": source, "tokenizer": tokenizer}), resolve=True)
     digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:8]
-    folder = Path(cfg.output).parent / "stores" / f"{cfg.source.name}-{digest}"
+    folder = stores / f"{source.name}-{digest}"
     if os.environ.get("RANK", "0") != "0":
         _wait_for(folder)
     if not folder.exists():
-        log.info("No store is given: preparing the %s cells into %s.", cfg.source.name, folder)
+        log.info("No store is given: preparing the %s cells into %s.", source.name, folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        source: Source = build(cfg.source)
-        prepare([source.cells()], folder, build(cfg.tokenizer), obs=source.obs, group=source.group)
+        made: Source = build(source)
+        prepare([made.cells()], folder, build(tokenizer), obs=made.obs, group=made.group)
     return folder
 
 

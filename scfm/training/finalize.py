@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +30,7 @@ class Finished:
     Attributes:
         path: the checkpoint.
         module: the module restored from it.
+        config: of the run, as the checkpoint holds it.
         metrics: those of the head as shipped, ``val/...``, ``test/...`` and ``calibration/...``.
         judged: rows of the cells it is shown on: the test cells, or those of validation where there is no test.
         part: the name of that part.
@@ -36,6 +39,7 @@ class Finished:
 
     path: Path
     module: CellModule
+    config: Mapping[str, Any]
     metrics: dict[str, float]
     judged: np.ndarray
     part: str
@@ -57,7 +61,8 @@ def finish(path: Path, data: CellData, device: torch.device) -> Finished:
         data: the store and its split.
         device: where to compute.
     """
-    module = restore_predictor(read(path, trained=True)).to(device)
+    checkpoint = read(path, trained=True)
+    module = restore_predictor(checkpoint).to(device)
     part = "test" if len(data.split.test) else "val"
     judged = data.split.test if part == "test" else data.split.val
     known = [data.split.train, *([data.split.val] if part == "test" else [])]
@@ -74,7 +79,8 @@ def finish(path: Path, data: CellData, device: torch.device) -> Finished:
             after |= {f"{name}_uncalibrated": value for name, value in before.items() if name.split("/")[0] == "ece"}
             after |= _coverage(module.task, outputs, data, judged)
         metrics |= {f"{part}/{name}": float(value) for name, value in after.items()}
-    return Finished(path, module, metrics, judged, "test" if part == "test" else "validation", outputs)
+    named = "test" if part == "test" else "validation"
+    return Finished(path, module, checkpoint.config, metrics, judged, named, outputs)
 
 
 def _refit(module: CellModule, data: CellData, parts: list[np.ndarray], *, first: bool = False) -> bool:

@@ -62,7 +62,8 @@ def read_origin(cfg: DictConfig) -> Checkpoint | None:
         if cfg.vocab == "extend" or cfg.old_store is not None:
             raise ValueError("vocab=extend and old_store=... belong to weights to begin at: give init_from=CHECKPOINT")
         return None
-    checkpoint = read_checkpoint(cfg.init_from, Dictionaries.from_config(cfg), tokenizer=_store_tokenizer(cfg))
+    given = Dictionaries.from_config(cfg.tokenizer)
+    checkpoint = read_checkpoint(cfg.init_from, given, tokenizer=_store_tokenizer(cfg.store))
     if target(cfg.objective).causal not in (None, checkpoint.causal):
         kinds = {True: "objective=ar", False: "objective=mlm"}
         raise ValueError(
@@ -72,9 +73,9 @@ def read_origin(cfg: DictConfig) -> Checkpoint | None:
     return checkpoint
 
 
-def _store_tokenizer(cfg: DictConfig) -> dict[str, Any] | None:
+def _store_tokenizer(store: Any) -> dict[str, Any] | None:
     """The tokenizer of the run's store, for a published model whose dictionaries do not lie beside it."""
-    return read_meta(Path(cfg.store))["tokenizer"] if isinstance(cfg.store, str) else None
+    return read_meta(Path(store))["tokenizer"] if isinstance(store, str) else None
 
 
 def adopt_model(cfg: DictConfig, checkpoint: Checkpoint) -> DictConfig:

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 
 from scfm.checkpoint import read_state
-from scfm.config import plain
 from scfm.migrate import migrate_config
 from scfm.strategy.deepspeed import DeepSpeed
 from scfm.strategy.sharded import ABOUT, list_missing
@@ -20,26 +18,31 @@ from scfm.trust.plain import plain_fault
 
 log = logging.getLogger(__name__)
 
+#: Parts of a config in which a resumed run must be as it began.
+COMPARED = ("model", "objective", "head", "adapt", "optim")
 
-def resume_path(cfg: DictConfig) -> str | None:
+
+def resume_path(ckpt_path: str | None, output: Path) -> str | None:
     """The checkpoint to resume from.
 
-    ``ckpt_path=last`` is the newest whole one of the output folder, ``ckpt_path=auto`` the same or, where there is
-    none yet, a fresh start: what a job that Slurm requeues needs.
+    Args:
+        ckpt_path: a path; ``last``: the newest whole one of the run's folder; ``auto``: the same or, where there is
+            none yet, a fresh start, which is what a job that Slurm requeues needs; None: a fresh start.
+        output: folder of the run.
 
     Raises:
         FileNotFoundError: there is none, or none that is whole.
     """
-    if cfg.ckpt_path is None:
+    if ckpt_path is None:
         return None
-    if cfg.ckpt_path not in ("last", "auto"):
-        path = Path(cfg.ckpt_path)
+    if ckpt_path not in ("last", "auto"):
+        path = Path(ckpt_path)
         if not path.exists():
-            raise FileNotFoundError(f"ckpt_path={cfg.ckpt_path}: there is no checkpoint at {path} to resume from")
+            raise FileNotFoundError(f"ckpt_path={ckpt_path}: there is no checkpoint at {path} to resume from")
         return str(path)
-    folder = Path(cfg.output) / "checkpoints"
+    folder = output / "checkpoints"
     found = newest_whole(folder)
-    if found is None and cfg.ckpt_path == "last":
+    if found is None and ckpt_path == "last":
         raise FileNotFoundError(f"ckpt_path=last: there is no whole checkpoint in {folder} to resume from")
     return None if found is None else str(found)
 
@@ -64,12 +67,13 @@ def torn(path: Path) -> str | None:
     return archive_fault(path)
 
 
-def require_same_run(path: Path, cfg: DictConfig, vocab_hash: str, strategy: Any) -> None:
+def require_same_run(path: Path, parts: Mapping[str, Any], output: Path, vocab_hash: str, strategy: Any) -> None:
     """Refuse to resume from the checkpoint of another strategy, model or vocabulary.
 
     Args:
         path: the checkpoint.
-        cfg: the config of this run.
+        parts: of the config of this run, in plain values, by the names of :data:`COMPARED`; None: it has no such part.
+        output: folder of this run.
         vocab_hash: of the store's vocabulary.
         strategy: of this run's trainer.
 
@@ -78,7 +82,7 @@ def require_same_run(path: Path, cfg: DictConfig, vocab_hash: str, strategy: Any
     """
     if path.is_dir():
         about = _about_shards(path / ABOUT)
-        if Path(cfg.output).resolve() not in path.resolve().parents:
+        if output.resolve() not in path.resolve().parents:
             guard_resume(path)
     else:
         state = read_state(path)
@@ -93,10 +97,9 @@ def require_same_run(path: Path, cfg: DictConfig, vocab_hash: str, strategy: Any
             f"{path} has the vocabulary {about['vocab_hash'][:12]}, the store {vocab_hash[:12]}: resume on the store "
             "that the run was begun with"
         )
-    _require_same_parts(path, migrate_config(about.get("config", {})), cfg)
-    before, now = about.get("config", {}).get("model"), cfg.get("model")
+    _require_same_parts(path, migrate_config(about.get("config", {})), parts)
+    before, now = about.get("config", {}).get("model"), parts["model"]
     if before is not None and now is not None:
-        now = plain(now)
         changed = [f"model.{key}={now.get(key)} (was {before.get(key)})" for key in now if now[key] != before.get(key)]
         harmless = ("compile", "checkpointing", "dropout")
         changed = [text for text in changed if not text.startswith(tuple(f"model.{key}=" for key in harmless))]
@@ -104,12 +107,9 @@ def require_same_run(path: Path, cfg: DictConfig, vocab_hash: str, strategy: Any
             raise ValueError(f"{path} is of another model: {', '.join(changed)}")
 
 
-def _require_same_parts(path: Path, before: Mapping[str, Any], cfg: DictConfig) -> None:
+def _require_same_parts(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """A resumed run learns what it learned before, by the same optimizer; rates, schedule and length may change."""
-    now = plain(cfg)
-    pairs: list[tuple[str, Any, Any]] = [
-        (name, before.get(name), now.get(name)) for name in ("objective", "head", "adapt")
-    ]
+    pairs: list[tuple[str, Any, Any]] = [(name, before.get(name), now[name]) for name in ("objective", "head", "adapt")]
     kinds = [{"_target_": part.get("_target_")} for part in (before.get("optim", {}), now["optim"])]
     pairs.append(("optim", kinds[0], kinds[1]))
     changed = [

@@ -1,20 +1,70 @@
-"""The record of a run and its learning rates, set once its checkpoint to resume from has been accepted."""
+"""The start of a run: its folder is claimed; its record and learning rates are set once nothing refuses it."""
 
 from __future__ import annotations
 
 import logging
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from omegaconf import DictConfig, OmegaConf
+import torch
+from omegaconf import OmegaConf
 from pytorch_lightning.loggers import CSVLogger
 
-from scfm.config import plain
-from scfm.io import write_text
+from scfm import __version__
+from scfm.data.module import CellData
+from scfm.io import hold, remove_parts, write_text
 from scfm.strategy.deepspeed import DeepSpeed
+from scfm.training.devices import is_first_process
 
 log = logging.getLogger(__name__)
+
+#: Lock file in the folder of a run.
+LOCK = ".lock"
+
+
+@contextmanager
+def open_run(output: Path, *, seed: int, resumes: bool, overwrite: bool) -> Iterator[None]:
+    """Seed the run and claim its folder, which is refused where it would mix two runs.
+
+    The first process holds a lock in the folder until the run ends.
+
+    Args:
+        output: the folder.
+        seed: of all random numbers.
+        resumes: the run goes on from a checkpoint, which may lie in the folder.
+        overwrite: delete the checkpoints of another run.
+
+    Raises:
+        BlockingIOError: another run is writing it.
+        FileExistsError: it holds checkpoints, and the config says neither to resume nor to overwrite them.
+    """
+    with hold(output / LOCK, output) if is_first_process() else nullcontext():
+        _prepare_output(output, resumes=resumes, overwrite=overwrite)
+        pl.seed_everything(seed, verbose=False)
+        yield
+
+
+def _prepare_output(output: Path, *, resumes: bool, overwrite: bool) -> None:
+    checkpoints = output / "checkpoints"
+    if not resumes and checkpoints.is_dir() and any(checkpoints.iterdir()):
+        if not overwrite:  # on every rank: one that went on alone would wait for the others
+            raise FileExistsError(
+                f"{output} already holds the checkpoints of a run; continue it with ckpt_path=last, "
+                "choose another name=..., or start again with overwrite=true"
+            )
+        if is_first_process():
+            shutil.rmtree(checkpoints)
+            (output / "metrics.csv").unlink(missing_ok=True)
+    output.mkdir(parents=True, exist_ok=True)
+    if is_first_process():
+        remove_parts(output)
+        remove_parts(checkpoints)
 
 
 class Start(pl.Callback):
@@ -23,22 +73,23 @@ class Start(pl.Callback):
     A refused command leaves the record of the run as it was; a resumed run goes on at the rates of the command line.
 
     Args:
-        cfg: of the run.
+        output: folder of the run.
+        record: the config of the run, plain values.
         about: what the config does not hold, for the loggers.
     """
 
-    def __init__(self, cfg: DictConfig, about: dict[str, Any]) -> None:
-        self.cfg, self.about = cfg, about
+    def __init__(self, output: Path, record: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+        self.output, self.record, self.about = output, record, about
         #: Whether a step was left to do.
         self.trained = False
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Write the record; set the rates where they are others than the checkpoint's."""
         if trainer.is_global_zero:
-            write_text(Path(self.cfg.output) / "config.yaml", OmegaConf.to_yaml(self.cfg, resolve=True))
+            write_text(self.output / "config.yaml", OmegaConf.to_yaml(self.record))
         for logger in trainer.loggers:
             if not isinstance(logger, CSVLogger):  # its hparams.yaml would be config.yaml again
-                logger.log_hyperparams(plain(self.cfg) | {"run": self.about})
+                logger.log_hyperparams(dict(self.record) | {"run": self.about})
         if not isinstance(trainer.strategy, DeepSpeed):  # which holds the groups itself
             _set_rates(trainer, module.rates)  # type: ignore[arg-type]
 
@@ -61,3 +112,19 @@ def _set_rates(trainer: pl.Trainer, rates: list[float]) -> None:
         schedule._last_lr = [group["lr"] for group in groups]
     if old_rates != rates:
         log.info("The run goes on with optim.lr=%g (it was %g).", max(rates), max(old_rates))
+
+
+def describe_environment(data: CellData) -> dict[str, Any]:
+    """Versions of the code and packages, the store and the machine of a run: all that its config does not hold."""
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    done = subprocess.run(git, capture_output=True, text=True, check=False) if shutil.which("git") else None
+    return {
+        "scfm": __version__,
+        "git": done.stdout.strip() if done is not None and done.returncode == 0 else None,
+        "store": data.store.fingerprint,
+        "vocab": data.store.vocab.hash,
+        "torch": torch.__version__,
+        "lightning": pl.__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor(),
+    }

@@ -1,6 +1,6 @@
 """Predictions and files of a run, sent to W&B at its end beside the curves."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +91,22 @@ def cell_predictions(done: Finished, data: CellData, n: int = 32) -> pd.DataFram
 def wandb_loggers(loggers: Iterable[Logger]) -> Iterator[WandbLogger]:
     """Those of the loggers that send to W&B."""
     return (logger for logger in loggers if isinstance(logger, WandbLogger))
+
+
+def send_report(loggers: Iterable[Logger], page: Path, metrics: Mapping[str, float]) -> None:
+    """Send report, pictures and final metrics to W&B; other loggers have no place for them.
+
+    Args:
+        loggers: of the run.
+        page: ``report.html``; the pictures beside it go along.
+        metrics: final ones, into the run's summary.
+    """
+    for logger in wandb_loggers(loggers):
+        import wandb
+
+        run: Any = logger.experiment
+        pictures = sorted(page.parent.glob("*.png"))
+        shown: dict[str, Any] = {f"report/{path.stem}": wandb.Image(str(path)) for path in pictures}
+        run.log({"report/page": wandb.Html(page.read_text(encoding="utf-8"), inject=False), **shown})
+        run.summary.update({f"final/{name}": value for name, value in metrics.items()})
+        log_report(logger, (page, *pictures))

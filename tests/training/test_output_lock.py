@@ -5,7 +5,7 @@ import os
 import pytest
 
 from scfm.io import PART, hold
-from scfm.training.fit import LOCK
+from scfm.training.start import LOCK
 from support import SMALL, command
 
 

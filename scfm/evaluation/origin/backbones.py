@@ -96,7 +96,9 @@ def read_pretrained(checkpoint: Checkpoint) -> Checkpoint | None:
     path = checkpoint.config["init_from"]
     if Path(path).exists() or path.startswith(SCHEME):
         try:
-            return read_checkpoint(path, Dictionaries.from_config(checkpoint.config), tokenizer=checkpoint.tokenizer)
+            config = checkpoint.config
+            given = Dictionaries.from_config(config.get("tokenizer"), config.get("labels"))
+            return read_checkpoint(path, given, tokenizer=checkpoint.tokenizer)
         except FileNotFoundError as error:  # a published model that is in no cache
             log.warning("%s", error)
     log.warning("%s, from which %s was fine-tuned, is gone: it is not compared with.", path, checkpoint.path)
