@@ -76,11 +76,13 @@ def synthetic_cells(
         level = np.exp(log_level(pseudotime[part], kind[part], batch[part], donor[part]))
         mean = level / level.sum(axis=1, keepdims=True) * totals[part, None]
         pieces.append(csr_matrix(rng.poisson(mean * rng.gamma(8.0, 1 / 8.0, mean.shape)).astype(np.int32)))
-    obs = pd.DataFrame(index=pd.Index([f"cell{i}" for i in range(n_cells)], dtype=object))
-    obs["cell_type"] = _categorical("type", kind, n_types)
-    obs["batch"] = _categorical("batch", batch, n_batches)
-    obs["donor"] = _categorical("donor", donor, n_donors)
-    obs["pseudotime"] = pseudotime
+    columns = {
+        "cell_type": _categorical("type", kind, n_types),
+        "batch": _categorical("batch", batch, n_batches),
+        "donor": _categorical("donor", donor, n_donors),
+        "pseudotime": pseudotime,
+    }
+    obs = pd.DataFrame(columns, index=pd.Index([f"cell{i}" for i in range(n_cells)], dtype=object))
     return AnnData(vstack(pieces, format="csr"), obs=obs, var=var, uns={"source": f"scfm synthetic cells, seed {seed}"})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -16,8 +15,6 @@ from scfm.model.architecture import build_config, find_class
 from scfm.model.flops import Work
 from scfm.model.readout import Readout
 from scfm.vocab import Vocab
-
-logger = logging.getLogger(__name__)
 
 
 class Backbone(nn.Module):
@@ -117,24 +114,17 @@ class Backbone(nn.Module):
         self.readout = (
             Readout(self.config.vocab_size, embedding_value, embedding_input) if embedding_pool == "weighted" else None
         )
-        self._check(positions)
-        if embedding_length is not None and not 1 <= embedding_length <= self.n_positions:
-            raise ValueError(
-                f"model.embedding_length={embedding_length}; expected 1 to {self.n_positions} tokens, or null"
-            )
+        self._check(positions, embedding_length)
         if embedding_pool == "cls":
             vocab.special("cls")
         self.row = row
         if checkpointing:
-            # older releases of transformers 5 know it by the second name alone
-            names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
-            enable = next(getattr(self.model, name) for name in names if hasattr(self.model, name))
-            enable({"use_reentrant": False})
+            self._recompute_activations()
         if compile:
             self.compile_layers(mode=compile_mode)
         self.train()
 
-    def _check(self, positions: int) -> None:
+    def _check(self, positions: int, embedding_length: int | None) -> None:
         if not 1 <= self.n_positions <= positions:
             raise ValueError(f"max_length={self.n_positions} must lie between 1 and positions={positions}")
         if not -self.n_layers - 1 <= self.embedding_layer <= self.n_layers:
@@ -144,6 +134,16 @@ class Backbone(nn.Module):
             )
         if self.embedding_pool not in ("mean", "all", "cls", "first", "weighted"):
             raise ValueError(f"embedding_pool={self.embedding_pool!r}; expected mean, all, cls, first or weighted")
+        if embedding_length is not None and not 1 <= embedding_length <= self.n_positions:
+            raise ValueError(
+                f"model.embedding_length={embedding_length}; expected 1 to {self.n_positions} tokens, or null"
+            )
+
+    def _recompute_activations(self) -> None:
+        # older releases of transformers 5 know it by the second name alone
+        names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+        enable = next(getattr(self.model, name) for name in names if hasattr(self.model, name))
+        enable({"use_reentrant": False})
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Last hidden states.
