@@ -4,7 +4,7 @@ Everything here is pure bookkeeping over names; no counts matrix is touched.
 """
 
 from scfm.genes.alias import read_alias
-from scfm.genes.harmonise import GeneMap, harmonize, limit_alias, symbol_token
+from scfm.genes.gene_map import GeneMap, harmonize, limit_alias, symbol_token
 from scfm.genes.report import GeneReport
 from scfm.genes.resolve import resolve
 from scfm.genes.table import biotype_of, symbol_of

@@ -28,7 +28,7 @@ except ImportError:  # before torch 2.11
 else:
     varlen_attn = varlen.varlen_attn
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 NAME = "scfm_packed"
 
@@ -74,7 +74,7 @@ def attention_path(device: torch.device, dtype: torch.dtype, head_dim: int) -> t
         path = ("varlen", "one varlen kernel for the whole row; it has no dropout, so attention dropout is 0")
     else:
         path = ("sdpa", f"scaled_dot_product_attention cell by cell; varlen was refused: {refusal}")
-    logger.info("attention on %s in %s: %s (%s)", device, dtype, *path)
+    log.info("attention on %s in %s: %s (%s)", device, dtype, *path)
     return path
 
 

@@ -14,7 +14,7 @@ NAMED = 12
 
 
 def volcano(effect: np.ndarray, p: np.ndarray, names: np.ndarray, *, called: np.ndarray, label: str) -> Figure:
-    """Effects against -log10 p; called genes in colour, the first of them by p named.
+    """Effects against -log10 p; called genes in color, the first of them by p named.
 
     Args:
         effect: (genes,).
@@ -79,11 +79,11 @@ def compare_effects(one: np.ndarray, other: np.ndarray, names: np.ndarray, *, la
 
 
 def gene_heat_map(table: pd.DataFrame, *, label: str) -> Figure:
-    """Genes × groups, colours around 0; missing pairs stay white.
+    """Genes × groups, colors around 0; missing pairs stay white.
 
     Args:
         table: effects, genes by row.
-        label: of the colour bar.
+        label: of the color bar.
     """
     values = table.to_numpy(dtype=float)
     reach = float(np.nanmax(np.abs(values), initial=1e-12))

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from scfm.genes import GeneMap, biotype_of, harmonize, limit_alias
-from scfm.genes.harmonise import Policy, is_excluded
+from scfm.genes.gene_map import Policy, is_excluded
 from scfm.genes.resolve import Species
 from scfm.tokenizer.dictionary import read_mapping, read_tokens
 from scfm.tokenizer.kernel import rank, require_sound
@@ -134,7 +134,7 @@ class Tokenizer:
         species: Species = "human",
         alias: Mapping[str, str] | None = None,
     ) -> GeneMap:
-        """Find the token of each column of a file, see :func:`scfm.genes.harmonise`.
+        """Find the token of each column of a file, see :func:`scfm.genes.harmonize`.
 
         Args:
             names: (G,) gene names.

@@ -128,7 +128,7 @@ def _figures(
         ),
         "volcano": (
             volcano(residual, genes["p"].to_numpy(), names, called=called, label=f"{label}, residual"),
-            "Shift less that of other genes of the same cell and rank decile, against p; coloured: FDR < 0.05.",
+            "Shift less that of other genes of the same cell and rank decile, against p; colored: FDR < 0.05.",
         ),
     }  # fmt: skip
     other = "logfc" if "logfc" in genes else "mean_rank"

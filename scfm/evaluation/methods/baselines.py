@@ -141,7 +141,7 @@ def embed(
 
     Args:
         name: one of ``BASELINES``.
-        expression: log-normalised counts.
+        expression: log-normalized counts.
         batch: (B,) batches, for the methods that need them.
         labels: (B,) types, for the methods that need them.
         seed: of everything random.

@@ -1,4 +1,4 @@
-"""Counts as a user prepares them by hand: log-normalised, highly variable genes, scaled, principal components."""
+"""Counts as a user prepares them by hand: log-normalized, highly variable genes, scaled, principal components."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ N_GENES, N_COMPONENTS, LARGEST = 2000, 50, 10.0
 
 @dataclass(frozen=True)
 class Expression:
-    """Log-normalised expression.
+    """Log-normalized expression.
 
     Attributes:
         values: (B, G) CSR float32, log(1 + 10 000 · count / total).
@@ -64,7 +64,7 @@ class Expression:
 
 
 def read_expression(adata: AnnData, layer: str | None = None) -> Expression:
-    """Find the counts of an AnnData and log-normalise them.
+    """Find the counts of an AnnData and log-normalize them.
 
     Args:
         adata: cells; not modified.
@@ -79,7 +79,7 @@ def read_expression(adata: AnnData, layer: str | None = None) -> Expression:
     name, counts, genes, finite = _find_counts(adata, layer)
     if not finite.all():
         raise ValueError(f"{int((~finite).sum())} of {len(finite)} cells have NaN or infinite counts in {name}")
-    return Expression(_log_normalise(counts), counts, name, _symbols(genes))
+    return Expression(_log_normalize(counts), counts, name, _symbols(genes))
 
 
 def finite_counts(adata: AnnData, layer: str | None = None) -> np.ndarray:
@@ -131,7 +131,7 @@ def _are_counts(counts: csr_matrix) -> bool:
     return bool((values >= 0).all() and (values == np.floor(values)).all() and values.any())
 
 
-def _log_normalise(counts: csr_matrix) -> csr_matrix:
+def _log_normalize(counts: csr_matrix) -> csr_matrix:
     totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
     factor = np.divide(1e4, totals, out=np.zeros_like(totals), where=totals > 0)
     values = counts.astype(np.float32)

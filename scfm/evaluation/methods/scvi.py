@@ -13,7 +13,7 @@ from scfm.evaluation.methods.expression import Expression
 from scfm.head.variable_genes import variable_genes
 from scfm.optional import need
 
-UNLABELLED = "(missing)"
+UNLABELED = "(missing)"
 
 
 def scvi(expression: Expression, batch: np.ndarray, seed: int, epochs: int | None = None) -> np.ndarray:
@@ -43,7 +43,7 @@ def scanvi(
     """
     tools = need("scvi", "scvi-tools")
     model = _fitted(expression, batch, labels, seed, epochs)
-    semi = tools.model.SCANVI.from_scvi_model(model, unlabeled_category=UNLABELLED, labels_key="label")
+    semi = tools.model.SCANVI.from_scvi_model(model, unlabeled_category=UNLABELED, labels_key="label")
     semi.train(max_epochs=epochs or 20, accelerator="cpu", enable_progress_bar=False)
     return semi.get_latent_representation()
 
@@ -56,7 +56,7 @@ def _fitted(expression: Expression, batch: np.ndarray, labels: np.ndarray | None
     adata = AnnData(expression.counts[:, chosen].astype(np.float32))
     adata.obs["batch"] = pd.Categorical(batch.astype(str))
     if labels is not None:
-        adata.obs["label"] = pd.Categorical(np.where(labels == "", UNLABELLED, labels).astype(str))
+        adata.obs["label"] = pd.Categorical(np.where(labels == "", UNLABELED, labels).astype(str))
     tools.model.SCVI.setup_anndata(adata, batch_key="batch", labels_key="label" if labels is not None else None)
     model = tools.model.SCVI(adata, n_layers=2, n_latent=30, gene_likelihood="nb")
     model.train(max_epochs=epochs, accelerator="cpu", enable_progress_bar=False)

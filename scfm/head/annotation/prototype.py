@@ -14,6 +14,7 @@ from scfm.head.annotation.class_prototypes import KEY, PrototypeHead, PrototypeO
 from scfm.head.annotation.discriminant import choose_scales, weighed_directions
 from scfm.head.base import Arrays, Outputs, Written
 from scfm.head.cell_state import CellState, Components, StateHead
+from scfm.head.ranges import check_proper_shares
 from scfm.head.survey import Survey
 from scfm.types import Backbone, Metrics, Spec
 
@@ -55,8 +56,7 @@ class Prototype(PrototypeHead, StateHead):
         **options: Unpack[PrototypeOptions],
     ) -> None:
         super().__init__()
-        if not 0 <= dropout < 1:
-            raise ValueError(f"head.dropout={dropout}; expected a share, 0 <= dropout < 1")
+        check_proper_shares(dropout=dropout)
         self.labels, self.label_column = (label,), label
         self.state = CellState(
             spec,
