@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
-from scfm.checkpoint import Checkpoint, describe, read_state
+from scfm.checkpoint import Checkpoint
 from scfm.config import build, compose_part, import_extensions
 from scfm.head.base import Head, Written
-from scfm.inference.cell_input import CellInput, open_input
-from scfm.inference.gene_table import GeneStates, Moments, gene_components, make_gene_table, read_gene_states
+from scfm.inference.cell_reader import CellReader
+from scfm.inference.gene_table import Moments, make_gene_table
 from scfm.inference.load import checkpoint_vocab, restore_predictor
-from scfm.inference.options import EmbedOptions, Settings, embed_options
-from scfm.inference.predict import predict, predict_step
-from scfm.inference.write import add_to_adata, make_entries, require_output, require_room, write_result
-from scfm.io import atomic_write
+from scfm.inference.options import EmbedOptions, embed_options
+from scfm.inference.save import save_model
+from scfm.inference.write import add_to_adata
 from scfm.model.backbone import Backbone
 from scfm.module import CellModule
 from scfm.published.dictionaries import Dictionaries, DictionaryOptions
 from scfm.published.export import DType, export_model
 from scfm.published.folder import read_checkpoint
-from scfm.strategy.checkpoint_io import write_checkpoint
-from scfm.types import Spec
 from scfm.vocab import Vocab
 
 if TYPE_CHECKING:
@@ -111,12 +106,15 @@ class Model:
             FileNotFoundError, FileExistsError: no such input; an output that is there.
             ValueError: cells that cannot be read or have too few known genes, or arguments that do not go together.
         """
+        reader = self._reader(progress)
         if isinstance(cells, (str, Path)):
-            return self._embed_file(Path(cells), output, key, overwrite, progress, options)
+            if output is None:
+                raise ValueError(f"{cells} is a file: give output=..., the .h5ad to write; the input is never modified")
+            reader.write_file(Path(cells), Path(output), key, options, overwrite=overwrite)
+            return Path(output)
         if output is not None:
             raise ValueError("output=... is for a file; an AnnData in memory is written into, or copied by copy=True")
-        entries = self._entries(cells, key, progress, options)
-        return _added(cells, entries, copy)
+        return _added(cells, reader.entries(cells, key, options), copy)
 
     def annotate(
         self, adata: AnnData, *, copy: bool = False, progress: bool = False, **options: Unpack[EmbedOptions]
@@ -126,7 +124,7 @@ class Model:
         Raises:
             ValueError: the checkpoint has no head that writes any.
         """
-        entries = self._entries(adata, KEY, progress, options)
+        entries = self._reader(progress).entries(adata, KEY, options)
         if not entries.obs:
             raise ValueError(f"{self._about_head()} writes no obs columns; fine-tune head=annotation/... for names")
         return _added(adata, Written(obs=entries.obs, uns=entries.uns), copy)
@@ -139,7 +137,7 @@ class Model:
         Raises:
             ValueError: the checkpoint has no head that writes any.
         """
-        entries = self._entries(adata, KEY, progress, options)
+        entries = self._reader(progress).entries(adata, KEY, options)
         obsm = {name: values for name, values in entries.obsm.items() if name not in (KEY, f"{KEY}_state")}
         if not obsm:
             raise ValueError(f"{self._about_head()} projects nothing; fine-tune head=integration/... for a space")
@@ -163,7 +161,8 @@ class Model:
         if contextual is None:
             table = self._static()[ids]
         else:
-            states, _ = self._gene_states(contextual, None, progress, options, components=False)
+            reader = self._reader(progress)
+            states, _ = reader.gene_states(contextual, None, KEY, options, components=False)
             moments = states.moments.get(0) or Moments.zeros(len(self.vocab), self.backbone.width)
             table = moments.mean()[ids].astype(np.float32)
         return pd.DataFrame(table, index=pd.Index([self.vocab.tokens[i] for i in ids], name="gene"))
@@ -192,7 +191,8 @@ class Model:
         Raises:
             ValueError: no such column, or no gene in so many cells.
         """
-        states, components = self._gene_states(cells, by, progress, options, components=True)
+        reader = self._reader(progress)
+        states, components = reader.gene_states(cells, by, KEY, options, components=True)
         return make_gene_table(states, self.vocab, self._static(), components, by=by, min_cells=min_cells)
 
     def _static(self) -> np.ndarray:
@@ -240,17 +240,8 @@ class Model:
         Raises:
             FileExistsError: something lies there.
         """
-        path = Path(path)
-        if path.exists():
-            raise FileExistsError(f"{path} exists; choose another path")
-        state = self._state()
-        weights = {f"backbone.{name}": value.cpu() for name, value in self.backbone.state_dict().items()}
-        weights |= {f"task.{name}": value.cpu() for name, value in self.head.state_dict().items()}
-        about = dict(state["scfm"])
-        about["classes"] = {**about["classes"], **self.head.class_names()}
-        steps: dict[str, Any] = {name: state[name] for name in ("global_step", "epoch") if name in state}
-        write_checkpoint({**steps, "scfm": about, "state_dict": weights}, path)
-        return path
+        save_model(self.checkpoint, self.backbone, self.head, Path(path))
+        return Path(path)
 
     def export(self, folder: str | Path, *, dtype: DType = "float32", license: str | None = None) -> list[str]:
         """Write the model as a folder that transformers and the published tools read, as ``scfm-export`` does.
@@ -263,73 +254,13 @@ class Model:
         """
         return export_model(self.checkpoint, self.backbone, self.head, folder, dtype=dtype, license=license)
 
-    def _state(self) -> dict[str, Any]:
-        """The checkpoint as it was read, or a published model as a checkpoint."""
-        if not self.checkpoint.published:
-            return read_state(self.checkpoint.path)
-        spec = Spec(self.vocab, self.backbone.width, self.checkpoint.classes)
-        told = self.checkpoint
-        return {"scfm": describe(told.command, told.config, told.tokenizer, spec, causal=told.causal), "global_step": 0}
+    def _reader(self, progress: bool) -> CellReader:
+        return CellReader(self.checkpoint, self.module, progress)
 
     def _about_head(self) -> str:
         if not self.head.hooks:
             return f"{self.checkpoint.path} was pretrained only: it has no head, which"
         return f"the head {type(self.head).__name__} of {self.checkpoint.path}"
-
-    def _entries(self, adata: AnnData, key: str, progress: bool, options: EmbedOptions) -> Written:
-        with self._open(adata, key, options) as (given, settings):
-            return self._entries_of(given, settings, key, progress)
-
-    @contextmanager
-    def _open(self, cells: AnnData | Path, key: str, options: EmbedOptions) -> Iterator[tuple[CellInput, Settings]]:
-        settings = embed_options(key, options)
-        require_room(cells, key)
-        keep_counts = self.module.reads_counts
-        with open_input(cells, self.checkpoint, settings.reading, keep_counts=keep_counts) as given:
-            yield given, settings
-
-    def _entries_of(self, given: CellInput, settings: Settings, key: str, progress: bool) -> Written:
-        arrays = self._predict(given, settings, progress)
-        return make_entries(self.head, arrays, key, given.provenance(self.checkpoint), str(given.cells.path))
-
-    def _predict(self, given: CellInput, settings: Settings, progress: bool) -> dict[str, np.ndarray]:
-        n = given.cells.n_cells
-        tokens, block_size = settings.tokens_per_batch, settings.block_size
-        batches = given.batches(tokens=tokens, block_size=block_size, part_size=max(n, 1))
-        with tqdm(total=n, unit="cell", desc="Embedding") if progress else nullcontext() as bar:
-            advance = None if bar is None else bar.update
-            arrays = predict(predict_step(self.module), batches, np.arange(n), self.module.device, advance)
-        if not arrays:
-            raise ValueError(f"{given.cells.path}: no cell has a gene that the model knows")
-        return arrays
-
-    def _embed_file(
-        self, source: Path, output: str | Path | None, key: str, overwrite: bool, progress: bool, options: EmbedOptions
-    ) -> Path:
-        if output is None:
-            raise ValueError(f"{source} is a file: give output=..., the .h5ad to write; the input is never modified")
-        target = Path(output)
-        require_output(source, target, overwrite=overwrite)
-        with self._open(source, key, options) as (given, settings):
-            entries = self._entries_of(given, settings, key, progress)
-            with atomic_write(target) as part:
-                write_result(part, source, given.cells, entries)
-        return target
-
-    def _gene_states(
-        self, cells: AnnData | str | Path, by: str | None, progress: bool, options: EmbedOptions, *, components: bool
-    ) -> tuple[GeneStates, np.ndarray]:
-        """Sums of hidden states by gene and group, and where asked for the baseline vectors."""
-        settings = embed_options(KEY, options)
-        with open_input(cells, self.checkpoint, settings.reading, keep_counts=False) as given:
-            n = given.cells.n_cells
-            with tqdm(total=n, unit="cell", desc="Reading genes") if progress else nullcontext() as bar:
-                states = read_gene_states(
-                    self.backbone, self.vocab, given, by=by, tokens=settings.tokens_per_batch,
-                    block_size=settings.block_size, device=self.module.device,
-                    advance=None if bar is None else bar.update,
-                )  # fmt: skip
-            return states, gene_components(given, len(self.vocab)) if components else np.zeros((0, 0))
 
 
 def load(

@@ -1,0 +1,129 @@
+"""Cells read by a model: opened, predicted by the one loop, and made into entries of an AnnData or a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from scfm.checkpoint import Checkpoint
+from scfm.head.base import Written
+from scfm.inference.cell_input import CellInput, open_input
+from scfm.inference.gene_table import GeneStates, gene_components, read_gene_states
+from scfm.inference.load import checkpoint_vocab
+from scfm.inference.options import EmbedOptions, Settings, embed_options
+from scfm.inference.predict import predict, predict_step
+from scfm.inference.write import make_entries, require_output, require_room, write_result
+from scfm.io import atomic_write
+from scfm.module import CellModule
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+@dataclass(frozen=True)
+class CellReader:
+    """Reads cells as a checkpoint does.
+
+    Attributes:
+        checkpoint: brings tokenizer and vocabulary.
+        module: backbone and head.
+        progress: show a progress bar.
+    """
+
+    checkpoint: Checkpoint
+    module: CellModule
+    progress: bool = False
+
+    def entries(self, adata: AnnData, key: str, options: EmbedOptions) -> Written:
+        """What embedding adds to an AnnData in memory, which is only read.
+
+        Args:
+            adata: the cells.
+            key: of the embedding in ``obsm``.
+            options: see there.
+
+        Raises:
+            ValueError: cells that cannot be read or have too few known genes.
+        """
+        with self._open(adata, key, options) as (given, settings):
+            return self._entries_of(given, settings, key)
+
+    def write_file(self, source: Path, output: Path, key: str, options: EmbedOptions, *, overwrite: bool) -> None:
+        """Write a file of cells with all that embedding adds to it.
+
+        Args:
+            source: the file, which is not modified.
+            output: the .h5ad to write.
+            key: of the embedding in ``obsm``.
+            options: see there.
+            overwrite: replace an output that exists.
+
+        Raises:
+            FileExistsError: the output is there.
+            ValueError: it is the input, or cells that cannot be read or have too few known genes.
+        """
+        require_output(source, output, overwrite=overwrite)
+        with self._open(source, key, options) as (given, settings):
+            entries = self._entries_of(given, settings, key)
+            with atomic_write(output) as part:
+                write_result(part, source, given.cells, entries)
+
+    def gene_states(
+        self, cells: AnnData | str | Path, by: str | None, key: str, options: EmbedOptions, *, components: bool
+    ) -> tuple[GeneStates, np.ndarray]:
+        """Sums of hidden states by gene and group, and where asked for the baseline vectors.
+
+        Args:
+            cells: an AnnData in memory, or a file.
+            by: obs column of groups; None: all cells together.
+            key: the usual name of the embedding.
+            options: see there.
+            components: compute the loadings of principal components, (V, k); else (0, 0).
+
+        Raises:
+            ValueError: no such column, or cells that cannot be read.
+        """
+        settings = embed_options(key, options)
+        with open_input(cells, self.checkpoint, settings.reading, keep_counts=False) as given:
+            vocab, n = checkpoint_vocab(self.checkpoint), given.cells.n_cells
+            with self._bar(n, "Reading genes") as bar:
+                states = read_gene_states(
+                    self.module.backbone, vocab, given, by=by, tokens=settings.tokens_per_batch,
+                    block_size=settings.block_size, device=self.module.device,
+                    advance=None if bar is None else bar.update,
+                )  # fmt: skip
+            return states, gene_components(given, len(vocab)) if components else np.zeros((0, 0))
+
+    @contextmanager
+    def _open(self, cells: AnnData | Path, key: str, options: EmbedOptions) -> Iterator[tuple[CellInput, Settings]]:
+        settings = embed_options(key, options)
+        require_room(cells, key)
+        keep_counts = self.module.reads_counts
+        with open_input(cells, self.checkpoint, settings.reading, keep_counts=keep_counts) as given:
+            yield given, settings
+
+    def _entries_of(self, given: CellInput, settings: Settings, key: str) -> Written:
+        arrays = self._predict(given, settings)
+        return make_entries(self.module.task, arrays, key, given.provenance(self.checkpoint), str(given.cells.path))
+
+    def _predict(self, given: CellInput, settings: Settings) -> dict[str, np.ndarray]:
+        n = given.cells.n_cells
+        tokens, block_size = settings.tokens_per_batch, settings.block_size
+        batches = given.batches(tokens=tokens, block_size=block_size, part_size=max(n, 1))
+        with self._bar(n, "Embedding") as bar:
+            advance = None if bar is None else bar.update
+            arrays = predict(predict_step(self.module), batches, np.arange(n), self.module.device, advance)
+        if not arrays:
+            raise ValueError(f"{given.cells.path}: no cell has a gene that the model knows")
+        return arrays
+
+    @contextmanager
+    def _bar(self, n: int, what: str) -> Iterator[tqdm | None]:
+        with tqdm(total=n, unit="cell", desc=what) if self.progress else nullcontext() as bar:
+            yield bar
