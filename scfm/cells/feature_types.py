@@ -52,7 +52,7 @@ def gene_mask(var: pd.DataFrame, wanted: str = "rna") -> np.ndarray | None:
     Raises:
         ValueError: no feature is a gene, or several kinds of which none is a known word for genes.
     """
-    columns = {_word(name): name for name in var.columns}
+    columns = {feature_word(name): name for name in var.columns}
     for key in (*COLUMNS, *POSSIBLE_COLUMNS):
         if key in columns:
             return _mask(var, str(columns[key]), wanted, certain=key in COLUMNS)
@@ -62,10 +62,10 @@ def gene_mask(var: pd.DataFrame, wanted: str = "rna") -> np.ndarray | None:
 def _mask(var: pd.DataFrame, column: str, wanted: str, *, certain: bool) -> np.ndarray | None:
     kinds = var[column].astype(object).where(var[column].notna(), "").map(str).to_numpy(dtype=object)
     numbers = Counter(kinds.tolist())
-    word_of = {kind: _word(kind) for kind in numbers}
+    word_of = {kind: feature_word(kind) for kind in numbers}
     words = np.array([word_of[kind] for kind in kinds], dtype=object)
-    if _word(wanted) != "rna" and _word(wanted) in words:
-        return words == _word(wanted)
+    if feature_word(wanted) != "rna" and feature_word(wanted) in words:
+        return words == feature_word(wanted)
     genes = np.isin(words, [word for word in word_of.values() if is_gene_word(word)])
     others = np.isin(words, [word for word in word_of.values() if word in OTHERS])
     if genes.any():
@@ -73,18 +73,18 @@ def _mask(var: pd.DataFrame, column: str, wanted: str, *, certain: bool) -> np.n
         if not certain and not others.any():
             return None
         return _report_mask(taken, column, numbers)
-    known = {kind for kind in numbers if _word(kind)}
-    named = _word(wanted) != "rna"  # a modality that the user names may hold anything
+    known = {kind for kind in numbers if feature_word(kind)}
+    named = feature_word(wanted) != "rna"  # a modality that the user names may hold anything
     if not certain or (len(known) < 2 and (named or not others.any())):
         return None
-    raise ValueError(_refusal(column, numbers, only_others=all(_word(kind) in OTHERS for kind in known)))
+    raise ValueError(_refusal(column, numbers, only_others=all(feature_word(kind) in OTHERS for kind in known)))
 
 
 def _report_mask(taken: np.ndarray, column: str, numbers: Mapping[str, int]) -> np.ndarray | None:
     if taken.all():
         return None
     others = ", ".join(
-        f"{n:,} {kind or 'without a kind'}" for kind, n in numbers.items() if not is_gene_word(_word(kind))
+        f"{n:,} {kind or 'without a kind'}" for kind, n in numbers.items() if not is_gene_word(feature_word(kind))
     )
     log.info("%d features are genes by var[%r]; the others are left out (%s)", taken.sum(), column, others)
     return taken
@@ -94,7 +94,7 @@ def _refusal(column: str, numbers: Mapping[str, int], *, only_others: bool) -> s
     listed = ", ".join(f"{kind!r} ({n:,} features)" for kind, n in numbers.items())
     if only_others:
         return f"has no genes: var[{column!r}] has the kinds {listed}; give the file that has the genes"
-    example = max(numbers, key=lambda kind: numbers[kind] if kind and _word(kind) not in OTHERS else -1)
+    example = max(numbers, key=lambda kind: numbers[kind] if kind and feature_word(kind) not in OTHERS else -1)
     return (
         f"has features of several kinds and none is known to be genes: var[{column!r}] has {listed}. Name the kind of "
         f"the genes (mod={example!r}), or call it 'Gene Expression' in the file"
@@ -102,7 +102,7 @@ def _refusal(column: str, numbers: Mapping[str, int], *, only_others: bool) -> s
 
 
 def is_gene_word(word: str) -> bool:
-    """Whether a kind, as :func:`_word` writes it, means genes: a word of :data:`GENES` or a biotype of GENCODE."""
+    """Whether a kind, as :func:`feature_word` writes it, means genes: of :data:`GENES` or a biotype of GENCODE."""
     if word in OTHERS:
         return False
     return word in GENES or word in _biotypes() or word.endswith(("pseudogene", "rna", "vgene", "cgene", "jgene"))
@@ -110,8 +110,13 @@ def is_gene_word(word: str) -> bool:
 
 @cache
 def _biotypes() -> frozenset[str]:
-    return frozenset(map(_word, table("human").biotypes.values())) | {"processedtranscript", "antisense", "ncrna"}
+    return frozenset(map(feature_word, table("human").biotypes.values())) | {
+        "processedtranscript",
+        "antisense",
+        "ncrna",
+    }
 
 
-def _word(kind: object) -> str:
+def feature_word(kind: object) -> str:
+    """A kind of feature without case and separators: ``Antibody Capture`` is ``antibodycapture``."""
     return re.sub(r"[\W_]+", "", str(kind)).lower()

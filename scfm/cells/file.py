@@ -19,6 +19,7 @@ from scipy.sparse import csr_matrix
 
 from scfm.cells.counts import Demand, describe, find_counts, first_bad
 from scfm.cells.feature_types import gene_mask
+from scfm.cells.fields import FieldReader, FieldRequest, open_field
 from scfm.cells.formats.detect import open_source
 from scfm.cells.formats.in_memory import InMemory
 from scfm.cells.names import WINDOW, gene_names, repeated_cells, var_columns
@@ -93,6 +94,8 @@ class CellFile:
         self.counts_from = chosen.place.label
         self.is_counts = chosen.kind == "counts"
         self._matrix: Matrix = chosen.matrix
+        self._place = chosen.place
+        self._fields: dict[FieldRequest, FieldReader] = {}
         var = chosen.place.var()
         if not len(var):
             raise ValueError(f"has no genes (0 rows in the var of its {self.counts_from})")
@@ -189,8 +192,26 @@ class CellFile:
                 raise ValueError(f"{self.path}: obs has no column {column!r}; {did_you_mean(column, self.obs_columns)}")
         return list(columns)
 
+    def open_field(self, request: FieldRequest) -> FieldReader:
+        """The second modality of these cells (proteins, peaks), opened once.
+
+        Raises:
+            MissingFieldError: the file has none of that name.
+            ValueError: it cannot be used, see :func:`scfm.cells.fields.open_field`.
+        """
+        if request not in self._fields:
+            try:
+                self._fields[request] = open_field(self._source, self._place, request)
+            except ValueError as error:
+                raise type(error)(f"{self.path}: {_first_line(error)}") from error
+            except DAMAGE as error:
+                raise ValueError(f"{self.path}: {_cause(error)}") from error
+        return self._fields[request]
+
     def close(self) -> None:
         """Close the file and remove temporary ones."""
+        for reader in self._fields.values():
+            reader.close()
         self._matrix.close()
         self._source.close()
 

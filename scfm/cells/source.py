@@ -58,12 +58,19 @@ class Source(Protocol):
         obs_columns: names of the columns of ``obs``.
         layers: places by layer name.
         default: places to look for counts in when no layer is named, most likely first.
+        modalities: opens another modality of the file, by name; empty in formats without any.
     """
 
     n_cells: int
     obs_columns: list[str]
     layers: Mapping[str, Place]
     default: Sequence[Place]
+    modalities: Mapping[str, Callable[[], Source]]
+
+    @property
+    def arrays(self) -> Mapping[str, Place]:
+        """Tables of named columns in ``obsm``; empty in formats without any."""
+        ...
 
     def obs(self, start: int, stop: int, columns: Sequence[str]) -> pd.DataFrame:
         """Rows ``start`` to ``stop`` of ``obs``; the index is the cells' names as strings."""

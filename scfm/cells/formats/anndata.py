@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_matrix
 
 from scfm.cells.formats.frame import Frame
-from scfm.cells.formats.hdf5_matrix import open_matrix
-from scfm.cells.source import Matrix, Place
+from scfm.cells.formats.hdf5_matrix import open_matrix, widen
+from scfm.cells.source import Matrix, Place, Source
 
 
 class AnnDataGroup:
@@ -20,12 +21,15 @@ class AnnDataGroup:
     Args:
         group: of h5py or zarr.
         owner: the file to close at the end.
+        modalities: opens the other modalities of a MuData.
 
     Raises:
         ValueError: ``obs`` or ``var`` is missing, or there is no matrix at all.
     """
 
-    def __init__(self, group: Any, owner: Any = None) -> None:
+    def __init__(
+        self, group: Any, owner: Any = None, modalities: Mapping[str, Callable[[], Source]] | None = None
+    ) -> None:
         for part in ("obs", "var"):
             if part not in group:
                 raise ValueError(f"has no {part!r}; it has {', '.join(map(repr, sorted(group.keys()))) or 'nothing'}")
@@ -43,6 +47,27 @@ class AnnDataGroup:
             if matrix in group and _is_matrix(group[matrix]):
                 default.append(self._place(label, matrix, var))
         self.default: Sequence[Place] = default
+        self.modalities: Mapping[str, Callable[[], Source]] = modalities or {}
+
+    @cached_property
+    def arrays(self) -> Mapping[str, Place]:
+        """The tables in ``obsm``, see :class:`~scfm.cells.source.Source`; bare arrays have no names of columns."""
+        group: Any = self.group.get("obsm", None)
+        names = sorted(group.keys()) if hasattr(group, "keys") else []  # a compound dataset before AnnData 0.7
+        return {
+            name: Place(f"obsm[{name!r}]", partial(self._table, name), partial(self._table_columns, name))
+            for name in names
+            if group[name].attrs.get("encoding-type", "") == "dataframe"
+        }
+
+    def _table(self, name: str) -> Matrix:
+        frame = self._frame(f"obsm/{name}")
+        if frame.length != self.n_cells:
+            raise ValueError(f"its obsm[{name!r}] has {frame.length} rows but obs has {self.n_cells} cells")
+        return FrameMatrix(frame)
+
+    def _table_columns(self, name: str) -> pd.DataFrame:
+        return pd.DataFrame(index=pd.Index(self._frame(f"obsm/{name}").columns, dtype=object))
 
     def _place(self, label: str, matrix: str, var: str) -> Place:
         return Place(label, partial(self._matrix, label, matrix, var), partial(self._var, var))
@@ -82,6 +107,41 @@ def _is_matrix(element: Any) -> bool:
     return element.attrs.get("encoding-type", "") != "null" and bool(getattr(element, "shape", True))
 
 
+class FrameMatrix:
+    """A table of numbers on disk as a :class:`~scfm.cells.source.Matrix`."""
+
+    def __init__(self, frame: Frame) -> None:
+        self.frame = frame
+        self.shape = (frame.length, len(frame.columns))
+
+    def blocks(self, start: int, stop: int, size: int) -> Iterator[csr_matrix]:
+        """Rows in blocks, see :class:`~scfm.cells.source.Matrix`.
+
+        Raises:
+            ValueError: a column that holds no numbers.
+        """
+        for low in range(start, stop, size):
+            rows = self.frame.rows(low, min(low + size, stop))
+            kinds = {name: values.dtype.kind for name, values in rows.items()}
+            wrong = next((name for name, kind in kinds.items() if kind not in "iufb"), None)
+            if wrong is not None:
+                raise ValueError(f"the column {wrong!r} of its {self.frame.group.name} holds no numbers")
+            yield csr_matrix(widen(rows.to_numpy()))
+
+    def sample(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Values of rows from all over the table, see :class:`~scfm.cells.source.Matrix`."""
+        width = min(self.shape[0], max(16, n // max(1, 16 * self.shape[1])))
+        starts = np.unique(np.linspace(0, self.shape[0] - width, 16).astype(np.int64))
+        blocks = [next(self.blocks(low, low + width, width)) for low in starts.tolist()]
+        rows = [
+            low + np.repeat(np.arange(width), np.diff(block.indptr)) for low, block in zip(starts, blocks, strict=True)
+        ]
+        return np.concatenate([block.data for block in blocks]), np.concatenate(rows)
+
+    def close(self) -> None:
+        """Nothing to remove."""
+
+
 class JoinedObs:
     """One modality of MuData whose obs also has the columns of the global obs, joined by the cells' names.
 
@@ -98,8 +158,14 @@ class JoinedObs:
         self.n_cells = own.n_cells
         self.layers: Mapping[str, Place] = own.layers
         self.default: Sequence[Place] = own.default
+        self.modalities: Mapping[str, Callable[[], Source]] = own.modalities
         self._added = [name for name in self._shared.columns if name not in own.obs_columns]
         self.obs_columns = [*own.obs_columns, *self._added]
+
+    @property
+    def arrays(self) -> Mapping[str, Place]:
+        """The tables in ``obsm`` of the modality."""
+        return self._own.arrays
 
     @cached_property
     def _rows(self) -> np.ndarray:

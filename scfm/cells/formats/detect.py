@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,8 @@ def _open_anndata(group: Any, mod: str, owner: Any = None) -> Source:
     names = sorted(group["mod"].keys())
     if mod not in names:
         raise ValueError(f"has no modality {mod!r}; {did_you_mean(mod, names)}; name one with mod=...")
-    one = AnnDataGroup(group["mod"][mod], owner=owner)
+    others = {name: partial(AnnDataGroup, group["mod"][name]) for name in names if name != mod}
+    one = AnnDataGroup(group["mod"][mod], owner=owner, modalities=others)
     return one if "obs" not in group else JoinedObs(one, group["obs"])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from scfm.cells.formats.hdf5_matrix import widen
-from scfm.cells.source import Matrix, Place
+from scfm.cells.source import Matrix, Place, Source
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -34,6 +34,12 @@ class InMemory:
         if adata.X is not None:
             default.append(self._place("X", lambda: adata.X, adata.var))
         self.default: Sequence[Place] = default
+        tables = {str(name): values for name, values in adata.obsm.items() if isinstance(values, pd.DataFrame)}
+        self.arrays: Mapping[str, Place] = {
+            name: self._place(f"obsm[{name!r}]", values.to_numpy, pd.DataFrame(index=values.columns))
+            for name, values in tables.items()
+        }
+        self.modalities: Mapping[str, Callable[[], Source]] = {}
 
     def _place(self, label: str, values: Any, var: pd.DataFrame) -> Place:
         return Place(label, lambda: Rows(values()), lambda: var.set_axis(var.index.astype(str)))

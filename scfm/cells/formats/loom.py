@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from scfm.cells.formats.hdf5_matrix import DenseMatrix
-from scfm.cells.source import Matrix, Place
+from scfm.cells.source import Matrix, Place, Source
 
 #: Attributes that name cells and genes, by preference.
 CELL_NAMES = ("CellID", "obs_names", "cell_names", "Barcode", "barcode")
@@ -37,6 +37,8 @@ class Loom:
         self.layers: Mapping[str, Place] = {name: self._place(f"layers[{name!r}]", f"layers/{name}") for name in layers}
         counts = [self.layers["counts"]] if "counts" in self.layers else []
         self.default: Sequence[Place] = [*counts, self._place("matrix", "matrix")]
+        self.arrays: Mapping[str, Place] = {}
+        self.modalities: Mapping[str, Callable[[], Source]] = {}
 
     def _place(self, label: str, path: str) -> Place:
         return Place(label, partial(self._matrix, label, path), self._var)

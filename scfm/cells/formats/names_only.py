@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scfm.cells.source import Matrix, Place
+from scfm.cells.source import Matrix, Place, Source
 
 
 class NamesOnly:
@@ -30,6 +30,8 @@ class NamesOnly:
         self.obs_columns: list[str] = []
         self.layers: Mapping[str, Place] = {}
         self.default: Sequence[Place] = [Place(label, matrix, lambda: var)]
+        self.arrays: Mapping[str, Place] = {}
+        self.modalities: Mapping[str, Callable[[], Source]] = {}
         self.owner = owner
 
     def obs(self, start: int, stop: int, columns: Sequence[str]) -> pd.DataFrame:

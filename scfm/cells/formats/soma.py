@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import coo_matrix, csr_matrix
 
-from scfm.cells.source import Matrix, Place, did_you_mean, missing_package
+from scfm.cells.source import Matrix, Place, Source, did_you_mean, missing_package
 
 #: Bytes of each of TileDB's read buffers; its own default is 1 GiB.
 BUFFER = 1 << 26
@@ -61,6 +61,8 @@ class Soma:
         known = [name for name in COUNTS if name in self.layers]
         others = [name for name in self.layers if name not in known]
         self.default: Sequence[Place] = [self.layers[name] for name in (*known, *others)]
+        self.arrays: Mapping[str, Place] = {}
+        self.modalities: Mapping[str, Callable[[], Source]] = {}
 
     def _require_own(self, path: Path, collection: Any) -> None:
         """Refuse members that the experiment names and that lie elsewhere, on the network too."""
