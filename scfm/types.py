@@ -23,6 +23,18 @@ if TYPE_CHECKING:
 Metrics: TypeAlias = "dict[str, torch.Tensor]"
 
 
+#: A second modality of the cells: its name in ``Batch.obs``, and as a column of a store, is this before its kind.
+FIELD = "side/"
+#: Surface proteins (B, P) float32, NaN where not measured; open chromatin peaks (B, K) int64, -1 after the last.
+PROTEIN, PEAKS = "protein", "peaks"
+FIELDS = (PROTEIN, PEAKS)
+
+
+def field_key(kind: str) -> str:
+    """The name of a second modality in ``Batch.obs``, in ``Survey.obs`` and in a store's table."""
+    return f"{FIELD}{kind}"
+
+
 @dataclass(frozen=True)
 class Ragged:
     """Rows of unequal length, one after the other.
@@ -62,6 +74,7 @@ class Spec:
         class_counts: (C,) int64 by obs column: labeled training cells of each class.
         scale: (V,) float64, what the tokenizer divides the counts of a token by before it ranks. None where unknown.
         file_cells: (F,) int64, training cells of each file that the store was made from. None where unknown.
+        fields: names of the features of each second modality: the proteins, the peaks.
         cluster_counts: (K, V) float64, tokens of the training cells by cluster: the second table that a pretrained
             model must beat. None where no one counted.
     """
@@ -76,6 +89,7 @@ class Spec:
     scale: np.ndarray | None = None
     file_cells: np.ndarray | None = None
     cluster_counts: np.ndarray | None = None
+    fields: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def categories(self, key: str, column: str) -> tuple[str, ...]:
         """Names of the classes of an obs column.
@@ -134,12 +148,14 @@ class Needs:
             only held-out cells have are no fault. None: all of ``labels``.
         counts: whether batches carry the counts behind their tokens; the store has to keep them.
         sampling: how micro-batches are chosen; None mixes all cells. It may follow from the survey.
+        fields: second modalities that batches carry; the store has to keep them.
     """
 
     labels: tuple[str, ...] = ()
     learned: tuple[str, ...] | None = None
     counts: bool = False
     sampling: Sampling | None = None
+    fields: tuple[str, ...] = ()
 
 
 class Backbone(Protocol):

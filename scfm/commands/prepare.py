@@ -18,12 +18,13 @@ from scfm.tokenizer import Tokenizer, from_dict
 log = logging.getLogger(__name__)
 
 #: Keys that become objects; the rest are passed to :func:`scfm.preparation.api.prepare` as they are.
-_BUILT = ("tokenizer", "init_from", "vocab", "input", "extensions", "quality", "genes", "executor", "append", "dry_run")
+_OBJECTS = ("quality", "genes", "side", "executor")
+_BUILT = ("tokenizer", "init_from", "vocab", "input", "extensions", *_OBJECTS, "append", "dry_run")
 
 
 def run(cfg: DictConfig) -> None:
     """Prepare ``cfg.input`` into the store ``cfg.output``; add to it, or check a sample, where the config says so."""
-    built = {name: build(cfg[name]) for name in ("quality", "genes", "executor")}
+    built = {name: build(cfg[name]) for name in _OBJECTS}
     if cfg.append:
         if cfg.share is not None:
             raise ValueError(f"share={cfg.share} with append=true: files are added by one run; leave share out")

@@ -16,6 +16,7 @@ from scfm.preparation.executors import Dask, Local
 from scfm.preparation.job import Job, execute
 from scfm.preparation.options import Genes, Options, resolve_inputs
 from scfm.preparation.share import Share
+from scfm.preparation.side import Side
 from scfm.preparation.workdir import WorkDir
 from scfm.store.layout import MANIFEST, REPORT
 from scfm.store.manifest import read_manifest
@@ -48,6 +49,7 @@ def prepare(
     genes: Genes | None = None,
     duplicates: Literal["keep", "report", "drop"] = "keep",
     keep_counts: bool = False,
+    side: Side | None = None,
     shuffle: bool = False,
     seed: int = 0,
     workers: int | None = None,
@@ -83,6 +85,7 @@ def prepare(
         genes: how genes are matched, see :class:`scfm.preparation.options.Genes`.
         duplicates: cells with equal counts are kept without a check, reported, or all but the first dropped.
         keep_counts: also store the counts behind the tokens in a column ``counts``, 0 at special tokens.
+        side: second modalities to keep, see :class:`scfm.preparation.side.Side`.
         shuffle: write the cells in an order shuffled over the whole corpus, drawn from ``seed``.
         seed: of the shuffled order.
         workers: number of workers; None takes one for small inputs, else one per core.
@@ -128,6 +131,7 @@ def prepare(
         alias=read_alias(genes.alias) if genes.alias else {},
         duplicates=duplicates,
         keep_counts=keep_counts,
+        side=None if side is None else side.to_options(),
         cells_per_part=cells_per_part,
         shuffle=shuffle,
         seed=seed,

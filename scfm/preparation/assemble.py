@@ -63,6 +63,7 @@ def assemble_store(
         files=[*(after.files if after is not None else []), *files],
         counts=run.options["keep_counts"],
         shuffled=run.options["seed"] if run.options["shuffle"] else None,
+        fields=run.corpus.get("fields", {}),
         report=corpus if after is None else merge_summaries(after.report, corpus),
     )
     write_layout(run.work.store, meta, records)

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from scfm.cells.file import Block
+from scfm.cells.file import Block, CellFile
+from scfm.preparation.side import FieldEncoder
 from scfm.preparation.steps import Steps
 from scfm.preparation.worker import FileGenes, WorkerState, worker_state
 from scfm.store.layout import write_arrays, write_json
@@ -66,9 +67,9 @@ def encode_part(folder: str, plan_hash: str, key: str, block_size: int) -> dict[
     """
     run = worker_state(folder, plan_hash)
     file, part = map(int, key.split("-"))
-    encoder = Encoder(run, file)
     start, stop = run.part_range(file, part)
     cells = run.open_file(file)
+    encoder = Encoder(run, file, cells)
     run.parts_folder.mkdir(exist_ok=True)
     with PartWriter(run.parts_folder / f"data-{key}.arrow", run.work.scratch) as writer:
         for block in cells.blocks(start, stop, block_size, run.obs_columns(cells)):
@@ -87,8 +88,9 @@ class Encoder:
         lengths: (max_length+1,) int64, number of cells by number of tokens.
     """
 
-    def __init__(self, run: WorkerState, file: int) -> None:
+    def __init__(self, run: WorkerState, file: int, cells: CellFile) -> None:
         self._run, self._file = run, file
+        self._fields = FieldEncoder(run, cells)
         self._genes = run.file_genes(file)
         self.sums = np.zeros(len(self._genes.names))
         self._dropped: Counter[str] = Counter()
@@ -121,7 +123,7 @@ class Encoder:
             codes = run.coder(obs)
         except ValueError as error:
             raise ValueError(f"{run.file_path(self._file)}: {error}") from error
-        return Cells(tokens, names, file, sums.hashes[rows], codes, counts)
+        return Cells(tokens, names, file, sums.hashes[rows], codes, counts, self._fields(block.start, rows))
 
     def report(self) -> dict[str, Any]:
         """Numbers of dropped and cut cells, as plain values."""

@@ -59,6 +59,7 @@ class Options:
     seed: int
     limit: int | None
     categories: tuple[str, ...] = ()
+    side: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         choices = {

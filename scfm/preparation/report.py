@@ -37,6 +37,7 @@ def _sections(store: TokenStore, corpus: Mapping[str, Any]) -> list[Section]:
         f"{store.vocab.hash[:12]}, {corpus['truncated'] / max(corpus['kept'], 1):.1%} of the cells cut at the maximum "
         f"length, {corpus['genes']['share_dropped']:.1%} of the counts without a token."
     )
+    text += "".join(f" {_describe_field(store, kind)}" for kind in store.fields)
     skipped = [f"{file['name']} was skipped: {file['skipped']}" for file in store.files if "skipped" in file]
     dropped = [f"{n:,} cells dropped: {reason}" for reason, n in corpus["dropped"].items()]
     pictures = [
@@ -51,6 +52,18 @@ def _sections(store: TokenStore, corpus: Mapping[str, Any]) -> list[Section]:
         Section("Files", [_table(store, corpus)]),
         Section("Cells and genes", [side_by_side(*pictures)]),
     ]
+
+
+def _describe_field(store: TokenStore, kind: str) -> str:
+    """A sentence on a second modality: its features, and the files that have them."""
+    records = [(file["name"], file.get("fields", {}).get(kind)) for file in store.files if "skipped" not in file]
+    files = "; ".join(
+        f"{name}: none" if one is None else f"{name}: {one['kept']:,} of {one['features']:,} in {one['cells']:,} cells"
+        for name, one in records
+    )
+    names = store.fields[kind].names
+    listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    return f"{len(names):,} {kind} ({listed}) from {files}."
 
 
 def _grouping_columns(store: TokenStore) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from scfm.genes import GeneMap, GeneReport
+from scfm.preparation.side import describe_fields
 from scfm.preparation.worker import WorkerState
 
 
@@ -57,6 +58,7 @@ class FileSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for ``scfm.json``."""
+        fields = describe_fields(self._survey)
         return {
             "cells": self.cells,
             "kept": self.kept,
@@ -67,6 +69,7 @@ class FileSummary:
             "genes": self.genes.to_dict(),
             "median_tokens": histogram_median(self.lengths),
             "truncated": self.truncated,
+            **({"fields": fields} if fields else {}),
         }
 
 

@@ -13,6 +13,7 @@ from scfm.cells.file import CellFile
 from scfm.cells.names import WINDOW
 from scfm.preparation.options import Options
 from scfm.preparation.share import Share
+from scfm.preparation.side import join_fields, survey_fields
 from scfm.preparation.steps import Steps
 from scfm.preparation.worker import WorkerState, worker_state
 from scfm.store.layout import write_arrays, write_json
@@ -62,6 +63,10 @@ def fix_corpus(
         "cells": cells,
         "cells_per_part": options.part_size(sum(cells.values())),
     }
+    stored = {} if after is None else after.fields
+    if options.side is not None or stored:
+        found = ((steps.inputs[n]["path"], surveys[n].get("fields", {})) for n in steps.files)
+        corpus["fields"] = join_fields(found, stored)
     if steps.work.has_state("corpus") and steps.work.load_state("corpus") != corpus:
         if share is not None:
             raise ValueError(f"share={share} finds other cells or labels than the share that was started first")
@@ -74,7 +79,8 @@ def survey_file(folder: str, plan_hash: str, key: str) -> dict[str, Any]:
     """Open a file, check its options and collect its categories.
 
     Returns:
-        The record: ``cells``, ``genes``, ``counts_from``, ``genes_from``, ``columns`` {name: categories or None}.
+        The record: ``cells``, ``genes``, ``counts_from``, ``genes_from``, ``columns`` {name: categories or None},
+        ``fields`` (:func:`scfm.preparation.side.survey_fields`).
 
     Raises:
         ValueError: what is wrong with the file.
@@ -97,6 +103,7 @@ def survey_file(folder: str, plan_hash: str, key: str) -> dict[str, Any]:
         "columns": survey_columns(
             partial(_windows, cells, have), have, {options["group"], *options["categories"]}, where
         ),
+        "fields": survey_fields(cells, options, min(cells.n_cells, options["limit"] or cells.n_cells)),
     }
     write_json(run.work.record_path("survey", key), record)
     return record

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from scfm.io import atomic_write
+from scfm.store.fields import Field
 from scfm.store.layout import StoreMeta, write_layout
 from scfm.store.manifest import write_manifest
 from scfm.store.token_store import TokenStore
@@ -19,6 +20,7 @@ def write_store(
     columns: Mapping[str, Sequence[str] | None],
     group: str | None = None,
     files: Sequence[str] = ("cells",),
+    fields: Mapping[str, Field] | None = None,
 ) -> TokenStore:
     """Write a store under a temporary name, rename it, and open it.
 
@@ -29,6 +31,7 @@ def write_store(
         columns: category names by obs column, None for a column of numbers.
         group: the obs column whose cells stay together in a split.
         files: names of the inputs that ``Cells.file`` counts.
+        fields: features of the second modalities that the cells have.
 
     Raises:
         FileExistsError: ``path`` exists.
@@ -37,7 +40,8 @@ def write_store(
     if path.exists():
         raise FileExistsError(f"{path} exists; choose another output, or remove it first")
     named = {column: None if names is None else list(names) for column, names in columns.items()}
-    meta = StoreMeta(dict(tokenizer), named, group, [{"name": name} for name in files])
+    described = {kind: field.to_dict() for kind, field in (fields or {}).items()}
+    meta = StoreMeta(dict(tokenizer), named, group, [{"name": name} for name in files], fields=described)
     with atomic_write(path) as folder:
         folder.mkdir()
         records = []

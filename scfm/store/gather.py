@@ -63,11 +63,12 @@ def _copy(
     starts: np.ndarray,
     lengths: np.ndarray,
     where: np.ndarray,
+    lowest: float,
     limit: float,
     tail: float,
     out: np.ndarray,
 ) -> int:
-    """Copy every row; return the first row with an id outside [0, limit), or -1."""
+    """Copy every row; return the first row with a value outside [lowest, limit), or -1."""
     for i in range(chunks.size):
         address = value_addresses[chunks[i]] + starts[i] * value_type.itemsize
         source = numba.carray(_pointer(address), (lengths[i],), value_type.dtype)  # type: ignore[call-arg]
@@ -75,7 +76,7 @@ def _copy(
         outside = False
         for k in range(row.size):
             row[k] = source[k]
-            outside |= (source[k] < 0) | (source[k] >= limit)
+            outside |= (source[k] < lowest) | (source[k] >= limit)
         if outside:
             return i
         if row.size and row.size < lengths[i] and source[lengths[i] - 1] == tail:
@@ -130,6 +131,7 @@ class Gatherer:
         rows: np.ndarray,
         *,
         limit: float,
+        lowest: float = 0,
         longest: int | None = None,
         tail: float = -1,
         dtype: type[np.number] = np.uint16,
@@ -139,13 +141,14 @@ class Gatherer:
         Args:
             rows: (B,) int64.
             limit: ids must be below it.
+            lowest: the smallest value allowed; NaN is allowed in any case.
             longest: tokens kept of each cell; None keeps all.
             tail: the closing special token; a cropped cell that ended with it keeps it as its last token.
             dtype: of the copy.
 
         Raises:
             IndexError: a row that does not exist.
-            TokenOutside: an id outside [0, limit).
+            TokenOutside: a value outside [lowest, limit).
         """
         rows = np.ascontiguousarray(rows, dtype=np.int64)
         chunks, starts, lengths = np.empty((3, rows.size), dtype=np.int64)
@@ -155,7 +158,7 @@ class Gatherer:
         if wrong >= 0:
             raise IndexError(f"row {rows[wrong]} was asked for; there are {self.n_cells} cells")
         out = np.empty(where[-1], dtype=dtype)
-        bad = _copy(self._values, self._value_type, chunks, starts, lengths, where, limit, tail, out)
+        bad = _copy(self._values, self._value_type, chunks, starts, lengths, where, lowest, limit, tail, out)
         if bad >= 0:
             raise TokenOutside(int(rows[bad]))
         return Ragged(out, where)

@@ -11,14 +11,18 @@ import numpy as np
 
 from scfm.io import atomic_write, write_text
 from scfm.store.arrow import own_file, read_json
+from scfm.types import FIELDS, PEAKS, PROTEIN, field_key
 from scfm.vocab import Vocab
 
 FORMAT, VERSION = "scfm-store", 1
 META, MANIFEST, INFO, STATE = "scfm.json", "manifest.json", "dataset_info.json", "state.json"
 REPORT = "report.html"
 
+#: Type of the values of each second modality.
+VALUES = {PROTEIN: "float32", PEAKS: "int32"}
+
 #: Columns that every store has; an obs column cannot take their names.
-OWN_COLUMNS = ("input_ids", "length", "cell", "file", "hash", "counts")
+OWN_COLUMNS = ("input_ids", "length", "cell", "file", "hash", "counts", *map(field_key, FIELDS))
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class StoreMeta:
         counts: whether the column ``counts`` is there.
         shuffled: the seed of the shuffling over the whole corpus, None when cells are in the files' order.
         report: the corpus report.
+        fields: second modalities by kind, see :class:`scfm.store.fields.Field`.
     """
 
     tokenizer: dict[str, Any]
@@ -61,6 +66,7 @@ class StoreMeta:
     counts: bool = False
     shuffled: int | None = None
     report: dict[str, Any] = field(default_factory=dict)
+    fields: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def fingerprint(records: Sequence[PartRecord]) -> str:
@@ -146,7 +152,20 @@ def _meta_kinds(state: Mapping[str, Any]) -> dict[str, bool]:
         "files": isinstance(files, list)
         and all(isinstance(file, dict) and isinstance(file.get("name"), str) for file in files),
         "report": isinstance(state.get("report", {}), dict),
+        "fields": are_fields(state.get("fields", {})),
     }
+
+
+def are_fields(values: Any) -> bool:
+    """Whether this describes second modalities: names of features by kind, and what is known of their values."""
+    return isinstance(values, dict) and all(
+        kind in FIELDS
+        and isinstance(one, dict)
+        and _are_texts(one.get("names"))
+        and isinstance(one.get("raw"), bool)
+        and (one.get("genome") is None or isinstance(one["genome"], str))
+        for kind, one in values.items()
+    )
 
 
 def _are_texts(values: Any) -> bool:
@@ -174,6 +193,8 @@ def _dataset_info(meta: StoreMeta) -> dict[str, Any]:
     }
     if meta.counts:
         features["counts"] = {"feature": _value("float32"), "_type": "List"}
+    for kind in meta.fields:
+        features[field_key(kind)] = {"feature": _value(VALUES[kind]), "_type": "List"}
     for column, names in meta.columns.items():
         features[column] = _value("float32") if names is None else {"names": names, "_type": "ClassLabel"}
     return {"citation": "", "description": "", "features": features, "homepage": "", "license": ""}

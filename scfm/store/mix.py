@@ -2,16 +2,18 @@
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from scfm.store.fields import Field, empty_column, merge_fields, renumber_column
 from scfm.store.layout import OWN_COLUMNS
 from scfm.store.obs_columns import merge_columns
 from scfm.store.token_store import TokenStore
+from scfm.types import FIELDS, field_key
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +48,11 @@ class MixedStore(TokenStore):
         columns = _joint_columns(parts)
         files = [{**file, "name": f"{part.path}/{file['name']}"} for part in parts for file in part.files]
         counts = ["counts"] if all(part.has_counts for part in parts) else []
-        names = ["input_ids", "length", "cell", "file", "hash", *counts, *columns]
-        tables = [_table(part, names, columns, first) for part, first in zip(parts, _first_files(parts), strict=True)]
+        fields = _joint_fields(parts)
+        names = ["input_ids", "length", "cell", "file", "hash", *counts, *map(field_key, fields), *columns]
+        tables = [
+            _table(part, names, columns, fields, first) for part, first in zip(parts, _first_files(parts), strict=True)
+        ]
         marks = "".join(part.fingerprint for part in parts) + str(self.weights)
         meta: dict[str, Any] = {
             "tokenizer": parts[0].tokenizer,
@@ -55,6 +60,7 @@ class MixedStore(TokenStore):
             "group": _joint_group(parts),
             "fingerprint": hashlib.sha256(marks.encode()).hexdigest(),
             "files": files,
+            "fields": {kind: joint.to_dict() for kind, joint in fields.items()},
         }
         super().__init__(Path(" + ".join(str(part.path) for part in parts)), pa.concat_tables(tables), meta)
         self.sources = np.repeat(np.arange(len(parts), dtype=np.int16), [len(part) for part in parts])
@@ -123,10 +129,36 @@ def _first_files(parts: Sequence[TokenStore]) -> np.ndarray:
     return np.cumsum([0, *(len(part.files) for part in parts)])[:-1]
 
 
-def _table(part: TokenStore, names: Sequence[str], columns: dict[str, list[str] | None], first: int) -> pa.Table:
+def _joint_fields(parts: Sequence[TokenStore]) -> dict[str, Field]:
+    """The second modalities that any store keeps: the features of the first, then those that others add."""
+    kinds = [kind for kind in FIELDS if any(kind in part.fields for part in parts)]
+    return {
+        kind: merge_fields(kind, [(str(part.path), part.fields[kind]) for part in parts if kind in part.fields])
+        for kind in kinds
+    }
+
+
+def _field_column(part: TokenStore, kind: str, joint: Field) -> pa.ChunkedArray:
+    """A second modality with the numbers of the mix; empty where the store keeps none."""
+    if kind not in part.fields:
+        return empty_column(kind, len(part))
+    place = {name: number for number, name in enumerate(joint.names)}
+    numbers = np.array([place[name] for name in part.fields[kind].names], dtype=np.int64)
+    return renumber_column(part.column(field_key(kind)), kind, numbers, len(joint.names))
+
+
+def _table(
+    part: TokenStore,
+    names: Sequence[str],
+    columns: dict[str, list[str] | None],
+    fields: Mapping[str, Field],
+    first: int,
+) -> pa.Table:
     """The rows of a store with the codes of the mix; a column whose codes are the same already is not copied."""
-    arrays = {}
+    arrays = {field_key(kind): _field_column(part, kind, joint) for kind, joint in fields.items()}
     for name in names:
+        if name in arrays:
+            continue
         arrays[name] = part.column(name)
         if name == "file" and first:
             arrays[name] = pa.chunked_array([part.obs(name) + first])
@@ -135,4 +167,4 @@ def _table(part: TokenStore, names: Sequence[str], columns: dict[str, list[str] 
             if own is not None and joint is not None and list(own) != joint[: len(own)]:
                 codes = np.array([*map(joint.index, own), -1], dtype=np.int64)
                 arrays[name] = pa.chunked_array([codes[part.obs(name)]])
-    return pa.table(arrays)
+    return pa.table({name: arrays[name] for name in names})

@@ -9,13 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from scfm.store.arrow import checked_text, data_files, own_file, read_json, read_table, token_chunks
+from scfm.store.arrow import checked_text, data_files, read_table, token_chunks
+from scfm.store.fields import Field, FieldColumn, pad_field
 from scfm.store.gather import Gatherer, TokenOutside
-from scfm.store.layout import INFO, META, OWN_COLUMNS, read_meta
-from scfm.types import Ragged
+from scfm.store.layout import META, read_meta
+from scfm.store.published import published_meta
+from scfm.types import Ragged, field_key
 from scfm.vocab import Vocab
 
-#: A published store has no record of its largest id: up to this many tokens, all are checked when it opens.
+#: A published dataset has no record of its largest id: up to this many tokens are checked when it opens.
 SCANNED_TOKENS = 1 << 28
 
 
@@ -39,6 +41,7 @@ class TokenStore:
         fingerprint: names the cells of the store; empty for a published dataset.
         files: the input files, each with its report.
         report: the corpus's report.
+        fields: features of the second modalities that it keeps, by kind: ``protein``, ``peaks``.
     """
 
     def __init__(self, path: Path, table: pa.Table, meta: Mapping[str, Any]) -> None:
@@ -50,6 +53,7 @@ class TokenStore:
         self.fingerprint: str = meta["fingerprint"]
         self.report: dict[str, Any] = dict(meta.get("report", {}))
         self.files: list[dict[str, Any]] = list(meta["files"])
+        self.fields = {kind: Field.from_dict(state) for kind, state in meta.get("fields", {}).items()}
         self._chunks = token_chunks(table["input_ids"], str(path))
         self._gather = Gatherer(self._chunks)
 
@@ -74,7 +78,7 @@ class TokenStore:
             store = cls(path, table, read_meta(path))
             store._check_record(tokenizer)
         elif tokenizer is not None:
-            store = cls(path, table, _published_meta(path, table, tokenizer))
+            store = cls(path, table, published_meta(path, table, tokenizer))
             store._check_ids()
         else:
             raise FileNotFoundError(
@@ -167,6 +171,33 @@ class TokenStore:
             raise ValueError(f"{self.path} has other numbers of counts than of tokens; it is damaged: prepare it again")
         return Gatherer(chunks)
 
+    def field(self, kind: str, rows: np.ndarray) -> np.ndarray:
+        """The second modality of some cells, in the order of ``rows`` (B,).
+
+        Args:
+            kind: ``protein`` or ``peaks``.
+            rows: (B,) integers.
+
+        Returns:
+            Proteins (B, P) float32, NaN where not measured, in the order of ``fields["protein"].names``; peaks (B, K)
+            int64, numbers of the open ones among ``fields["peaks"].names``, -1 after the last.
+
+        Raises:
+            ValueError: the store keeps none, or names fewer features than it holds.
+        """
+        if kind not in self.fields:
+            raise ValueError(
+                f"the store {self.path} keeps no {kind}: prepare it again with side.{kind}=auto from files that have it"
+            )
+        return pad_field(kind, self._field_columns[kind].read(rows), len(self.fields[kind].names))
+
+    @cached_property
+    def _field_columns(self) -> dict[str, FieldColumn]:
+        return {
+            kind: FieldColumn(self._table[field_key(kind)], kind, len(field.names), str(self.path))
+            for kind, field in self.fields.items()
+        }
+
     @property
     def shuffled(self) -> bool:
         """Whether its cells were written in an order shuffled over the whole corpus."""
@@ -258,7 +289,8 @@ class TokenStore:
             raise ValueError(
                 f"{self.path} has {len(self)} cells but {META} says {meta['n_cells']}: a part is missing or foreign"
             )
-        lacking = sorted({*self.columns, *(["file"] if self.files else [])}.difference(self._table.column_names))
+        needed = {*self.columns, *(["file"] if self.files else []), *map(field_key, self.fields)}
+        lacking = sorted(needed.difference(self._table.column_names))
         if lacking:
             raise ValueError(f"{self.path} lacks the columns {', '.join(lacking)} of {META}: prepare the cells again")
         if self.vocab.hash != meta["vocab_hash"]:
@@ -286,30 +318,3 @@ class TokenStore:
                 return
             if values.size and not 0 <= values.min() <= values.max() < len(self.vocab):
                 self.gather(np.arange(first, first + len(chunk.offsets) - 1))
-
-
-def _published_meta(path: Path, table: pa.Table, tokenizer: Mapping[str, Any]) -> dict[str, Any]:
-    """Make what ``scfm.json`` would hold, for a published dataset: text and class labels are categories."""
-    info = read_json(own_file(path, INFO), "the columns of the dataset") if (path / INFO).exists() else {}
-    labels = {
-        name: feature["names"]
-        for name, feature in (info.get("features") or {}).items()
-        if isinstance(feature, dict) and isinstance(feature.get("names"), list)
-    }
-    columns: dict[str, list[str] | None] = {}
-    for name in table.column_names:
-        kind = table[name].type
-        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if name in OWN_COLUMNS and name != "file":
-            continue
-        if name in labels:
-            columns[name] = labels[name]
-        elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind):
-            columns[name] = _distinct(table[name], f"{path}: {name}")
-        elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
-            columns[name] = None
-    return {"tokenizer": dict(tokenizer), "columns": columns, "group": None, "fingerprint": "", "files": []}
-
-
-def _distinct(column: pa.ChunkedArray, where: str) -> list[str]:
-    return sorted(pc.unique(pc.cast(checked_text(column, where), pa.string())).drop_null().to_pylist())

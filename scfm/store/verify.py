@@ -4,10 +4,13 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from scfm.store.arrow import data_files, read_table, token_chunks
 from scfm.store.layout import MANIFEST, file_sha256, fingerprint
 from scfm.store.manifest import manifest_fault, read_manifest, read_parts
 from scfm.store.token_store import TokenStore
+from scfm.store.writer import CELLS_PER_BATCH
 
 log = logging.getLogger(__name__)
 
@@ -72,3 +75,9 @@ def _foreign_contents(path: Path) -> Iterator[str]:
         largest = max((int(chunk.values.max(initial=0)) for chunk in chunks), default=0)
         if largest >= len(store.vocab):
             yield f"{file.name} holds the id {largest}, outside the vocabulary of {len(store.vocab)} tokens"
+    for kind in store.fields:
+        try:
+            for rows in np.array_split(np.arange(len(store)), max(1, len(store) // CELLS_PER_BATCH)):
+                store.field(kind, rows)
+        except ValueError as error:
+            yield str(error)

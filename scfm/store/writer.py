@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from scfm.io import move_into_place, part_path
-from scfm.store.layout import PartRecord
-from scfm.types import Ragged
+from scfm.store.layout import VALUES, PartRecord
+from scfm.types import FIELDS, Ragged, field_key
 
 #: Cells of a record batch. Part of the format: it makes the bytes independent of the block size.
 CELLS_PER_BATCH = 4096
@@ -29,6 +29,8 @@ class Cells:
         hashes: (B,) uint64, see :mod:`scfm.store.cell_hash`.
         obs: {column: (B,)}, int64 category codes or float32.
         counts: values beside the tokens, float32; None where they are not kept.
+        fields: second modalities by kind: float32 values of the proteins, NaN where not measured, or int32 numbers of
+            the open peaks; an empty row is a cell without the modality.
     """
 
     tokens: Ragged
@@ -37,6 +39,7 @@ class Cells:
     hashes: np.ndarray
     obs: Mapping[str, np.ndarray]
     counts: np.ndarray | None = None
+    fields: Mapping[str, Ragged] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -45,19 +48,18 @@ class Cells:
         """Consecutive cells, as views."""
         low, high, _ = rows.indices(len(self))
         offsets = self.tokens.offsets[low : high + 1]
-        tokens = Ragged(self.tokens.values[offsets[0] : offsets[-1]], offsets - offsets[0])
+        tokens = _stretch(self.tokens, low, high)
         counts = None if self.counts is None else self.counts[offsets[0] : offsets[-1]]
         obs = {name: values[rows] for name, values in self.obs.items()}
-        return Cells(tokens, self.names[rows], self.file[rows], self.hashes[rows], obs, counts)
+        fields = {kind: _stretch(values, low, high) for kind, values in self.fields.items()}
+        return Cells(tokens, self.names[rows], self.file[rows], self.hashes[rows], obs, counts, fields)
 
     @staticmethod
     def concatenate(pieces: Sequence["Cells"]) -> "Cells":
         """Join several groups of cells."""
         if len(pieces) == 1:
             return pieces[0]
-        ends = np.cumsum([0, *(len(piece.tokens.values) for piece in pieces)])
-        offsets = [piece.tokens.offsets[1:] + end for piece, end in zip(pieces, ends, strict=False)]
-        tokens = Ragged(np.concatenate([p.tokens.values for p in pieces]), np.concatenate([[0], *offsets]))
+        tokens = join_ragged([piece.tokens for piece in pieces])
         kept = [piece.counts for piece in pieces if piece.counts is not None]
         return Cells(
             tokens,
@@ -66,22 +68,24 @@ class Cells:
             np.concatenate([piece.hashes for piece in pieces]),
             {name: np.concatenate([piece.obs[name] for piece in pieces]) for name in pieces[0].obs},
             np.concatenate(kept) if kept else None,
+            {kind: join_ragged([piece.fields[kind] for piece in pieces]) for kind in pieces[0].fields},
         )
 
     @classmethod
     def from_table(cls, table: pa.Table, columns: Sequence[str]) -> "Cells":
         """The cells of an Arrow table that :meth:`batch` wrote."""
         batch = table.combine_chunks()
-        lists = batch["input_ids"].combine_chunks()
-        offsets = lists.offsets.to_numpy().astype(np.int64)
+        tokens = _read_lists(batch["input_ids"])
+        kinds = [kind for kind in FIELDS if field_key(kind) in batch.column_names]
         counts = batch["counts"].combine_chunks().flatten().to_numpy() if "counts" in batch.column_names else None
         return cls(
-            Ragged(lists.flatten().to_numpy(), offsets - offsets[:1].sum()),
+            tokens,
             batch["cell"].to_numpy(),
             batch["file"].to_numpy(),
             batch["hash"].to_numpy(),
             {name: batch[name].to_numpy() for name in columns},
             counts,
+            {kind: _read_lists(batch[field_key(kind)]) for kind in kinds},
         )
 
     def batch(self) -> pa.RecordBatch:
@@ -96,9 +100,32 @@ class Cells:
         }
         if self.counts is not None:
             columns["counts"] = pa.ListArray.from_arrays(offsets, pa.array(self.counts, pa.float32()))
+        for kind, ragged in self.fields.items():
+            starts = pa.array(ragged.offsets - ragged.offsets[0], pa.int32())
+            columns[field_key(kind)] = pa.ListArray.from_arrays(starts, pa.array(ragged.values, VALUES[kind]))
         for name, values in self.obs.items():
             columns[name] = pa.array(values, pa.float32() if values.dtype.kind == "f" else pa.int64())
         return pa.RecordBatch.from_pydict(columns)
+
+
+def _stretch(ragged: Ragged, low: int, high: int) -> Ragged:
+    """Rows ``low`` to ``high`` (exclusive), as views."""
+    offsets = ragged.offsets[low : high + 1]
+    return Ragged(ragged.values[offsets[0] : offsets[-1]], offsets - offsets[0])
+
+
+def join_ragged(pieces: Sequence[Ragged]) -> Ragged:
+    """Several groups of rows, one after the other."""
+    ends = np.cumsum([0, *(len(piece.values) for piece in pieces)])
+    offsets = [piece.offsets[1:] + end for piece, end in zip(pieces, ends, strict=False)]
+    return Ragged(np.concatenate([piece.values for piece in pieces]), np.concatenate([[0], *offsets]))
+
+
+def _read_lists(column: pa.ChunkedArray) -> Ragged:
+    """A column of lists as it was written."""
+    lists = column.combine_chunks()
+    offsets = lists.offsets.to_numpy().astype(np.int64)
+    return Ragged(lists.flatten().to_numpy(), offsets - offsets[:1].sum())
 
 
 class _HashedFile:
