@@ -33,7 +33,9 @@ class Batch:
         boundaries: (B+1,) int32, where each cell begins, and T.
         longest: tokens of the longest cell or more, an int that attention kernels want on the host.
         index: (B,) int64, each cell's row in the store (or in the file, when embedding).
-        obs: what is known of each cell by name, each (B, ...): int64 class codes (-1 = missing) or float32 values.
+        obs: what is known of each cell by name, each (B, ...): int64 class codes (-1 = missing) or float32 values
+            (NaN = missing). ``side/protein`` (B, P) and ``side/peaks`` (B, K) are second modalities
+            (:meth:`scfm.store.token_store.TokenStore.field`), there where a head reads them.
         seed: the seed of everything random that is done to this batch (masks, dropout): a pure function of
             (seed, epoch, step), so that neither a resume nor the number of ranks changes it.
         token_fields: what is known of each token by name, each (T, ...); ``counts`` float32 are the counts behind the

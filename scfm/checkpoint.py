@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Checkpoint:
         batches: experimental batches by obs column.
         weights: parameters by name, ``backbone.*`` and ``task.*``.
         step: optimizer steps it was trained for.
+        fields: names of the features of each second modality that the store of the run keeps.
         published: whether it is another project's, a folder of transformers (:mod:`scfm.published.folder`).
     """
 
@@ -53,6 +54,7 @@ class Checkpoint:
     weights: Mapping[str, Tensor]
     step: int
     published: bool = False
+    fields: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def files(self) -> list[Path]:
@@ -92,6 +94,7 @@ def describe(
         "vocab_hash": spec.vocab.hash,
         "classes": {name: list(classes) for name, classes in spec.classes.items()},
         "batches": {name: list(batches) for name, batches in spec.batches.items()},
+        "fields": {kind: list(names) for kind, names in spec.fields.items()},
     }
 
 
@@ -135,6 +138,7 @@ def read(path: str | Path, *, trained: bool = False) -> Checkpoint:
         batches={name: tuple(batches) for name, batches in about["batches"].items()},
         weights=migrate_weights(state["state_dict"] | (state.get(TRAINED, {}) if trained else {}), about["config"]),
         step=state.get("global_step", 0),
+        fields={kind: tuple(names) for kind, names in about.get("fields", {}).items()},
     )
 
 
@@ -176,7 +180,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 def _require_whole(path: Path, about: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     """Refuse a checkpoint whose parts are not of the kind that :class:`Checkpoint` says."""
-    names = {name: about.get(name) for name in ("classes", "batches")}
+    names = {name: about.get(name) for name in ("classes", "batches")} | {"fields": about.get("fields", {})}
     config = about["config"] if isinstance(about["config"], Mapping) else {}
     max_length = config["data"].get("max_length", 1) if isinstance(config.get("data"), Mapping) else 0
     right = {

@@ -22,7 +22,7 @@ from scfm.model.readout import reads_counts
 from scfm.objective.base import Objective
 from scfm.optim.groups import parameter_groups
 from scfm.task import Task
-from scfm.types import Backbone, Metrics, Spec
+from scfm.types import PEAKS, Backbone, Metrics, Spec, field_key
 
 log = logging.getLogger(__name__)
 
@@ -261,8 +261,12 @@ class CellModule(pl.LightningModule):
         self.log_dict({f"{stage}/{name}": value for name, value in summary.items()}, sync_dist=False)
 
     def predict_labeled(self, backbone: Backbone, batch: Batch) -> dict[str, np.ndarray]:
-        """The head's predictions, and the obs columns of the batch as ``target/NAME``; (B, ...) each, on the host."""
-        values = self.task.predict(backbone, batch) | {f"target/{name}": batch.obs[name] for name in batch.obs}
+        """The head's predictions, and the obs columns of the batch as ``target/NAME``; (B, ...) each, on the host.
+
+        Open peaks are left out: their number differs between batches.
+        """
+        known = {name: values for name, values in batch.obs.items() if name != field_key(PEAKS)}
+        values = self.task.predict(backbone, batch) | {f"target/{name}": values for name, values in known.items()}
         return {name: value.cpu().numpy() for name, value in values.items()}
 
     def join_labeled(

@@ -18,6 +18,7 @@ class DataPlan:
         labels: obs columns that batches carry.
         counts: whether batches carry the counts behind their tokens.
         sampling: how a head composes its micro-batches; None mixes all cells.
+        fields: second modalities that batches carry.
     """
 
     split: Split
@@ -25,3 +26,4 @@ class DataPlan:
     labels: tuple[str, ...] = ()
     counts: bool = False
     sampling: Sampling | None = None
+    fields: tuple[str, ...] = ()

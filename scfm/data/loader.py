@@ -10,20 +10,28 @@ from scfm.batch import Batch
 from scfm.data.order import HELD_OUT, TRAIN, Order, batch_seed
 from scfm.data.packing import pack
 from scfm.store.token_store import TokenStore
+from scfm.types import field_key
 
 
 class PackedCells(Dataset[Batch]):
     """Turns (store rows, seed) into a packed batch; in a worker process or in this one."""
 
     def __init__(
-        self, store: TokenStore, labels: Sequence[str] = (), max_length: int | None = None, *, counts: bool = False
+        self,
+        store: TokenStore,
+        labels: Sequence[str] = (),
+        max_length: int | None = None,
+        *,
+        counts: bool = False,
+        fields: Sequence[str] = (),
     ) -> None:
-        self.store, self.max_length, self.counts = store, max_length, counts
+        self.store, self.max_length, self.counts, self.fields = store, max_length, counts, tuple(fields)
         self._obs = {label: store.obs(label) for label in labels}
 
     def __getitem__(self, item: tuple[np.ndarray, int]) -> Batch:
         rows, seed = item
         obs = {label: values[rows] for label, values in self._obs.items()}
+        obs |= {field_key(kind): self.store.field(kind, rows) for kind in self.fields}
         counts = self.store.counts(rows, self.max_length) if self.counts else None
         return pack(self.store.gather(rows, self.max_length, np.int64), rows, obs=obs, seed=seed, counts=counts)
 

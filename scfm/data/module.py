@@ -92,7 +92,8 @@ class CellData(pl.LightningDataModule):
         """The same cells for a head: batches carry what it needs, composed as it wants. This module stays as it is.
 
         Raises:
-            ValueError: a column that the store does not have, a class that only held-out cells have, or no counts.
+            ValueError: a column that the store does not have, a class that only held-out cells have, no counts, or
+                no second modality.
         """
         for label in needs.labels:
             if label not in self.store.columns:
@@ -103,8 +104,10 @@ class CellData(pl.LightningDataModule):
                 )
             if needs.learned is None or label in needs.learned:
                 self._check_unseen(label)
+        for kind in needs.fields:
+            self.store.field(kind, self.split.train[:1])
         data = self.with_counts() if needs.counts else self
-        return data._with_plan(labels=needs.labels, sampling=needs.sampling)
+        return data._with_plan(labels=needs.labels, sampling=needs.sampling, fields=needs.fields)
 
     def with_counts(self) -> "CellData":
         """The same, in batches that carry the counts behind their tokens.
@@ -183,7 +186,9 @@ class CellData(pl.LightningDataModule):
         pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         multiple = world if held_out else self.micro_batches(world)
         return CellLoader(
-            PackedCells(self.store, self.plan.labels, self.max_length, counts=self.plan.counts),
+            PackedCells(
+                self.store, self.plan.labels, self.max_length, counts=self.plan.counts, fields=self.plan.fields
+            ),
             self.order(rows, multiple=multiple, shuffle=not held_out),
             rank=rank,
             world=world,
@@ -247,6 +252,10 @@ class CellData(pl.LightningDataModule):
         """Names of the classes of every categorical obs column."""
         named = {column: self.store.categories(column) for column in self.store.columns}
         return {column: names for column, names in named.items() if names is not None}
+
+    def fields(self) -> dict[str, tuple[str, ...]]:
+        """Names of the features of each second modality that the store keeps."""
+        return {kind: field.names for kind, field in self.store.fields.items()}
 
     def class_counts(self) -> dict[str, np.ndarray]:
         """Labeled training cells of each class, by categorical obs column."""

@@ -52,7 +52,7 @@ class Head(
 
     Attributes:
         metric: what to watch in validation, a name in ``forward``'s metrics or ``summarize``'s.
-        labels, learned, counts, sampling: what :meth:`requirements` returns; a subclass sets them.
+        labels, learned, counts, sampling, fields: what :meth:`requirements` returns; a subclass sets them.
 
     Example:
         >>> class Depth(Head):
@@ -75,10 +75,11 @@ class Head(
     learned: tuple[str, ...] | None = None
     counts: bool = False
     sampling: Sampling | None = None
+    fields: tuple[str, ...] = ()
 
     def requirements(self) -> Needs:
         """What the head needs of the data; called before the survey, and after it for the ``sampling``."""
-        return Needs(self.labels, self.learned, self.counts, self.sampling)
+        return Needs(self.labels, self.learned, self.counts, self.sampling, self.fields)
 
     def view(self, batch: Batch) -> Batch:
         """The part of a batch that the backbone reads."""

@@ -25,6 +25,8 @@ class Survey:
         tokens: a function of places 0 to n - 1 that returns the token ids of these cells; None where there are none.
         counts: a function of places that returns the counts of these tokens, (T,) float32; None where the head needs
             none.
+        fields: by kind of second modality that the head reads, a function of places that returns its values as
+            :meth:`scfm.store.token_store.TokenStore.field` does.
         groups: (n,) donors or the like, whose cells stay together where cells are divided; None where there are none.
     """
 
@@ -36,6 +38,7 @@ class Survey:
     tokens: Callable[[np.ndarray], Ragged] | None = None
     counts: Callable[[np.ndarray], np.ndarray] | None = None
     groups: np.ndarray | None = None
+    fields: Mapping[str, Callable[[np.ndarray], np.ndarray]] = field(default_factory=dict)
 
     @property
     def train_groups(self) -> np.ndarray | None:

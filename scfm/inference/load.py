@@ -34,7 +34,8 @@ def restore_backbone(checkpoint: Checkpoint) -> Backbone:
 def restore_predictor(checkpoint: Checkpoint) -> CellModule:
     """A module that embeds cells and, after a fine-tune, predicts what its head predicts."""
     backbone = restore_backbone(checkpoint)
-    spec = Spec(checkpoint_vocab(checkpoint), backbone.width, checkpoint.classes, checkpoint.batches)
+    vocab = checkpoint_vocab(checkpoint)
+    spec = Spec(vocab, backbone.width, checkpoint.classes, checkpoint.batches, fields=checkpoint.fields)
     task = Head()
     if "head" in checkpoint.config:
         task = build(checkpoint.config["head"], spec)

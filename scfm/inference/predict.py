@@ -15,6 +15,7 @@ from scfm.model.backbone import Backbone
 from scfm.model.pooling import embed
 from scfm.model.readout import reads_counts
 from scfm.module import CellModule
+from scfm.types import PROTEIN, field_key
 from scfm.vocab import Vocab
 
 #: What is asked of a batch: arrays (B, ...) by name, on the host.
@@ -99,5 +100,6 @@ def embeddings(backbone: Any, data: CellData, rows: np.ndarray, device: torch.de
 
 
 def targets(data: CellData, rows: np.ndarray) -> Mapping[str, np.ndarray]:
-    """The obs columns that the head names, of some cells."""
-    return {label: data.store.obs(label)[rows] for label in data.plan.labels}
+    """The obs columns that the head names and the proteins that it reads, of some cells."""
+    proteins = {field_key(kind): data.store.field(kind, rows) for kind in data.plan.fields if kind == PROTEIN}
+    return {label: data.store.obs(label)[rows] for label in data.plan.labels} | proteins

@@ -102,6 +102,7 @@ def make_spec(data: CellData, width: int) -> Spec:
         class_counts=data.class_counts(),
         scale=gene_scale(data.store),
         file_cells=data.file_cells(),
+        fields=data.fields(),
     )
 
 

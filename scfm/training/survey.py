@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -50,5 +51,11 @@ def survey(backbone: Backbone, data: CellData, view: Callable[[Batch], Batch]) -
         names=data.store.names(rows),
         tokens=lambda places: data.store.gather(rows[places], data.max_length),
         counts=(lambda places: data.store.counts(rows[places], data.max_length)) if data.plan.counts else None,
+        fields={kind: partial(_field, data, kind, rows) for kind in data.plan.fields},
         groups=None if data.group is None else whole_groups(data.store, data.group)[rows],
     )
+
+
+def _field(data: CellData, kind: str, rows: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """A second modality of the cells at some places of the surveyed rows."""
+    return data.store.field(kind, rows[places])
