@@ -97,6 +97,13 @@ class Batch:
             token_fields={name: values[tokens] for name, values in self.token_fields.items()},
         )
 
+    def shortened(self, length: int | None) -> Batch:
+        """The first ``length`` tokens of each cell, the most expressed; None: this batch itself."""
+        if length is None or self.longest <= length:
+            return self
+        kept = torch.nonzero(self.positions < length).squeeze(1)
+        return replace(self.select_tokens(kept), longest=length)
+
     def select_cells(self, cells: Tensor) -> Batch:
         """Some of the cells, whole.
 

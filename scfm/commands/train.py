@@ -13,9 +13,13 @@ from scfm.checkpoint import describe
 from scfm.config import build, plain, target
 from scfm.data.module import CellData
 from scfm.io import write_text
+from scfm.model.backbone import Backbone
+from scfm.model.denoiser import Denoiser
 from scfm.model.readout import reads_counts
 from scfm.model.start.random import Random
 from scfm.objective.cluster_table import fit_clusters
+from scfm.objective.mlm_denoise import MLMDenoise, require_denoiser
+from scfm.task import Task
 from scfm.training.demo_store import STORES
 from scfm.training.fit import (
     FitOptions,
@@ -68,12 +72,14 @@ def run(cfg: DictConfig) -> float | None:
             if origin is not None:
                 initialize_backbone(backbone, origin, data)
             require_positions(data, backbone)
-            spec = replace(make_spec(data, backbone.width), cluster_counts=cluster_cells(data))
+            length = backbone.layer_length
+            spec = replace(make_spec(data, backbone.width, length), cluster_counts=cluster_cells(data, length))
             objective = build(cfg.objective, spec)
         data = (data.with_counts() if reads_counts(backbone) else data).planned(objective.requirements())
         record = plain(cfg)
         about = describe("train", record, store.tokenizer, spec, causal=causal)
         start = build(cfg.start) if origin is None else Random()  # the weights that are there stay
+        require_denoised(backbone, objective, begins_random=origin is None and isinstance(start, Random))
         begin = partial(start.initialize, backbone, data, spec)
         watched = [] if origin is None else watch_losses(cfg, origin, trainer, backbone, objective, data)
         options = FitOptions(output, cfg.optim, cfg.schedule, cfg.validate_every, cfg.ckpt_path, record)
@@ -91,9 +97,23 @@ def run(cfg: DictConfig) -> float | None:
         return metrics.get(cfg.metric)
 
 
-def cluster_cells(data: CellData) -> np.ndarray:
+def require_denoised(backbone: Backbone, objective: Task, *, begins_random: bool) -> None:
+    """Refuse a denoised embedding without the start and the objective that make it, and the objective without it.
+
+    Raises:
+        ValueError: naming what is missing.
+    """
+    if isinstance(objective, MLMDenoise):
+        require_denoiser(backbone)
+    elif isinstance(backbone.readout, Denoiser):
+        raise ValueError("model.embedding_pool=denoised is trained by objective=mlm_denoise; choose both or none")
+    if isinstance(backbone.readout, Denoiser) and begins_random:
+        raise ValueError("model.embedding_pool=denoised needs the gene axes of start=spectral")
+
+
+def cluster_cells(data: CellData, length: int | None) -> np.ndarray:
     """(K, V) token counts of clusters of training cells, for the table that the verdict compares with."""
-    cells = data.token_presence(CELLS)
+    cells = data.token_presence(CELLS, length)
     return fit_clusters(cells, min(CLUSTERS, cells.shape[0]), seed=0)
 
 

@@ -232,19 +232,24 @@ class CellData(pl.LightningDataModule):
         """The held-out test cells."""
         return self.loader(self.split.test, held_out=True) if len(self.split.test) else []
 
-    def token_counts(self) -> np.ndarray:
-        """(V,) int64: how often each token occurs in the training cells."""
+    def token_counts(self, length: int | None = None) -> np.ndarray:
+        """(V,) int64: how often each token occurs in the training cells, among their first ``length`` tokens."""
+        limit = self._limit(length)
         counts = np.zeros(len(self.store.vocab), dtype=np.int64)
         for rows in np.array_split(self.split.train, max(1, len(self.split.train) // 100_000)):
-            counts += np.bincount(self.store.gather(rows, self.max_length).values, minlength=len(counts))
+            counts += np.bincount(self.store.gather(rows, limit).values, minlength=len(counts))
         return counts
 
-    def token_presence(self, n_cells: int, seed: int = 0) -> csr_matrix:
-        """N x V, 1 where one of ``n_cells`` training cells, drawn at random, holds the token."""
+    def _limit(self, length: int | None) -> int | None:
+        known = [limit for limit in (self.max_length, length) if limit is not None]
+        return min(known) if known else None
+
+    def token_presence(self, n_cells: int, length: int | None = None, seed: int = 0) -> csr_matrix:
+        """N x V, 1 where one of ``n_cells`` training cells, drawn at random, holds the token among its first ones."""
         rows = self.split.train
         if len(rows) > n_cells:
             rows = np.sort(np.random.default_rng(seed).choice(rows, n_cells, replace=False))
-        cells = self.store.gather(rows, self.max_length)
+        cells = self.store.gather(rows, self._limit(length))
         ones = np.ones(len(cells.values), dtype=np.float32)
         return csr_matrix((ones, cells.values, cells.offsets), shape=(len(rows), len(self.store.vocab)))
 

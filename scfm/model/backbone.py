@@ -12,9 +12,13 @@ from torch import nn
 from scfm.batch import INPUT_VECTORS, Batch
 from scfm.model import attention
 from scfm.model.architecture import build_config, find_class
+from scfm.model.denoiser import Denoiser
 from scfm.model.flops import Work
 from scfm.model.readout import Readout
 from scfm.vocab import Vocab
+
+#: How cell embeddings are pooled.
+POOLS = ("mean", "all", "cls", "first", "weighted", "denoised")
 
 
 class Backbone(nn.Module):
@@ -51,10 +55,13 @@ class Backbone(nn.Module):
         attention_dropout: of the attention weights. It slows the CPU path and the CUDA path has none.
         embedding_layer: layer whose states make cell embeddings (index into input embeddings, layer 1, ..., layer n).
         embedding_pool: how they are pooled: ``mean``, ``all``, ``cls`` or ``first`` (see :mod:`~scfm.model.pooling`),
-            or ``weighted`` (see :class:`~scfm.model.readout.Readout`).
+            ``weighted`` (see :class:`~scfm.model.readout.Readout`) or ``denoised`` (see
+            :class:`~scfm.model.denoiser.Denoiser`).
         embedding_value: what ``weighted`` weighs a token of a cell by, ``counts`` or ``rank``.
         embedding_input: weight of the input embeddings beside the states in ``weighted``.
         embedding_length: tokens of a cell that are read to embed it from a file, at most; None: as many as in training.
+        layer_length: tokens of a cell that the layers read, the most expressed first; None: all. ``denoised`` reads the
+            gene axes of the others too.
         compile: compile the layers with ``torch.compile``; names in the state dict do not change.
         compile_mode: mode of ``torch.compile``; ``reduce-overhead`` captures CUDA graphs and wants a constant ``row``.
         row: top every row up to this many tokens with dummy cells, so that compiled layers see one shape; at least
@@ -87,6 +94,7 @@ class Backbone(nn.Module):
         embedding_value: Literal["counts", "rank"] = "counts",
         embedding_input: float = 4.0,
         embedding_length: int | None = None,
+        layer_length: int | None = None,
         compile: bool = False,
         compile_mode: str = "default",
         row: int | None = None,
@@ -111,9 +119,8 @@ class Backbone(nn.Module):
         self.width, self.n_layers, self.feedforward = width, layers, feedforward
         self.n_positions = positions if max_length is None else max_length
         self.embedding_layer, self.embedding_pool = embedding_layer, embedding_pool
-        self.readout = (
-            Readout(self.config.vocab_size, embedding_value, embedding_input) if embedding_pool == "weighted" else None
-        )
+        self.layer_length = layer_length
+        self.readout = self._make_readout(embedding_value, embedding_input, dropout)
         self._check(positions, embedding_length)
         if embedding_pool == "cls":
             vocab.special("cls")
@@ -124,7 +131,17 @@ class Backbone(nn.Module):
             self.compile_layers(mode=compile_mode)
         self.train()
 
+    def _make_readout(self, value: Literal["counts", "rank"], input_weight: float, dropout: float) -> Readout | None:
+        size = self.config.vocab_size
+        if self.embedding_pool == "weighted":
+            return Readout(size, value, input_weight)
+        if self.embedding_pool == "denoised":
+            return Denoiser(size, self.width, dropout)
+        return None
+
     def _check(self, positions: int, embedding_length: int | None) -> None:
+        if self.layer_length is not None and self.layer_length < 1:
+            raise ValueError(f"model.layer_length={self.layer_length}; expected 1 token or more, or null")
         if not 1 <= self.n_positions <= positions:
             raise ValueError(f"max_length={self.n_positions} must lie between 1 and positions={positions}")
         if not -self.n_layers - 1 <= self.embedding_layer <= self.n_layers:
@@ -132,8 +149,8 @@ class Backbone(nn.Module):
                 f"embedding_layer={self.embedding_layer} of a model with {self.n_layers} layers; expected "
                 f"{-self.n_layers - 1} to {self.n_layers} (0 = input embeddings, -1 = last layer)"
             )
-        if self.embedding_pool not in ("mean", "all", "cls", "first", "weighted"):
-            raise ValueError(f"embedding_pool={self.embedding_pool!r}; expected mean, all, cls, first or weighted")
+        if self.embedding_pool not in POOLS:
+            raise ValueError(f"embedding_pool={self.embedding_pool!r}; expected one of {', '.join(POOLS)}")
         if embedding_length is not None and not 1 <= embedding_length <= self.n_positions:
             raise ValueError(
                 f"model.embedding_length={embedding_length}; expected 1 to {self.n_positions} tokens, or null"

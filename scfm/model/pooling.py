@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from scfm.batch import INPUT_VECTORS, Batch
+from scfm.model.denoiser import Denoiser
 from scfm.model.readout import Readout
 from scfm.types import Backbone
 from scfm.vocab import Vocab
@@ -54,12 +55,31 @@ def embed(backbone: Backbone, batch: Batch, vocab: Vocab) -> torch.Tensor:
     Returns:
         (B, D).
     """
-    return read_cells(backbone, backbone.hidden(batch, backbone.embedding_layer), batch, vocab)
+    short = shorten(backbone, batch)
+    return read_cells(backbone, backbone.hidden(short, backbone.embedding_layer), short, vocab, batch)
 
 
-def read_cells(backbone: Backbone, hidden: torch.Tensor, batch: Batch, vocab: Vocab) -> torch.Tensor:
-    """The same from hidden states (T, D) of the right layer that are already computed."""
+def shorten(backbone: Backbone, batch: Batch) -> Batch:
+    """The cells as the layers read them: the first ``layer_length`` tokens of each, or all."""
+    return batch.shortened(getattr(backbone, "layer_length", None))
+
+
+def read_cells(
+    backbone: Backbone, hidden: torch.Tensor, batch: Batch, vocab: Vocab, whole: Batch | None = None
+) -> torch.Tensor:
+    """The same from hidden states (T, D) of the right layer that are already computed.
+
+    Args:
+        backbone: the model.
+        hidden: of the tokens of ``batch``.
+        batch: the cells as the layers read them, :func:`shorten`.
+        vocab: says which tokens are special.
+        whole: the cells with all their tokens, where the layers read a part.
+    """
     readout: Readout | None = getattr(backbone, "readout", None)
+    if isinstance(readout, Denoiser):
+        denoised: torch.Tensor = readout(hidden, hidden, batch, vocab, whole)
+        return denoised
     if readout is not None:
         inputs = batch.token_fields.get(INPUT_VECTORS)
         if inputs is None:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from scfm.batch import Batch
+from scfm.model.pooling import shorten
 from scfm.objective.base import Objective
 from scfm.objective.chunked import chunked_loss
 from scfm.objective.cluster_table import ClusterTable
@@ -81,7 +82,7 @@ class MLM(Objective):
             ``top10`` and, where the spec has token counts, ``unigram_loss``, ``unigram_top1``, ``unigram_top10``, and
             ``clusters_loss`` where it has those of clusters.
         """
-        masked, picked, targets = self.mask(batch)
+        masked, picked, targets = self.mask(shorten(backbone, batch))
         found = self.compare(backbone, backbone(masked)[picked], targets)
         if self.clusters is None or self.training:
             return found
@@ -101,6 +102,7 @@ class MLM(Objective):
 
     def sample(self, backbone: Backbone, batch: Batch, n: int = 32) -> dict[str, torch.Tensor]:
         """The first ``n`` predictions of a batch, see :meth:`scfm.objective.score.Score.sample`."""
+        batch = shorten(backbone, batch)
         masked, picked, targets = self.mask(batch)
         picked, targets = picked[:n], targets[:n]
         return self.score.sample(backbone.logits(backbone(masked)[picked]), targets, batch, picked)

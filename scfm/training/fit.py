@@ -91,14 +91,20 @@ def require_positions(data: CellData, backbone: Backbone) -> None:
         )
 
 
-def make_spec(data: CellData, width: int) -> Spec:
-    """Vocabulary, width, classes and counts of this run, which a config cannot hold."""
+def make_spec(data: CellData, width: int, length: int | None = None) -> Spec:
+    """Vocabulary, width, classes and counts of this run, which a config cannot hold.
+
+    Args:
+        data: the cells.
+        width: of the backbone.
+        length: tokens of a cell that its layers read; None: all.
+    """
     return Spec(
         vocab=data.store.vocab,
         width=width,
         classes=data.classes(),
         n_cells=len(data.split.train),
-        token_counts=data.token_counts(),
+        token_counts=data.token_counts(length),
         class_counts=data.class_counts(),
         scale=gene_scale(data.store),
         file_cells=data.file_cells(),

@@ -80,6 +80,37 @@ def correspondence_embedding(
     return _embed(multiply, n_genes, rank, passes, seed)
 
 
+def component_loadings(
+    read: Callable[[], Iterable[csr_matrix]], n_genes: int, rank: int, *, passes: int, seed: int
+) -> np.ndarray:
+    """Loadings of the first principal components of cells x genes; each has length 1. Memory: G x rank.
+
+    Args:
+        read: the cells in blocks, cells x genes; called once a pass and twice more.
+        n_genes: G.
+        rank: number of components, at most G - 1.
+        passes: iterations of the randomized SVD (Halko et al. 2011).
+        seed: of its first directions.
+
+    Returns:
+        (G, rank) float32.
+    """
+    mean, n_cells = np.zeros(n_genes), 0
+    for block in read():
+        mean, n_cells = mean + np.asarray(block.sum(0)).ravel(), n_cells + block.shape[0]
+    mean /= max(n_cells, 1)
+
+    def multiply(vectors: np.ndarray) -> np.ndarray:
+        """The covariance of the genes times (G, k)."""
+        product, shared = np.zeros(vectors.shape), mean @ vectors
+        for block in read():
+            product += block.T @ (block @ vectors)
+        return product / max(n_cells, 1) - np.outer(mean, shared)
+
+    found = _embed(multiply, n_genes, rank, passes, seed)
+    return found / np.maximum(np.linalg.norm(found, axis=0), np.float32(1e-12))
+
+
 def _embed(multiply: Callable[[np.ndarray], np.ndarray], size: int, rank: int, passes: int, seed: int) -> np.ndarray:
     """U sqrt|lambda| of a symmetric matrix, its largest |lambda| first, by subspace iteration."""
     start = np.random.default_rng(seed).standard_normal((size, min(size, rank + OVERSAMPLE)))

@@ -13,6 +13,8 @@ from scipy.sparse import csr_matrix
 
 from scfm.data.module import CellData
 from scfm.model.backbone import Backbone
+from scfm.model.denoiser import Denoiser
+from scfm.model.start.axes import fit_axes
 from scfm.model.start.factorization import correspondence_embedding, ppmi_embedding
 from scfm.progress import memory
 from scfm.types import Spec
@@ -38,6 +40,7 @@ class Spectral:
         max_genes: where more genes are left, ``ppmi`` gives way to ``correspondence``: it needs 4 bytes a pair.
         length: of an embedding, times the square root of the width. 0.08 is four times the length of a position, so
             that LayerNorm sees the gene first.
+        components: principal components of log counts among the axes of ``model.embedding_pool=denoised``.
         passes: iterations of the randomized SVD.
         seed: of the drawn cells and of the SVD.
 
@@ -54,19 +57,21 @@ class Spectral:
         max_cells: int = 100_000,
         max_genes: int = 20_000,
         length: float = 0.08,
+        components: int = 64,
         passes: int = 5,
         seed: int = 0,
     ) -> None:
         least = {"max_length": max_length, "min_cells": min_cells, "max_cells": max_cells, "passes": passes}
         wrong = [f"start.{name}={value}" for name, value in least.items() if value < 1]
-        if wrong or length <= 0 or max_genes < 0:
+        if wrong or length <= 0 or max_genes < 0 or components < 0:
+            rest = f"start.length={length}, start.max_genes={max_genes}, start.components={components}"
             raise ValueError(
-                f"{', '.join(wrong) or f'start.length={length}, start.max_genes={max_genes}'}; expected whole numbers "
-                "of at least 1, and a length above 0"
+                f"{', '.join(wrong) or rest}; expected whole numbers of at least 1, a length above 0, and 0 or more "
+                "genes and components"
             )
         self.factorization, self.max_length, self.min_cells = factorization, max_length, min_cells
         self.max_cells, self.max_genes = max_cells, max_genes
-        self.length, self.passes, self.seed = length, passes, seed
+        self.length, self.components, self.passes, self.seed = length, components, passes, seed
 
     def initialize(self, backbone: Backbone, data: CellData, spec: Spec) -> None:
         """Overwrite the embeddings of genes, and the bias of the output layer where it has one.
@@ -84,6 +89,8 @@ class Spectral:
             if backbone.readout is not None:
                 weight = backbone.readout.token_weight
                 weight.zero_()[torch.from_numpy(genes)] = torch.from_numpy(distance).to(weight)
+            if isinstance(backbone.readout, Denoiser):
+                self._fit_denoiser(backbone.readout, data, genes, embedding * distance[:, None])
             for table in {id(t): t for t in (inputs, decoder.weight)}.values():
                 if table.shape[1] == inputs.shape[1]:
                     table[torch.from_numpy(genes), : embedding.shape[1]] = torch.from_numpy(embedding).to(table)
@@ -134,6 +141,23 @@ class Spectral:
         unit = found * np.float32(self.length * np.sqrt(width)) / norm[:, None]
         return genes, unit, norm / norm.mean(), kind
 
+    def _fit_denoiser(self, denoiser: Denoiser, data: CellData, genes: np.ndarray, embedding: np.ndarray) -> None:
+        """Set the axes, their center and the linear prediction of one half of a cell from the other."""
+        table = np.zeros((len(data.store.vocab), embedding.shape[1]))
+        table[genes] = embedding
+        rows, limit = self._draw(data.split.train), data.max_length
+        is_gene = np.isin(np.arange(len(table)), data.store.vocab.gene_ids)
+
+        def read() -> Iterator[csr_matrix]:
+            for part in _parts(rows):
+                yield _counts(data, part, limit, is_gene)
+
+        options = {"width": denoiser.axes.shape[1], "components": self.components}
+        found = fit_axes(read, table, **options, passes=self.passes, seed=self.seed)
+        for name in ("axes", "center", "linear"):
+            getattr(denoiser, name).copy_(torch.from_numpy(getattr(found, name)))
+        log.info("One half of a cell's counts tells %.0f%% of the axes of the other, linearly.", 100 * found.explained)
+
     def _draw(self, rows: np.ndarray) -> np.ndarray:
         if len(rows) <= self.max_cells:
             return np.asarray(rows)
@@ -166,3 +190,11 @@ def _presence(data: CellData, rows: np.ndarray, limit: int, place: np.ndarray, n
     offsets = np.concatenate([[0], np.cumsum(kept)])[cells.offsets]
     ones = np.ones(int(kept.sum()), dtype=np.float32)
     return csr_matrix((ones, where[kept], offsets), shape=(len(rows), n_genes))
+
+
+def _counts(data: CellData, rows: np.ndarray, limit: int | None, is_gene: np.ndarray) -> csr_matrix:
+    """Cells x V, the counts of genes."""
+    cells, counts = data.store.gather(rows, limit), np.asarray(data.store.counts(rows, limit), dtype=np.float32)
+    kept = is_gene[cells.values]
+    offsets = np.concatenate([[0], np.cumsum(kept)])[cells.offsets]
+    return csr_matrix((counts[kept], cells.values[kept].astype(np.int64), offsets), shape=(len(rows), len(is_gene)))
