@@ -67,7 +67,7 @@ def _mask(var: pd.DataFrame, column: str, wanted: str, *, certain: bool) -> np.n
     if feature_word(wanted) != "rna" and feature_word(wanted) in words:
         return words == feature_word(wanted)
     genes = np.isin(words, [word for word in word_of.values() if is_gene_word(word)])
-    others = np.isin(words, [word for word in word_of.values() if word in OTHERS])
+    others = np.isin(words, [word for word in word_of.values() if is_other_word(word)])
     if genes.any():
         taken = genes if others.any() else genes | (words == "")
         if not certain and not others.any():
@@ -77,7 +77,7 @@ def _mask(var: pd.DataFrame, column: str, wanted: str, *, certain: bool) -> np.n
     named = feature_word(wanted) != "rna"  # a modality that the user names may hold anything
     if not certain or (len(known) < 2 and (named or not others.any())):
         return None
-    raise ValueError(_refusal(column, numbers, only_others=all(feature_word(kind) in OTHERS for kind in known)))
+    raise ValueError(_refusal(column, numbers, only_others=all(is_other_word(feature_word(kind)) for kind in known)))
 
 
 def _report_mask(taken: np.ndarray, column: str, numbers: Mapping[str, int]) -> np.ndarray | None:
@@ -94,7 +94,7 @@ def _refusal(column: str, numbers: Mapping[str, int], *, only_others: bool) -> s
     listed = ", ".join(f"{kind!r} ({n:,} features)" for kind, n in numbers.items())
     if only_others:
         return f"has no genes: var[{column!r}] has the kinds {listed}; give the file that has the genes"
-    example = max(numbers, key=lambda kind: numbers[kind] if kind and feature_word(kind) not in OTHERS else -1)
+    example = max(numbers, key=lambda kind: numbers[kind] if kind and not is_other_word(feature_word(kind)) else -1)
     return (
         f"has features of several kinds and none is known to be genes: var[{column!r}] has {listed}. Name the kind of "
         f"the genes (mod={example!r}), or call it 'Gene Expression' in the file"
@@ -102,10 +102,17 @@ def _refusal(column: str, numbers: Mapping[str, int], *, only_others: bool) -> s
 
 
 def is_gene_word(word: str) -> bool:
-    """Whether a kind, as :func:`feature_word` writes it, means genes: of :data:`GENES` or a biotype of GENCODE."""
-    if word in OTHERS:
+    """Whether a kind, as :func:`feature_word` writes it, means genes: a word of :data:`GENES` or a biotype of GENCODE."""
+    if is_other_word(word):
         return False
-    return word in GENES or word in _biotypes() or word.endswith(("pseudogene", "rna", "vgene", "cgene", "jgene"))
+    one = word.removesuffix("s")
+    known = not GENES.isdisjoint((word, one)) or not _biotypes().isdisjoint((word, one))
+    return known or one.endswith(("pseudogene", "rna", "vgene", "cgene", "jgene"))
+
+
+def is_other_word(word: str) -> bool:
+    """Whether a kind, as :func:`feature_word` writes it, means features that are no genes, one or several of them."""
+    return not OTHERS.isdisjoint((word, word.removesuffix("s")))
 
 
 @cache

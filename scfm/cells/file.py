@@ -136,7 +136,8 @@ class CellFile:
                 yield block
                 low += len(block.obs)
         except ValueError as error:
-            raise ValueError(f"{self.path}: {_first_line(error)}") from error
+            text = _first_line(error)
+            raise ValueError(text if text.startswith(f"{self.path}: ") else f"{self.path}: {text}") from error
         except DAMAGE as error:
             raise ValueError(
                 f"{self.path}: {self.counts_from} cannot be read after cell {low}: {_cause(error)}"
@@ -168,13 +169,31 @@ class CellFile:
         )
 
     def obs_rows(self, start: int, stop: int, columns: Sequence[str]) -> pd.DataFrame:
-        """Rows ``start`` to ``stop`` of some columns of obs; the index holds the cells' names."""
-        frame = self._source.obs(start, stop, list(columns))
+        """Rows ``start`` to ``stop`` of some columns of obs; the index holds the cells' names.
+
+        Raises:
+            ValueError: they are damaged, or hold text that is no UTF-8; names the file.
+        """
+        try:
+            frame = self._source.obs(start, stop, list(columns))
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{self.path}: obs ({', '.join(columns) or 'names of cells'}) holds text that is no UTF-8 "
+                f"({_first_line(error)}); write it again in UTF-8"
+            ) from error
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {_first_line(error)}") from error
+        except DAMAGE as error:
+            raise ValueError(f"{self.path}: obs cannot be read: {_cause(error)}") from error
         if self._renamed:
             frame.index = pd.Index(
                 [self._renamed.get(start + i, name) for i, name in enumerate(frame.index)], dtype=object
             )
         return frame
+
+    def first_names(self, n: int = 100) -> list[str]:
+        """The names of the first cells, for messages."""
+        return list(self._source.obs(0, min(n, self.n_cells), []).index)
 
     @cached_property
     def obs(self) -> pd.DataFrame:

@@ -19,8 +19,10 @@ def var(kinds, column="feature_types"):
 @pytest.mark.parametrize("gene", ["Gene Expression", "gene expression", "GEX", "gex", "RNA", "Gene", "GENE_EXPRESSION"])
 @pytest.mark.parametrize("other", ["Antibody Capture", "ADT", "adt", "Protein", "HTO", "CRISPR Guide Capture", "Peaks"])
 @pytest.mark.parametrize("column", ["feature_types", "feature_type", "Feature_Types", "modality"])
-def test_known_words_in_any_case(gene, other, column):
-    assert gene_mask(var([gene, other, gene], column)).tolist() == [True, False, True]
+@pytest.mark.parametrize("plural", ["", "s", "S"])
+def test_known_words_in_any_case_one_or_several(gene, other, column, plural):
+    kinds = [kind if kind[-1] == "s" else kind + plural for kind in (gene, other, gene)]
+    assert gene_mask(var(kinds, column)).tolist() == [True, False, True]
 
 
 @given(st.sampled_from(sorted(GENES)), st.lists(st.sampled_from(sorted(OTHERS)), min_size=1, max_size=4), st.data())

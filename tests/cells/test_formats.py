@@ -186,8 +186,9 @@ def test_mudata(cells, tmp_path):
     mudata.MuData({"rna": cells, "prot": protein}).write(tmp_path / "cells.h5mu")
     require_same(tmp_path / "cells.h5mu", cells, tmp_path, obs=OBS)
     assert read(tmp_path / "cells.h5mu", mod="prot")[0].shape == (50, 2)
-    with pytest.raises(ValueError, match=r"no modality 'RNA'.*did you mean 'rna'"):
-        open_cells(tmp_path / "cells.h5mu", mod="RNA")
+    assert read(tmp_path / "cells.h5mu", mod="RNA")[0].shape == cells.shape
+    with pytest.raises(ValueError, match=r"no modality 'rnas'.*did you mean 'rna'"):
+        open_cells(tmp_path / "cells.h5mu", mod="rnas")
 
 
 def test_a_missing_library_names_its_extra(tmp_path, monkeypatch):
@@ -197,13 +198,21 @@ def test_a_missing_library_names_its_extra(tmp_path, monkeypatch):
         open_cells(tmp_path / "census")
 
 
-def test_two_genomes_in_one_file_are_refused(cells, tmp_path):
+def test_two_genomes_in_one_file_are_refused_unless_one_is_named(cells, tmp_path):
     write_tenx(tmp_path / "one.h5", cells, 2)
     shutil.copy(tmp_path / "one.h5", tmp_path / "two.h5")
     with h5py.File(tmp_path / "two.h5", "r+") as file:
         file.copy("GRCh38", "mm10")
-    with pytest.raises(ValueError, match=r"two\.h5.*several genomes \(GRCh38, mm10\)"):
+    with pytest.raises(ValueError, match=r"two\.h5.*several genomes \(GRCh38, mm10\).*mod=GRCh38"):
         open_cells(tmp_path / "two.h5")
+    with h5py.File(tmp_path / "two.h5", "r+") as file:
+        file["mm10/data"][:] = 7
+    for genome, expected in {
+        "GRCh38": cells.X,
+        "mm10": csr_matrix((np.full(cells.X.nnz, 7), cells.X.nonzero()), shape=cells.shape),
+    }.items():
+        with open_cells(tmp_path / "two.h5", mod=genome) as opened:
+            assert abs(next(opened.blocks()).counts - expected).max() == 0
 
 
 @pytest.mark.parametrize(

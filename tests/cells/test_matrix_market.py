@@ -32,6 +32,40 @@ def test_three_numbers(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: b"\xef\xbb\xbf" + text,
+        lambda text: text.replace(b"\n", b"\r\n"),
+        lambda text: b"\xef\xbb\xbf" + text.replace(b"\n", b"\r\n"),
+        gzip.compress,
+        lambda text: b"".join(gzip.compress(text[i : i + 7]) for i in range(0, len(text), 7)),
+    ],
+    ids=["byte order mark", "CRLF", "both", "gzip by another name", "gzip of several members"],
+)
+def test_texts_as_other_programs_write_them(tmp_path, change):
+    folder = write(tmp_path / "x", ["% a remark", *LINES])
+    for path in folder.iterdir():
+        path.write_bytes(change(path.read_bytes()))
+    with open_cells(folder) as opened:
+        assert next(opened.blocks()).counts.toarray().tolist() == [[5, 6, 0], [0, 0, 7]]
+        assert opened.genes == ["ENSG1", "ENSG2", "ENSG3"] or opened.genes == ["A", "B", "C"]
+        assert list(opened.obs.index) == ["c1", "c2"]
+    renamed = tmp_path / "renamed"
+    renamed.mkdir()
+    for path in folder.iterdir():
+        path.rename(renamed / f"{path.name}.gz")
+    assert dense(renamed) == [[5, 6, 0], [0, 0, 7]]
+
+
+def test_titles_of_columns_are_named(tmp_path):
+    folder = write(tmp_path / "x", LINES)
+    for name, title in (("barcodes.tsv", "barcode"), ("genes.tsv", "id\tname")):
+        (folder / name).write_text(f"{title}\n{(folder / name).read_text()}")
+    with pytest.raises(ValueError, match=r"4 features and 3 barcodes; 'id' and 'barcode' look like titles .*: remove"):
+        open_cells(folder)
+
+
+@pytest.mark.parametrize(
     ("lines", "message"),
     [
         (["1 1 5 3 4", "2 1 6 0 0", "3 2 7 1 1"], "has lines of 5 numbers, expected 3"),

@@ -42,6 +42,11 @@ def test_a_modality_is_chosen(write, cells, other):
         assert (next(opened.blocks()).counts != cells.X).nnz == 0
     with open_cells(path, mod="prot") as opened:
         assert opened.genes == list(other.var_names)
+    with open_cells(write(None, RNA=cells, prot=other)) as opened:
+        assert opened.genes == list(cells.var["gene_id"])
+    with pytest.raises(ValueError, match=r"no modality 'rna'; it has 'RNA', 'Rna'"):
+        open_cells(write(None, RNA=cells, Rna=cells))
+    path = write(None, rna=cells, prot=other)
     with pytest.raises(ValueError, match=r"no modality 'atac'; it has 'prot', 'rna'.*mod="):
         open_cells(path, mod="atac")
 

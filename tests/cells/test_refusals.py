@@ -2,6 +2,7 @@
 
 import gzip
 import os
+from pathlib import Path
 
 import anndata
 import h5py
@@ -35,6 +36,12 @@ def test_no_right_to_read(h5ad, cells, monkeypatch):
     path = h5ad(cells)
     monkeypatch.setattr(os, "access", lambda *_: False)  # tests may run as root, who may read everything
     assert "may not be read by this user" in refusal(path, PermissionError)
+
+
+def test_a_pipe_and_a_device_are_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "cells.h5ad")
+    for path in (tmp_path / "cells.h5ad", Path("/dev/null")):
+        assert "is a pipe or a device" in refusal(path)
 
 
 @pytest.mark.parametrize(
@@ -259,6 +266,26 @@ def test_files_older_than_anndata_0_7(tmp_path, cells):
         assert (next(opened.blocks()).counts != cells.X).nnz == 0
         pd.testing.assert_series_equal(opened.obs["kind"].astype(str), cells.obs["kind"].astype(str))
         assert opened.genes == list(cells.var_names)
+
+
+def test_text_that_is_no_utf8_and_a_column_of_two_dimensions_name_the_file(cells, h5ad):
+    path = h5ad(cells)
+    with h5py.File(path, "r+") as file:
+        for name, values in {
+            "plate": np.zeros((50, 2)),
+            "age": np.array(["Z\u00fcrich".encode("latin-1")] * 50),
+        }.items():
+            del file["obs"][name]
+            file["obs"][name] = values
+    with open_cells(path) as opened:
+        assert next(opened.blocks(columns=["kind"])).counts.nnz
+        for read in (lambda name: opened.obs_rows(0, 5, [name]), lambda name: next(opened.blocks(columns=[name]))):
+            with pytest.raises(
+                ValueError, match=r"^.*cells\.h5ad: its /obs/plate has 2 dimensions, expected one value"
+            ):
+                read("plate")
+            with pytest.raises(ValueError, match=r"^[^:]*cells\.h5ad: obs \(age\) holds text that is no UTF-8"):
+                read("age")
 
 
 def test_a_column_of_unknown_kind(h5ad, cells):

@@ -28,7 +28,7 @@ def open_source(path: Path, mod: str) -> Source:
 
     Args:
         path: the file.
-        mod: modality of a MuData file, measurement of a SOMA experiment.
+        mod: modality of a MuData file, measurement of a SOMA experiment, genome of a 10x file of version 2.
 
     Raises:
         FileNotFoundError: there is none.
@@ -65,6 +65,7 @@ def require_readable(path: Path) -> None:
 
     Raises:
         FileNotFoundError, PermissionError: naming the path, and a similar name where there is one.
+        ValueError: it is neither a file nor a folder.
     """
     if not path.exists():
         siblings = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -73,6 +74,10 @@ def require_readable(path: Path) -> None:
         raise FileNotFoundError(f"there is no {path}; {hint}")
     if not os.access(path, os.R_OK | os.X_OK if path.is_dir() else os.R_OK):
         raise PermissionError(f"{path} may not be read by this user; ask its owner, or chmod +r it")
+    if not (path.is_file() or path.is_dir()):
+        raise ValueError(
+            "is a pipe or a device, which can be read once and from its beginning only; write it to a file first"
+        )
 
 
 def _not_hdf5(path: Path, head: bytes) -> str:
@@ -92,7 +97,7 @@ def _open_hdf5(file: h5py.File, path: Path, mod: str) -> Source:
         return _open_anndata(file, mod, owner=file)
     if "row_attrs" in file and "col_attrs" in file:
         return Loom(file)
-    genome = tenx_group(file)
+    genome = tenx_group(file, mod)
     if genome is not None:
         return open_tenx(file, genome)
     if "obs" in file or "var" in file or "X" in file:
@@ -106,6 +111,9 @@ def _open_anndata(group: Any, mod: str, owner: Any = None) -> Source:
     if "mod" not in group:
         return AnnDataGroup(group, owner=owner)
     names = sorted(group["mod"].keys())
+    same = [name for name in names if name.lower() == mod.lower()]
+    if mod not in names and len(same) == 1:
+        mod = same[0]
     if mod not in names:
         raise ValueError(f"has no modality {mod!r}; {did_you_mean(mod, names)}; name one with mod=...")
     others = {name: partial(AnnDataGroup, group["mod"][name]) for name in names if name != mod}

@@ -59,7 +59,7 @@ class Unpacked(io.RawIOBase):
     """The text of a gzip file, refused where a few bytes stand for more than memory holds.
 
     Args:
-        path: ends in ``.gz``.
+        path: gzipped.
     """
 
     def __init__(self, path: Path) -> None:
@@ -93,8 +93,14 @@ class Unpacked(io.RawIOBase):
 
 
 def open_text(path: Path) -> IO[bytes]:
-    """A file that is gzipped or not, to be read as bytes."""
-    return io.BufferedReader(Unpacked(path), 1 << 20) if path.suffix == ".gz" else path.open("rb")
+    """A file that is gzipped or not, whatever its name says, to be read as bytes; past a byte order mark of UTF-8."""
+    with path.open("rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+    text: IO[bytes] = io.BufferedReader(Unpacked(path), 1 << 20) if zipped else path.open("rb")
+    mark = text.peek(3)[:3] if isinstance(text, io.BufferedReader) else b""
+    if mark == b"\xef\xbb\xbf":
+        text.read(3)
+    return text
 
 
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:

@@ -164,6 +164,8 @@ def _array(column: Any, key: str) -> Any:
 def _slice(element: Any, start: int, stop: int) -> Any:
     """Entries of one column: an array, a categorical or a nullable array of pandas."""
     if hasattr(element, "shape"):
+        if element.ndim != 1:
+            raise ValueError(f"its {element.name} has {element.ndim} dimensions, expected one value for each row")
         if _is_text(element):
             return element.asstr()[start:stop]
         return element[start:stop]

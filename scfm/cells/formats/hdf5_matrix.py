@@ -169,7 +169,7 @@ class CscMatrix:
             cells = rows(low, high)
             if cells.min() < 0 or cells.max() >= self.shape[0]:
                 raise ValueError(f"its {self.group.name} is damaged: a row number is outside its {self.shape[0]} rows")
-            yield cells, self._genes(low, high), values(low, high)
+            yield cells, self._genes(low, high), widen(values(low, high))
 
     def _genes(self, low: int, high: int) -> np.ndarray:
         """The column of each stored value from ``low`` to ``high``."""
@@ -181,7 +181,8 @@ class CscMatrix:
     def blocks(self, start: int, stop: int, size: int) -> Iterator[csr_matrix]:
         """Blocks of rows, see :class:`~scfm.cells.source.Matrix`."""
         if self._rows is None:
-            self._rows = RowRanges(self.shape, int(self.pointers[-1]), self._entries(), self.group["data"].dtype)
+            dtype = native_dtype(self.group["data"].dtype)
+            self._rows = RowRanges(self.shape, int(self.pointers[-1]), self._entries(), dtype)
         yield from self._rows.blocks(start, stop, size)
 
     def sample(self, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -239,9 +240,19 @@ class DenseMatrix:
         """Nothing to remove."""
 
 
+def native_dtype(dtype: np.dtype) -> np.dtype:
+    """The type in which values of another are held: of this machine's byte order, and known to scipy and numba.
+
+    Half floats are float32, which has all of them; floats of more than 64 bits are float64.
+    """
+    if dtype.kind == "f" and dtype.itemsize not in (4, 8):
+        return np.dtype(np.float32 if dtype.itemsize < 4 else np.float64)
+    return dtype.newbyteorder("=")
+
+
 def widen(values: np.ndarray) -> np.ndarray:
-    """Half floats as float32, which has all of them: scipy's sparse matrices know no half floats."""
-    return values.astype(np.float32) if values.dtype == np.float16 else values
+    """Values in their :func:`native_dtype`, not copied where they have it."""
+    return values.astype(native_dtype(values.dtype), copy=False)
 
 
 def sample_stretches(dataset: Any, n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -64,9 +64,13 @@ def open_market(path: Path) -> NamesOnly:
     elif header.shape == (len(names), len(var)):
         transposed = False
     else:
+        head = " and ".join(repr(str(value)) for value in (var.iloc[0, 0], names[0])) if len(var) and len(names) else ""
+        titles = (
+            sorted(header.shape) == sorted((len(var) - 1, len(names) - 1)) and f"; {head} look like titles of their"
+        )
         raise ValueError(
             f"its {matrix.name} is {header.shape[0]} x {header.shape[1]} but there are {len(var)} features and "
-            f"{len(names)} barcodes"
+            f"{len(names)} barcodes{f'{titles} columns: remove these first lines' if titles else ''}"
         )
 
     def open_matrix() -> RowRanges:

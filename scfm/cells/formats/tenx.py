@@ -12,16 +12,20 @@ from scfm.cells.formats.hdf5_matrix import CsrMatrix
 from scfm.cells.formats.names_only import NamesOnly
 
 
-def tenx_group(file: h5py.File) -> str | None:
+def tenx_group(file: h5py.File, genome: str) -> str | None:
     """The group with the matrix: "matrix", or the genome in version 2; None if it is no 10x file.
 
+    Args:
+        file: open.
+        genome: the one to take of several.
+
     Raises:
-        ValueError: version 2 with several genomes.
+        ValueError: version 2 with several genomes, and ``genome`` is none of them.
     """
     groups = [name for name, part in file.items() if isinstance(part, h5py.Group) and "barcodes" in part]
-    if len(groups) > 1:
-        raise ValueError(f"has several genomes ({', '.join(groups)}); write one file for each")
-    return groups[0] if groups else None
+    if len(groups) > 1 and genome not in groups:
+        raise ValueError(f"has several genomes ({', '.join(groups)}); name the one to take (mod={groups[0]})")
+    return (genome if genome in groups else groups[0]) if groups else None
 
 
 def open_tenx(file: h5py.File, name: str) -> NamesOnly:
