@@ -12,7 +12,15 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from scfm.genes.report import GeneReport, likely_cause
-from scfm.genes.resolve import Species, ensembl_id, looks_like_mouse, make_rescuer, make_resolver, retired_gene
+from scfm.genes.resolve import (
+    Species,
+    ensembl_id,
+    foreign_names,
+    looks_like_mouse,
+    make_rescuer,
+    make_resolver,
+    retired_gene,
+)
 from scfm.genes.spelling import clean_names
 from scfm.genes.table import symbol_of, table, tokens_of_symbols
 from scfm.vocab import Vocab
@@ -169,9 +177,10 @@ class _Matcher:
         self.gene_of = make_resolver(names, alias=alias, species=species)
         self.rescue = make_rescuer(names, species)
         self.any_case = species == "other" or (species == "human" and not looks_like_mouse(names))
+        self.foreign = foreign_names(names) if species == "human" else frozenset()
 
     def __call__(self, name: str) -> _Column:
-        direct = self.tokens.find_by_name(name, self.any_case)
+        direct = self.tokens.find_by_name(name, self.any_case and name not in self.foreign)
         aliased = bool(self.alias) and (ensembl_id(name) or name).upper() in self.alias
         gene = self.gene_of(name) if self.exclude is not None or direct < 0 or aliased else None
         if is_excluded(name, gene, self.exclude):

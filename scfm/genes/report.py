@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from scfm.genes.resolve import ENSEMBL, looks_like_mouse
-from scfm.genes.spelling import clean_names, several_prefixes
+from scfm.genes.spelling import clean_names, is_known, several_prefixes
 from scfm.genes.table import table
 
 _MOUSE = re.compile(r"ENSMUSG\d{11}(\.\d+)?", re.I)
@@ -164,23 +164,30 @@ class GeneReport:
             cause=(self if self.share_dropped >= other.share_dropped else other).cause,
         )
 
-    def require(self, max_dropped: float, where: str, var_columns: Sequence[str] = ()) -> None:
+    def require(
+        self, max_dropped: float, where: str, var_columns: Sequence[str] = (), cell_names: Sequence[str] = ()
+    ) -> None:
         """Refuse a file that loses too much.
 
         Args:
             max_dropped: the largest share of counts that may be dropped.
             where: the file, for the message.
             var_columns: names that ``gene_column`` can take, for the message.
+            cell_names: of some cells: where most are genes, the matrix is genes x cells.
 
         Raises:
             ValueError: more is dropped, or no gene is left; with the likely cause.
         """
         if self.n_mapped and self.share_dropped <= max_dropped:
             return
-        examples = ", ".join(name for name, _ in self.dropped_most[:3])
+        most = ", ".join(name for name, _ in self.dropped_most[:3])
         listed = f"; gene_column can be {', '.join(map(repr, var_columns[:12]))}" if var_columns else ""
+        cause = self.cause
+        if sum(map(is_known, cell_names)) * 2 > len(cell_names):
+            examples = ", ".join(cell_names[:2])
+            cause = f"obs holds genes ({examples}, ...): the matrix is genes x cells, transpose it (adata.T)"
         raise ValueError(
             f"{where}: {self.n_mapped:,} of {self.n_genes:,} genes are in the vocabulary and "
             f"{self.share_dropped:.1%} of the counts would be dropped, at most {max_dropped:.0%} may be"
-            f"{f' (most counts: {examples})' if examples else ''}; likely cause: {self.cause}{listed}"
+            f"{f' (most counts: {most})' if most else ''}; likely cause: {cause}{listed}"
         )

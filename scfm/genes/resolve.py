@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Literal, TypeAlias
 
-from scfm.genes.spelling import clean_names
+from scfm.genes.spelling import clean_names, symbols_of_date
 from scfm.genes.table import loose, loose_retired, loose_symbols, orthologs, retired, table
 
 #: ``human``: human names. ``mouse``: mouse names, onto their one-to-one human orthologs. ``other``: Ensembl ids of
@@ -40,6 +40,17 @@ def looks_like_mouse(names: Sequence[str]) -> bool:
     return len(mouse) > len(human)
 
 
+def foreign_names(names: Sequence[str]) -> frozenset[str]:
+    """Names spelled as in mouse alone, where most are, or where some stand beside their human spelling.
+
+    In upper case they would pass for human genes. A file with ``ACTB`` and ``Actb`` holds genes of both species.
+    """
+    mouse = _own_spellings()[1]
+    present = set(names)
+    both = any(name.upper() in present for name in mouse.intersection(present))
+    return mouse if both or looks_like_mouse(names) else frozenset()
+
+
 @cache
 def _own_spellings() -> tuple[frozenset[str], frozenset[str]]:
     """Symbols that are spelled so in human alone, and in mouse alone."""
@@ -50,8 +61,7 @@ def _own_spellings() -> tuple[frozenset[str], frozenset[str]]:
 def _human(names: Sequence[str]) -> Callable[[str], str | None]:
     """The function that resolves a human name."""
     genes = table("human")
-    # In upper case, mouse symbols would pass for human genes; the user has to ask for orthologs.
-    foreign = _own_spellings()[1] if looks_like_mouse(names) else frozenset()
+    foreign = foreign_names(names)  # the user has to ask for orthologs
 
     def resolve_one(name: str) -> str | None:
         """By id, else by symbol, else by a symbol with other signs."""
@@ -67,7 +77,15 @@ def _human(names: Sequence[str]) -> Callable[[str], str | None]:
 
 def retired_gene(name: str) -> str | None:
     """The human gene of a retired symbol or an alias, None where it is none or means several genes."""
-    return retired().by_name.get(name.upper()) or loose_retired().get(loose(name))
+    found = retired().by_name.get(name.upper()) or loose_retired().get(loose(name))
+    return found or _gene_of_date(name)
+
+
+def _gene_of_date(name: str) -> str | None:
+    """The human gene of a symbol that a spreadsheet turned into a date; None where it may be several (``1-Mar``)."""
+    found = {table("human").by_symbol.get(symbol) or retired().by_name.get(symbol) for symbol in symbols_of_date(name)}
+    genes = found - {None}
+    return genes.pop() if len(genes) == 1 else None
 
 
 def _mouse(name: str) -> str | None:
@@ -111,7 +129,8 @@ def make_rescuer(names: Sequence[str], species: Species = "human") -> Callable[[
     """The function that gives the gene of a retired name, of human names alone."""
     if species != "human" or looks_like_mouse(names):
         return lambda name: None
-    return _with_repeats(retired_gene, names)
+    foreign = foreign_names(names)
+    return _with_repeats(lambda name: None if name in foreign else retired_gene(name), names)
 
 
 def _current(names: Sequence[str], alias: Mapping[str, str], species: Species) -> Callable[[str], str | None]:

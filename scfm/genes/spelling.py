@@ -23,6 +23,12 @@ FEWEST = 3
 #: A prefix is removed where this share of the names have it, and half of those are known genes without it.
 SHARE = 0.9
 
+#: Symbols that spreadsheets turn into dates (Ziemann et al. 2016, https://doi.org/10.1186/s13059-016-1044-7): how the
+#: month is written, and what stood before the number.
+MONTHS = {"MAR": ("MARCH", "MARC"), "SEP": ("SEPT",), "DEC": ("DEC",), "OCT": ("OCT",), "APR": ("APR",)}
+
+_DATE = re.compile(r"(?:(\d{1,2})-([A-Z]{3})|([A-Z]{3})-(\d{1,2}))", re.IGNORECASE)
+
 _ENSEMBL_ID = re.compile(r"ENS[A-Z]{0,6}GR?\d{10,11}(\.\d+)?", re.IGNORECASE)
 
 
@@ -79,6 +85,15 @@ def is_known(name: str) -> bool:
         return True
     upper, signs = name.upper(), loose(name)
     return any(upper in table(kind).by_symbol or signs in loose_symbols(kind) for kind in ("human", "mouse"))
+
+
+def symbols_of_date(name: str) -> list[str]:
+    """The symbols that a spreadsheet may have turned into this date: ``2-Sep`` and ``Sep-02`` were ``SEPT2``."""
+    match = _DATE.fullmatch(name)
+    if match is None:
+        return []
+    number, month = match[1] or match[4], (match[2] or match[3]).upper()
+    return [f"{stem}{int(number)}" for stem in MONTHS.get(month, ())]
 
 
 def _prefixes(names: Sequence[str]) -> Counter[str]:

@@ -61,7 +61,7 @@ class CellBatches(IterableDataset[Batch]):
         for part in self.parts:
             start = part * self.part_size
             stop = min(start + self.part_size, self.cells.n_cells)
-            for block in self.cells.blocks(start=start, stop=stop, size=self.block_size):
+            for block in self.cells.blocks(start=start, stop=stop, size=self.block_size, columns=()):
                 counted = np.flatnonzero(~block.empty)
                 tokens = self.tokenizer.encode(block.counts[counted], self.genes.columns)
                 counts = (
@@ -114,8 +114,8 @@ def report_genes(cells: CellFile, genes: GeneMap, max_dropped: float) -> GeneRep
     starts = np.linspace(0, max(0, cells.n_cells - 256), num=8, dtype=int)
     counts = np.zeros(len(cells.genes))
     for start in np.unique(starts):
-        for block in cells.blocks(start=int(start), stop=min(int(start) + 256, cells.n_cells)):
+        for block in cells.blocks(start=int(start), stop=min(int(start) + 256, cells.n_cells), columns=()):
             counts += np.asarray(block.counts.sum(axis=0), dtype=np.float64).ravel()
     report = genes.report(counts)
-    report.require(max_dropped, str(cells.path), cells.var_columns)
+    report.require(max_dropped, str(cells.path), cells.var_columns, cells.first_names())
     return report

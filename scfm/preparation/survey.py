@@ -17,7 +17,7 @@ from scfm.preparation.side import join_fields, survey_fields
 from scfm.preparation.steps import Steps
 from scfm.preparation.worker import WorkerState, worker_state
 from scfm.store.layout import write_arrays, write_json
-from scfm.store.obs_columns import merge_columns, require_columns, survey_columns
+from scfm.store.obs_columns import merge_columns, require_columns, survey_columns, warn_of_like_names
 from scfm.store.token_store import TokenStore
 
 #: The gene check reads so many cells at so many places of a file.
@@ -57,6 +57,7 @@ def fix_corpus(
     """
     before = {} if after is None else {name: after.categories(name) for name in after.columns}
     columns = merge_columns(((steps.inputs[n]["path"], surveys[n]["columns"]) for n in steps.files), before)
+    warn_of_like_names(columns)
     cells = {str(n): min(surveys[n]["cells"], options.limit or surveys[n]["cells"]) for n in steps.files}
     corpus = {
         "columns": {name: columns.get(name) for name in options.obs},
@@ -131,7 +132,7 @@ def check_genes(folder: str, plan_hash: str, key: str) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{run.file_path(file)}: {error}") from error
     report = found.report(_sample_sums(run, cells))
-    report.require(run.options["max_dropped"], run.file_path(file), cells.var_columns)
+    report.require(run.options["max_dropped"], run.file_path(file), cells.var_columns, cells.first_names())
     path = run.work.folder / "genes" / f"{file:05d}.npz"
     path.parent.mkdir(exist_ok=True)
     write_arrays(

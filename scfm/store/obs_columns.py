@@ -1,6 +1,7 @@
 """obs columns of many files as one: one table of categories for the whole corpus, numbers as float32."""
 
 import logging
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -121,6 +122,26 @@ def merge_columns(
     }
 
 
+def warn_of_like_names(columns: Mapping[str, Sequence[str] | None]) -> None:
+    """Say so where categories differ by blanks, by case or by the encoding of their letters alone: one class or two?
+
+    Args:
+        columns: categories by column, None for numbers.
+    """
+    for name, categories in columns.items():
+        alike: dict[str, list[str]] = {}
+        for category in categories or ():
+            folded = " ".join(unicodedata.normalize("NFC", category).casefold().split())
+            alike.setdefault(folded, []).append(category)
+        several = [found for found in alike.values() if len(found) > 1]
+        if several:
+            log.warning(
+                "The obs column %r has classes whose names differ by blanks, case or encoding alone (%s%s): they stay "
+                "apart; where they are one, write them alike in the files",
+                name, "; ".join(" and ".join(map(repr, found)) for found in several[:5]), ", ..." * (len(several) > 5),
+            )  # fmt: skip
+
+
 def _contradiction(name: str, numbers: str, names: str) -> str:
     text = f"the obs column {name!r} holds numbers in {numbers} but names in {names}"
     if "the store" in (numbers, names):
@@ -173,7 +194,10 @@ class Coder:
 
 
 def _is_number(values: pd.Series) -> bool:
-    return pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype)
+    kind = values.dtype
+    return pd.api.types.is_numeric_dtype(kind) and not (
+        pd.api.types.is_bool_dtype(kind) or pd.api.types.is_complex_dtype(kind)
+    )
 
 
 def _needs_names(values: pd.Series) -> bool:

@@ -146,6 +146,40 @@ def test_ambiguous_retired_names_are_left_out_and_counted():
     assert len(retired().by_name) > 10_000
 
 
+@pytest.mark.parametrize(
+    ("name", "gene"),
+    [("2-Sep", "SEPTIN2"), ("Sep-02", "SEPTIN2"), ("02-SEP", "SEPTIN2"), ("6-Mar", "MARCHF6"), ("1-Dec", "DELEC1"),
+     ("1-Mar", None), ("2-Mar", None), ("30-Sep", None), ("2-Jun", None)],
+)  # fmt: skip
+def test_symbols_that_a_spreadsheet_made_dates_of(name, gene):
+    """``1-Mar`` was MARCH1 or MARC1: it stays unknown, and is counted as such."""
+    expected = table("human").by_symbol[gene] if gene else None
+    assert resolve(["ACTB", name]) == [IDS[0], expected]
+    found = harmonize(["ACTB", name], Vocab((IDS[0], expected or "other")))
+    assert found.columns.tolist() == [0, 1 if gene else -1]
+    assert (found.rescued is not None) == (gene is not None)
+
+
+@pytest.mark.parametrize("ids", [True, False])
+def test_genes_of_two_species_are_not_summed(ids):
+    """``ACTB`` and ``Actb`` in one file are genes of human and of mouse."""
+    symbols = ["ACTB", "CD3E", "GAPDH", "B2M", "CD4"]
+    names = [*symbols, "Actb", "Cd3e", "Xist", "H3f3b"]
+    vocab = Vocab(tuple(table("human").by_symbol[name] for name in symbols) if ids else tuple(symbols))
+    assert harmonize(names, vocab).columns.tolist() == [0, 1, 2, 3, 4, -1, -1, -1, -1]
+    assert resolve(names)[5:] == [None] * 4
+    assert harmonize([*symbols, "Xist"], Vocab((*symbols, "XIST"))).columns.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_matrix_of_genes_by_cells_is_named_as_the_cause():
+    report = harmonize(["cell-1", "cell-2"], Vocab((IDS[0],))).report(np.ones(2))
+    for names in (SYMBOLS, IDS):
+        with pytest.raises(ValueError, match=r"obs holds genes \(.*\): the matrix is genes x cells, transpose it"):
+            report.require(0.5, "f.h5ad", [], names)
+    with pytest.raises(ValueError, match="likely cause: another species"):
+        report.require(0.5, "f.h5ad", [], ["AAAC-1", "AAAG-1", "ACTB"])
+
+
 def test_excluded_genes_are_excluded_by_any_of_their_names():
     pattern = re.compile("RACK1|H3F3B")
     genes = harmonize(["GNB2L1", "H3F3B"], Vocab(tuple(CURRENT.values())), exclude=pattern)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scfm.store.obs_columns import Coder, merge_columns, survey_columns, value_text
+from scfm.store.obs_columns import Coder, merge_columns, survey_columns, value_text, warn_of_like_names
 
 LARGE = [1014900001, 1014900002, 1014900033]
 
@@ -42,6 +42,8 @@ def coded(values: pd.Series, group: str | None = None, window: int = 2) -> list[
         (pd.Series([1e22, 1.0]).astype("category"), ["10000000000000000000000", "1"]),
         (pd.Series([3, 4, 1 << 24]), ["3.0", "4.0", "16777216.0"]),
         (pd.Series([0.5, 1e9 + 0.5]), ["0.5", "1000000000.0"]),
+        (pd.Series([-(2**63), 5, 2**63 - 1]), ["-9223372036854775808", "5", "9223372036854775807"]),
+        (pd.Series([1 + 2j, 1 + 3j]), ["(1+2j)", "(1+3j)"]),
         (pd.Series([np.nan, np.nan, np.nan, 7.0]), [None, None, None, "7.0"]),
     ],
     ids=repr,
@@ -85,6 +87,22 @@ def test_words_for_missing_values_are_missing_and_said(caplog):
     assert coded(column.astype("category"), window=9) == ["T", None, None, None, "NA", None]
     assert "'nan' (1 cells)" in caplog.text
     assert "'NA' (1 cells) are taken as a class" in caplog.text
+
+
+@pytest.mark.parametrize("other", ["T cell ", "t cell", "T  cell", " T cell", "T\tcell"])
+def test_classes_that_look_alike_are_said_and_stay_apart(other, caplog):
+    column = pd.Series(["T cell", other, "B", "b2"])
+    assert coded(column) == list(column)
+    warn_of_like_names({"x": sorted(column), "y": None, "z": ["a", "b"]})
+    (record,) = caplog.records
+    assert "'x' has classes whose names differ by blanks, case or encoding alone" in record.message
+    assert repr("T cell") in record.message
+    assert repr(other) in record.message
+
+
+def test_letters_in_two_encodings_look_alike(caplog):
+    warn_of_like_names({"x": ["Z\u00fcrich", "Zu\u0308rich"]})
+    assert len(caplog.records) == 1
 
 
 def test_true_classes_are_not_warned_of(caplog):
