@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -106,6 +106,36 @@ def move_into_place(part: Path, path: Path) -> None:
         os.replace(part, path)
     with contextlib.suppress(OSError):  # some network file systems cannot sync a folder
         _sync(path.parent)
+
+
+def require_replaceable(output: Path, own: Collection[str], inputs: Iterable[str | Path] = ()) -> None:
+    """Refuse to replace what scfm did not write, or a place where an input of the same command lies.
+
+    Args:
+        output: what ``overwrite=true`` would replace; nothing is refused where nothing is there.
+        own: names of files that every folder of the kind has.
+        inputs: of the command.
+
+    Raises:
+        FileExistsError: it is a file, or a folder without those files; an empty folder may be replaced.
+        ValueError: an input lies in it.
+    """
+    if not output.exists():
+        return
+    holding = [
+        Path(path) for path in inputs if output.resolve() in (Path(path).resolve(), *Path(path).resolve().parents)
+    ]
+    if holding:
+        raise ValueError(
+            f"the input {holding[0]} lies in output={output}, which would be replaced: choose another output"
+        )
+    names = {path.name for path in output.iterdir()} if output.is_dir() else set()
+    if not output.is_dir() or (names and not names.issuperset(own)):
+        what = f"a folder without {' and '.join(sorted(own))}" if output.is_dir() else "a file"
+        raise FileExistsError(
+            f"{output} is {what}, which scfm did not write: overwrite=true does not replace it; choose another output, "
+            "or remove it first"
+        )
 
 
 def remove_parts(folder: Path) -> None:

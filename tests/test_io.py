@@ -12,7 +12,16 @@ import pytest
 import torch
 
 from scfm import io
-from scfm.io import PART, atomic_write, hold, move_into_place, remove_parts, require_space, write_text
+from scfm.io import (
+    PART,
+    atomic_write,
+    hold,
+    move_into_place,
+    remove_parts,
+    require_replaceable,
+    require_space,
+    write_text,
+)
 
 
 def forked(work) -> int:
@@ -218,3 +227,29 @@ class TestHold:
         monkeypatch.setattr(io.fcntl, "flock", full)
         with pytest.raises(OSError, match="No space left"), hold(tmp_path / "lock", "it"):
             pass
+
+
+class TestWhatIsReplaced:
+    def test_nothing_an_empty_folder_and_one_of_its_own_kind(self, tmp_path):
+        require_replaceable(tmp_path / "none", {"scfm.json"})
+        require_replaceable(tmp_path, {"scfm.json"})
+        (tmp_path / "scfm.json").touch()
+        (tmp_path / "data.arrow").touch()
+        require_replaceable(tmp_path, {"scfm.json"}, [tmp_path.parent / "x.h5ad"])
+
+    def test_a_folder_of_somebody_else_and_a_file_are_refused(self, tmp_path):
+        (tmp_path / "thesis.tex").touch()
+        with pytest.raises(FileExistsError, match="is a folder without report.html and scfm.json, which scfm did not"):
+            require_replaceable(tmp_path, {"scfm.json", "report.html"})
+        with pytest.raises(FileExistsError, match="is a file, which scfm did not write"):
+            require_replaceable(tmp_path / "thesis.tex", {"scfm.json"})
+
+    @pytest.mark.parametrize("given", ["here/x.h5ad", "link/x.h5ad", "here"])
+    def test_a_place_of_an_input_is_refused(self, tmp_path, given):
+        """By any of its names, although the folder is of the kind."""
+        (tmp_path / "here").mkdir()
+        (tmp_path / "here/scfm.json").touch()
+        (tmp_path / "here/x.h5ad").touch()
+        (tmp_path / "link").symlink_to("here")
+        with pytest.raises(ValueError, match="the input .* lies in output=.*, which would be replaced"):
+            require_replaceable(tmp_path / "here", {"scfm.json"}, [tmp_path / "y.h5ad", tmp_path / given])

@@ -22,7 +22,7 @@ from scfm.inference.cell_input import CellInput, open_input
 from scfm.inference.model import Model
 from scfm.inference.options import Settings
 from scfm.inference.parts import claim_parts
-from scfm.io import atomic_write, hold
+from scfm.io import atomic_write, hold, require_replaceable
 from scfm.progress import Progress
 
 if TYPE_CHECKING:
@@ -133,6 +133,8 @@ class Analysis(ABC):
         with hold(output.parent / f".{output.name}.lock", output):
             if output.exists() and not overwrite:
                 raise FileExistsError(f"{output} exists; choose another output=... or set overwrite=true")
+            files = [*model.checkpoint.files, *([cells] if isinstance(cells, str | Path) else [])]
+            require_replaceable(output, {"manifest.json", "report.html"}, files)
             parts = output.parent / f".{output.name}.parts"
             claim_parts(parts, self._about(model, cells, settings), first=True)
             result = self._compute(model, cells, Work(parts, settings, progress))

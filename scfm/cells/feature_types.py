@@ -102,7 +102,7 @@ def _refusal(column: str, numbers: Mapping[str, int], *, only_others: bool) -> s
 
 
 def is_gene_word(word: str) -> bool:
-    """Whether a kind, as :func:`feature_word` writes it, means genes: a word of :data:`GENES` or a biotype of GENCODE."""
+    """Whether a kind, as :func:`feature_word` writes it, means genes: of :data:`GENES` or a biotype of GENCODE."""
     if is_other_word(word):
         return False
     one = word.removesuffix("s")

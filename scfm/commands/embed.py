@@ -46,7 +46,7 @@ def run(cfg: DictConfig) -> None:
             shutil.rmtree(_parts_folder(output))
             log.info("%s was finished by the run that was stopped; nothing is left to do", output)
             return
-        require_output(source, output, overwrite=cfg.overwrite)
+        require_output(source, output, overwrite=cfg.overwrite, checkpoint=cfg.init_from)
         require_devices(cfg.trainer)
         require_room(source, cfg.key)
         checkpoint = read_checkpoint(cfg.init_from, Dictionaries.from_config(cfg.tokenizer, cfg.labels))

@@ -68,7 +68,7 @@ class CellReader:
             FileExistsError: the output is there.
             ValueError: it is the input, or cells that cannot be read or have too few known genes.
         """
-        require_output(source, output, overwrite=overwrite)
+        require_output(source, output, overwrite=overwrite, checkpoint=self.checkpoint.path)
         with self._open(source, key, options) as (given, settings):
             entries = self._entries_of(given, settings, key)
             with atomic_write(output) as part:

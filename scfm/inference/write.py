@@ -108,13 +108,24 @@ def is_h5ad(path: Path) -> bool:
         return {"obs", "var"} <= set(file.keys()) and "mod" not in file
 
 
-def require_output(source: Path, output: Path, *, overwrite: bool) -> None:
-    """Refuse an output that is there, or is the input.
+def is_old(path: Path) -> bool:
+    """Whether an .h5ad is of before AnnData 0.7: its tables are compound arrays, to which nothing can be added."""
+    with h5py.File(path) as file:
+        return any(isinstance(file.get(name), h5py.Dataset) for name in ("obs", "var", "obsm", "uns"))
+
+
+def require_output(source: Path, output: Path, *, overwrite: bool, checkpoint: str | Path) -> None:
+    """Refuse an output that is there, or is the input or the checkpoint.
 
     Raises:
-        FileExistsError: the output is there.
-        ValueError: the output is the input.
+        FileExistsError: the output is there, or is a folder, which no file replaces.
+        ValueError: the output is the input, or the checkpoint.
     """
+    if output.is_dir():
+        better = output / f"{source.stem}_scfm.h5ad"
+        raise FileExistsError(f"{output} is a folder; give the file to write, as output={better}")
+    if output.resolve() == Path(checkpoint).resolve():
+        raise ValueError(f"output={output} is the checkpoint; choose another output=...")
     if output.exists() and not overwrite:
         raise FileExistsError(f"{output} exists; choose another output=... or set overwrite=true")
     if output.resolve() == source.resolve():
@@ -131,8 +142,9 @@ def require_room(cells: AnnData | Path, key: str) -> None:
         if not is_h5ad(cells):
             return
         with h5py.File(cells) as file:
-            kind = type(file["uns/scfm"]).__name__ if "uns/scfm" in file else "Group"
-            there = f"obsm/{key}" in file
+            uns, obsm = file.get("uns", {}), file.get("obsm", {})
+            kind = type(uns["scfm"]).__name__ if isinstance(uns, Mapping) and "scfm" in uns else "Group"
+            there = key in (obsm if isinstance(obsm, Mapping) else obsm.dtype.names or ())
     else:
         note = cells.uns.get("scfm", {})
         kind, there = "Group" if isinstance(note, Mapping) else type(note).__name__, key in cells.obsm
@@ -154,6 +166,11 @@ def write_result(part: Path, source: Path, cells: CellFile, entries: Written) ->
         cells: the same, open; its counts become X where a new file is made.
         entries: what to add.
     """
+    if is_h5ad(source) and is_old(source):
+        adata = anndata.read_h5ad(source)
+        add_to_adata(adata, entries)
+        adata.write_h5ad(part)
+        return
     if is_h5ad(source):
         shutil.copyfile(source, part)
         require_space(part, _size(entries))

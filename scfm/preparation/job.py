@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from scfm.io import require_replaceable
 from scfm.preparation.assemble import assemble_store
 from scfm.preparation.encode import encode_parts
 from scfm.preparation.executors import Dask, Local
@@ -21,7 +22,7 @@ from scfm.preparation.steps import Steps
 from scfm.preparation.survey import check_genes, fix_corpus, survey_files
 from scfm.preparation.workdir import WorkDir
 from scfm.preparation.worker import close_files
-from scfm.store.layout import VERSION
+from scfm.store.layout import META, VERSION
 from scfm.store.token_store import TokenStore
 from scfm.tokenizer import Tokenizer
 
@@ -110,6 +111,8 @@ def execute(job: Job, workers: int | None = None, executor: Local | Dask | None 
                 return TokenStore.open(job.output)
             if job.output.exists() and not job.overwrite and job.after is None:
                 raise FileExistsError(f"{job.output} exists; choose another output, or replace it with overwrite=true")
+            if job.after is None:
+                require_replaceable(job.output, {META}, [entry["path"] for entry in job.inputs])
             plan_hash = work.begin(plan, job.overwrite, together=job.share is not None)
             with (executor or Local()).open(workers) as engine:
                 first = 0 if job.after is None else len(job.after.files)

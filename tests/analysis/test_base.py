@@ -84,6 +84,17 @@ def test_the_folder_holds_tables_report_and_a_manifest(made, model, tmp_path):
         Lengths().analyse(model, made / "cells.h5ad", Settings(Reading()), output=tmp_path / "out")
 
 
+def test_overwriting_takes_only_results_of_an_analysis(made, model, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/chapter.tex").touch()
+    settings = Settings(Reading())
+    with pytest.raises(FileExistsError, match="which scfm did not write"):
+        Lengths().analyse(model, made / "cells.h5ad", settings, output=tmp_path / "thesis", overwrite=True)
+    for _ in range(2):
+        Lengths().analyse(model, made / "cells.h5ad", settings, output=tmp_path / "out", overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "thesis"]
+
+
 def test_an_interrupted_run_goes_on_and_equals_a_whole_one(made, model, tmp_path, monkeypatch):
     whole = Lengths().analyse(model, made / "cells.h5ad", Settings(Reading()))
     monkeypatch.setattr(Stop, "after", 2)

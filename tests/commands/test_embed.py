@@ -4,8 +4,10 @@ import resource
 import signal
 
 import anndata as ad
+import h5py
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 
 from scfm.checkpoint import read
 from scfm.data.packing import pack
@@ -149,6 +151,15 @@ class TestRefusals:
         with pytest.raises(FileExistsError, match="overwrite=true"):
             embed(made, "pre", made / "cells.h5ad", made / "embedded.h5ad")
 
+    def test_a_folder_and_the_checkpoint_are_never_overwritten(self, made, tmp_path):
+        (tmp_path / "mine.txt").touch()
+        with pytest.raises(FileExistsError, match=r"is a folder; give the file to write, as output=.*cells_scfm.h5ad"):
+            embed(made, "pre", made / "cells.h5ad", tmp_path, "overwrite=true")
+        assert (tmp_path / "mine.txt").exists()
+        checkpoint = made / "pre/checkpoints/last.ckpt"
+        with pytest.raises(ValueError, match="is the checkpoint"):
+            embed(made, "pre", made / "cells.h5ad", checkpoint, "overwrite=true")
+
     def test_a_file_of_other_genes(self, made, tmp_path):
         cells = ad.read_h5ad(made / "cells.h5ad")
         cells.var_names = [f"Unknown{i}" for i in range(cells.n_vars)]
@@ -204,6 +215,27 @@ def test_any_input_that_can_be_read_gives_an_h5ad(made, tmp_path):
         np.testing.assert_array_equal(found.obsm["X_scfm"], wanted.obsm["X_scfm"])
         assert (found.X != cells.X).nnz == 0
         assert list(found.obs_names) == list(cells.obs_names)
+
+
+def test_a_file_of_before_anndata_07_gives_one_of_today(made, tmp_path):
+    """Its tables are compound arrays: it is read whole, and all that it holds is kept."""
+    cells = ad.read_h5ad(made / "cells.h5ad")
+    with h5py.File(tmp_path / "old.h5ad", "w") as file:
+        for name, index, values in (("obs", cells.obs_names, cells.obs["donor"]), ("var", cells.var_names, None)):
+            table = np.zeros(len(index), [("index", "S40"), ("text", "S40")])
+            table["index"] = [word.encode() for word in index]
+            table["text"] = [str(word).encode() for word in (index if values is None else values)]
+            file[name] = table
+        counts = csr_matrix(cells.X)
+        group = file.create_group("X")
+        group.attrs["h5sparse_format"], group.attrs["h5sparse_shape"] = "csr", counts.shape
+        group["data"], group["indices"], group["indptr"] = counts.data, counts.indices, counts.indptr
+        file["obsm"] = np.zeros(cells.n_obs, [("X_pca", "f4", (5,))])
+    wanted = embed(made, "pre", made / "cells.h5ad", tmp_path / "wanted.h5ad")
+    found = embed(made, "pre", tmp_path / "old.h5ad", tmp_path / "out.h5ad")
+    np.testing.assert_array_equal(found.obsm["X_scfm"], wanted.obsm["X_scfm"])
+    assert found.obsm["X_pca"].shape == (cells.n_obs, 5)
+    assert list(found.obs["text"].astype(str)) == list(cells.obs["donor"].astype(str))
 
 
 def test_what_cannot_be_written_is_refused_before_the_work(made, tmp_path, caplog):

@@ -1,5 +1,7 @@
 """What was begun is finished, or refused where it differs; nothing is replaced untold."""
 
+import shutil
+
 import pytest
 
 from scfm.preparation import encode as module
@@ -15,6 +17,23 @@ def test_an_existing_output_is_kept_unless_told(files, fitted, tmp_path):
     assert checksums(tmp_path / "s") == before
     assert len(prepare(files[1], tmp_path / "s", fitted, overwrite=True)) == 130
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+def test_overwriting_takes_no_input_and_nothing_of_somebody_else(files, fitted, tmp_path):
+    mine = tmp_path / "mine.h5ad"
+    shutil.copy(files[0], mine)
+    (tmp_path / "data").mkdir()
+    shutil.copy(files[0], tmp_path / "data/mine.h5ad")
+    before = checksums(tmp_path / "data"), mine.read_bytes()
+    for source, output, error in (
+        (mine, mine, "lies in output"),
+        (tmp_path / "data/mine.h5ad", tmp_path / "data", "lies in output"),
+        (mine, tmp_path / "data", "which scfm did not write"),
+    ):
+        with pytest.raises((ValueError, FileExistsError), match=error):
+            prepare(source, output, fitted, overwrite=True)
+    assert (checksums(tmp_path / "data"), mine.read_bytes()) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "mine.h5ad"]
 
 
 def _stopped(files, fitted, output, monkeypatch, **options):
