@@ -243,9 +243,11 @@ def _report_errors(command: Callable[[], Any]) -> Any:
     """Users' errors end in one sentence on the screen and exit status 1; others keep their traceback."""
     try:
         return command()
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, ImportError, MemoryError) as error:
         if log.isEnabledFor(logging.DEBUG):
             raise
-        log.error("%s", error)
+        log.error(
+            "%s", f"the memory is full ({error}); take fewer at a time" if isinstance(error, MemoryError) else error
+        )
         log.info("Run with hydra.verbose=true to see where this was raised.")
         sys.exit(1)

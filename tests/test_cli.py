@@ -102,3 +102,22 @@ main({command!r})
     assert done.returncode == 130
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("Ctrl-C: stopped. ") and advice in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ImportError('reading x needs tiledbsoma; pip install "scfm-framework[soma]"'), "reading x needs tiledbsoma"),
+        (MemoryError("Unable to allocate 3.1 TiB"), "the memory is full (Unable to allocate 3.1 TiB)"),
+    ],
+)
+def test_a_missing_package_and_a_full_memory_are_one_sentence(error, said, caplog):
+    def fail():
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        cli._report_errors(fail)
+    assert ended.value.code == 1
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.getMessage().startswith(said)
+    assert record.exc_info is None

@@ -55,6 +55,28 @@ class MicroBatches(Sampler[tuple[np.ndarray, int]]):
             yield plan[step], batch_seed(self.order.seed, self.stream, self.epoch, step)
 
 
+def _in_sentences(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Batches that other processes read, with their errors in one sentence, as where this process reads them.
+
+    Raises:
+        OSError: one of the processes was ended, or memory that processes share is full.
+        Exception: what one of them raised, without its traceback in the text.
+    """
+    try:
+        yield from batches
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        shared = any(word in lines[-1] + lines[0] for word in ("shared memory", "torch_", "is killed", "exited"))
+        if isinstance(error, RuntimeError) and shared:
+            raise OSError(
+                f"a process that reads batches ahead has ended ({lines[0]}): it was killed, or memory or /dev/shm is "
+                "full; with data.workers=0 the training process reads them itself"
+            ) from error
+        if lines[0].startswith("Caught ") and isinstance(error, ValueError | OSError):
+            raise type(error)(lines[-1].partition(": ")[2]) from error
+        raise
+
+
 class CellLoader(DataLoader[Batch]):
     """A DataLoader whose position is training state: the epoch and the micro-batches taken from it.
 
@@ -104,7 +126,7 @@ class CellLoader(DataLoader[Batch]):
             place.epoch, place.step = place.epoch + 1, 0
         # torch's iterator costs as much as a small batch: it is used only with workers or pinned memory
         elsewhere = self.num_workers > 0 or self.pin_memory
-        for batch in super().__iter__() if elsewhere else map(self.dataset.__getitem__, place):
+        for batch in _in_sentences(super().__iter__()) if elsewhere else map(self.dataset.__getitem__, place):
             place.step += place.world
             yield batch
 

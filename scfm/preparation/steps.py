@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import BrokenExecutor, Executor
 from typing import Any, Literal
 
 from scfm.preparation.executors import run_all
@@ -89,7 +89,7 @@ class Steps:
             The record of each key, without those of files that were skipped.
 
         Raises:
-            ValueError, OSError: a bad file under ``on_error=stop``; a full disk always.
+            ValueError, OSError: a bad file under ``on_error=stop``; a full disk or a lost worker always.
         """
         found = {key: record for key, record in self.work.read_records(step, keys).items() if valid(record)}
         sizes = dict(zip(keys, cells or [0] * len(keys), strict=True))
@@ -102,6 +102,12 @@ class Steps:
                     found[todo[number]] = future.result()
                 except (ValueError, OSError) as error:
                     self._handle_failure(int(todo[number].split("-")[0]), error)
+                except BrokenExecutor as error:
+                    raise OSError(
+                        "a worker was ended by the system or by somebody else, as when memory is full: run the same "
+                        "command again, what is finished is kept; fewer workers=... or a smaller block_size=... need "
+                        "less memory"
+                    ) from error
                 if cells:
                     progress.advance(sizes[todo[number]])
         return {key: found[key] for key in keys if key in found and int(key.split("-")[0]) not in self.skipped}

@@ -1,5 +1,8 @@
 """What a rank is fed, and that its position is one integer."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 
@@ -81,6 +84,48 @@ def test_resume_continues_with_the_very_next_cell(workers, stop, how):
     assert len(other) == n
     rest = [(batch.seed, *batch.index.tolist()) for _ in range(2) for batch in other]
     assert taken + rest == uninterrupted
+
+
+class FaultyStore(MadeUpStore):
+    """Fails at the third batch: with an error, or by the end of the process."""
+
+    def __init__(self, fault) -> None:
+        super().__init__()
+        self.fault, self.asked = fault, 0
+
+    def gather(self, rows, max_length=None, dtype=np.uint16):
+        self.asked += 1
+        if self.asked == 3:
+            self.fault()
+        return super().gather(rows, max_length, dtype)
+
+
+def refuse():
+    raise ValueError("the part 0.arrow is damaged: copy it again")
+
+
+def end():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def shared_memory():
+    raise RuntimeError("unable to open shared memory object </torch_71_0> in read-write mode: No space left (28)")
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "message"),
+    [
+        (refuse, ValueError, "^the part 0.arrow is damaged: copy it again$"),
+        (end, OSError, "a process that reads batches ahead has ended .*data.workers=0"),
+        (shared_memory, OSError, "a process that reads batches ahead has ended .*/dev/shm is full"),
+    ],
+)
+def test_a_fault_in_another_process_is_one_sentence(fault, error, message):
+    store = FaultyStore(fault)
+    order = Order(np.arange(60), store.lengths, tokens=40, multiple=4, seed=1)
+    with pytest.raises(error, match=message) as caught:
+        list(CellLoader(PackedCells(store), order, workers=1))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_finished_epoch_resumes_with_the_next():

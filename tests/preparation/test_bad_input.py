@@ -1,12 +1,19 @@
 """Bad files and options are refused, or skipped and listed."""
 
+import contextlib
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from scfm.cells.quality import Quality
 from scfm.preparation.api import prepare
+from scfm.preparation.encode import encode_part
+from scfm.preparation.executors import Local, Serial
 from scfm.preparation.options import Genes
+from support import checksums
 
 
 def test_bad_files_are_refused_or_skipped(files, fitted, tmp_path, caplog):
@@ -21,6 +28,35 @@ def test_bad_files_are_refused_or_skipped(files, fitted, tmp_path, caplog):
     assert "Skipped" in caplog.text
     with pytest.raises(ValueError, match="every input was skipped"):
         prepare([bad], tmp_path / "t", fitted, on_error="skip")
+
+
+class _LosesWorkers(Local):
+    """Its workers are gone once two parts are done."""
+
+    @contextlib.contextmanager
+    def open(self, workers):
+        executor, done = Serial(), []
+
+        def submit(function, /, *args):
+            if function is encode_part:
+                done.append(args)
+            if len(done) < 3:
+                return Serial().submit(function, *args)
+            future = Future()
+            future.set_exception(BrokenProcessPool("A process in the process pool was terminated abruptly"))
+            return future
+
+        executor.submit = submit
+        yield executor
+
+
+def test_lost_workers_are_said_and_the_same_call_goes_on(files, fitted, tmp_path, reference):
+    output = tmp_path / "s"
+    with pytest.raises(OSError, match=r"a worker was ended .* run the same command again, what is finished is kept"):
+        prepare(files, output, fitted, cells_per_part=50, obs=["donor"], executor=_LosesWorkers())
+    assert len(list((tmp_path / ".s.partial/parts").glob("*.json"))) == 2
+    prepare(files, output, fitted, cells_per_part=50, obs=["donor"])
+    assert checksums(output) == reference
 
 
 def test_a_nan_deep_in_a_file_names_it(files, fitted, tmp_path, cells):
