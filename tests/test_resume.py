@@ -115,6 +115,18 @@ def _lines(folder) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
+def test_a_copy_whose_times_changed_is_said(whole, tmp_path, caplog):
+    shutil.copytree(whole / "checkpoints", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "last.ckpt").unlink()
+    earlier, later = sorted(tmp_path.iterdir(), key=lambda path: int(path.stem.removeprefix("step-")))
+    assert newest_whole(tmp_path) == later
+    assert not caplog.text
+    os.utime(later, (1e9, 1e9))
+    assert newest_whole(tmp_path) == earlier
+    assert f"{later} holds more steps than {earlier.name}" in caplog.text
+    assert f"give ckpt_path={later}" in caplog.text
+
+
 class TestTorn:
     def test_a_torn_checkpoint_is_passed_over_and_named(self, whole, made_store, tmp_path, processes, caplog):
         folder = tmp_path / "checkpoints"
@@ -259,6 +271,21 @@ def test_another_objective_or_optimizer_is_refused_and_the_record_stays(begun, m
     with pytest.raises(ValueError, match=message):
         _resumed(begun, tmp_path / "run", made_store, "trainer.max_steps=9", *options)
     assert (tmp_path / "run/config.yaml").read_bytes() == before
+
+
+def test_options_that_came_after_the_run_began(begun, made_store, tmp_path):
+    """What the stored config does not say had the default of its class: the same is no change, another is one."""
+    old = tmp_path / "old"
+    shutil.copytree(begun, old)
+    path = old / "checkpoints/last.ckpt"
+    state = torch.load(path, weights_only=True)
+    del state["scfm"]["config"]["model"]["embedding_value"], state["scfm"]["config"]["objective"]["mask_fraction"]
+    torch.save(state, path)
+    assert _resumed(old, tmp_path / "same", made_store, "trainer.max_steps=7")["global_step"] == 7
+    with pytest.raises(ValueError, match=r"model.embedding_value=rank \(was counts\)"):
+        _resumed(old, tmp_path / "model", made_store, "trainer.max_steps=7", "model.embedding_value=rank")
+    with pytest.raises(ValueError, match=r"mask_fraction=0.15, now 0.3: .*; give objective.mask_fraction=0.15, or"):
+        _resumed(old, tmp_path / "objective", made_store, "trainer.max_steps=7", "objective.mask_fraction=0.3")
 
 
 def test_another_store_of_as_many_batches_is_refused(begun, tmp_path):

@@ -36,6 +36,12 @@ class MetricsTable(CSVLogger):
         return self._experiment
 
     @rank_zero_only
+    def begin_anew(self) -> None:
+        """Remove the rows and columns of an earlier run."""
+        self.experiment.path.unlink(missing_ok=True)
+        self.experiment.metrics_keys = []
+
+    @rank_zero_only
     def drop_rows_from(self, step: int) -> None:
         """Drop the rows that a killed run wrote after the checkpoint it is resumed from.
 
@@ -86,7 +92,7 @@ class _Writer(ExperimentWriter):
         self.rewrite(self.rows())
 
     def _check_log_dir_exists(self) -> None:
-        """What is there is continued; a run that begins anew has removed it (see scfm.training.fit)."""
+        """What is there is continued; a run that begins anew removes it (see scfm.training.start)."""
         if self.path.is_file():
             with self.path.open(newline="") as file:
                 self.metrics_keys = next(csv.reader(file), [])

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 #: Exit code of a run that a signal stopped and that can be resumed (EX_TEMPFAIL of sysexits.h).
 RESUME_ME = 75
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 class Interrupted(SystemExit):
@@ -36,8 +36,8 @@ class Interrupted(SystemExit):
 class Save(Checkpoint):
     """Writes ``step-N.ckpt`` at intervals and ``last.ckpt`` after the last step.
 
-    At SIGTERM, SIGUSR1 or SIGINT (Ctrl-C) it writes one more and ends the run with exit code 75. A second Ctrl-C ends
-    the run at once.
+    At SIGTERM, SIGUSR1, SIGINT (Ctrl-C) or SIGHUP (a terminal that closes; not under ``nohup``) it writes one more and
+    ends the run with exit code 75. A second Ctrl-C ends the run at once.
 
     A signal only sets a flag. The ranks compare their flags at the end of every optimizer step, so that a signal to
     one rank is enough and no rank saves alone. Under Slurm, SIGUSR1 (``#SBATCH --signal=USR1@120``) also requeues the
@@ -69,6 +69,7 @@ class Save(Checkpoint):
         self.ended = False
         self._signal = 0
         self._step = 0
+        self._written: list[Path] = []
         self._saved = self._stop = False
         self._waiting: float | None = None
         self._saved_at = time.monotonic()
@@ -205,6 +206,7 @@ class Save(Checkpoint):
     def _write(self, trainer: pl.Trainer, path: Path) -> None:
         try:
             trainer.save_checkpoint(path)
+            self._written = [*(other for other in self._written if other != path), path]
         except Exception as error:
             if (full := disk_full(error)) is None:
                 raise
@@ -215,8 +217,12 @@ class Save(Checkpoint):
             ) from error
 
     def _by_age(self) -> list[Path]:
-        """The checkpoints, oldest first; they have their names only when they are whole."""
-        return sorted(self.folder.glob("step-*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+        """The checkpoints, oldest first; they have their names only when they are whole.
+
+        Those of this run come last, in the order in which it wrote them, whatever the clock says.
+        """
+        own = {path: number for number, path in enumerate(self._written, 1)}
+        return sorted(self.folder.glob("step-*.ckpt"), key=lambda path: (own.get(path, 0), path.stat().st_mtime_ns))
 
     def _prune(self) -> None:
         """Remove all but the last ones."""
@@ -243,10 +249,14 @@ def count_steps_right(trainer: pl.Trainer) -> None:
 
 
 def _handle(numbers: Sequence[signal.Signals], handler: Callable[[int, Any], None]) -> None:
-    """Have a function called at these signals; Python allows it in the main thread alone."""
+    """Have a function called at these signals; Python allows it in the main thread alone.
+
+    A run under ``nohup`` goes on when its terminal closes.
+    """
     if threading.current_thread() is threading.main_thread():
         for number in numbers:
-            signal.signal(number, handler)
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, handler)
 
 
 def _say_saved(number: int) -> None:

@@ -80,9 +80,13 @@ class Watch(pl.Callback):
             log.error("Rank %d: %s. %s", self.rank, exception, self._name_blocking_ranks())
 
     def _watch(self) -> None:
-        count = 0
+        count, before = 0, time.monotonic()
         while not self._stop.wait(self.interval if count else 0.0):
             count += 1
+            now = time.monotonic()
+            if now - before > 3 * self.interval:  # the process was stopped (Ctrl-Z), or the machine slept
+                self._since += now - before
+            before = now
             stuck = time.monotonic() - self._since
             if self._store is not None:
                 try:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
@@ -33,6 +34,7 @@ from scfm.training.fit import (
     require_positions,
 )
 from scfm.training.pictures import draw_curves
+from scfm.training.resume import read_begun
 from scfm.training.start import open_run
 from scfm.training.survey import prepare_head
 from scfm.training.tracking import cell_predictions, close, send_report, show_samples
@@ -145,12 +147,20 @@ def _resolve_metric(cfg: DictConfig) -> DictConfig:
 
 
 def _with_components(cfg: DictConfig, store: TokenStore) -> DictConfig:
-    """The config with the number of variable components, where it says ``auto``: what the store's counts allow."""
+    """The config with the number of variable components, where it says ``auto``.
+
+    A new run has what the store's counts allow; a resumed one has what it began with, which was none before there were
+    any.
+    """
     if cfg.head.get("variable_components") != "auto":
         return cfg
-    n = VARIABLE_COMPONENTS if store.has_counts else 0
-    counts = "keeps counts" if store.has_counts else "keeps ranks only"
-    log.info("head.variable_components=%d: the store %s.", n, counts)
+    begun = read_begun(cfg.ckpt_path, Path(cfg.output))
+    if begun is not None and isinstance(begun.get("head"), Mapping):
+        n, why = begun["head"].get("variable_components", 0), "as the run began that is resumed"
+    else:
+        n = VARIABLE_COMPONENTS if store.has_counts else 0
+        why = "the store keeps counts" if store.has_counts else "the store keeps ranks only"
+    log.info("head.variable_components=%s: %s.", n, why)
     return cast("DictConfig", OmegaConf.merge(cfg, {"head": {"variable_components": n}}))
 
 

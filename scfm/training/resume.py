@@ -1,5 +1,6 @@
 """Which checkpoint a run continues from."""
 
+import inspect
 import json
 import logging
 from collections.abc import Iterator, Mapping
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from scfm.checkpoint import read_state
+from scfm.config import target
 from scfm.migrate import migrate_config
 from scfm.strategy.deepspeed import DeepSpeed
 from scfm.strategy.sharded import ABOUT, list_missing
@@ -49,14 +51,59 @@ def resume_path(ckpt_path: str | None, output: Path) -> str | None:
 
 def newest_whole(folder: Path) -> Path | None:
     """The newest checkpoint that is not cut off; those that are get a line in the log."""
-    candidates = [*folder.glob("step-*.ckpt"), *folder.glob("last.ckpt")]
-    for path in sorted(candidates, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+    for path in _by_time(folder):
         fault = torn(path)
         if fault is None:
             log.info("Resuming from %s.", path)
+            _warn_of_later(path, folder)
             return path
         log.warning("The checkpoint %s is damaged (%s); the one before it is used.", path, fault)
     return None
+
+
+def _by_time(folder: Path) -> list[Path]:
+    """The checkpoints of a run, newest file first."""
+    found = [*folder.glob("step-*.ckpt"), *folder.glob("last.ckpt")]
+    return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
+
+def _warn_of_later(chosen: Path, folder: Path) -> None:
+    """Say so where an older file holds more steps: files were copied in another order, or the clock was set back."""
+    step = _step_in_name(chosen)
+    later = [path for path in folder.glob("step-*.ckpt") if step is not None and (_step_in_name(path) or 0) > step]
+    for path in sorted(later):
+        log.warning(
+            "%s holds more steps than %s, but its file is older: a copy or a clock that was set back changes the "
+            "times. To go on from it, give ckpt_path=%s",
+            path, chosen.name, path,
+        )  # fmt: skip
+
+
+def _step_in_name(path: Path) -> int | None:
+    number = path.stem.removeprefix("step-")
+    return int(number) if number.isdecimal() else None
+
+
+def read_begun(ckpt_path: str | None, output: Path) -> Mapping[str, Any] | None:
+    """The config of the run that is resumed, under today's names; None for a new run, or where it says none.
+
+    Nothing in it has been checked: it says what a run began with, and nothing is built from it.
+
+    Args:
+        ckpt_path: see :func:`resume_path`.
+        output: folder of the run.
+    """
+    if ckpt_path in ("last", "auto"):
+        path = next((path for path in _by_time(output / "checkpoints") if torn(path) is None), None)
+    else:
+        path = None if ckpt_path is None else Path(ckpt_path)
+    if path is None or not path.exists():
+        return None
+    about = _about_shards(path / ABOUT) if path.is_dir() else read_state(path).get("scfm", {})
+    if plain_fault(about) is not None or not isinstance(about, Mapping):
+        return None  # which is refused where the run begins
+    config = migrate_config(about.get("config"))
+    return config if isinstance(config, Mapping) else None
 
 
 def torn(path: Path) -> str | None:
@@ -100,6 +147,7 @@ def require_same_run(path: Path, parts: Mapping[str, Any], output: Path, vocab_h
     _require_same_parts(path, migrate_config(about.get("config", {})), parts)
     before, now = about.get("config", {}).get("model"), parts["model"]
     if before is not None and now is not None:
+        before = _complete(before, now)
         changed = [f"model.{key}={now.get(key)} (was {before.get(key)})" for key in now if now[key] != before.get(key)]
         harmless = ("compile", "checkpointing", "dropout")
         changed = [text for text in changed if not text.startswith(tuple(f"model.{key}=" for key in harmless))]
@@ -113,17 +161,32 @@ def _require_same_parts(path: Path, before: Mapping[str, Any], now: Mapping[str,
     kinds = [{"_target_": part.get("_target_")} for part in (before.get("optim", {}), now["optim"])]
     pairs.append(("optim", kinds[0], kinds[1]))
     changed = [
-        f"{name}.{key}={then[key]}, now {here.get(key)}"
+        (f"{name}.{key}", value, here.get(key))
         for name, then, here in pairs
         if isinstance(then, Mapping) and isinstance(here, Mapping)
-        for key in then
-        if then[key] is not None and then[key] != here.get(key)
+        for key, value in _complete(then, here).items()
+        if (key not in then or value is not None) and value != here.get(key)
     ]
     if changed:
-        raise ValueError(
-            f"{path} is of a run with {'; '.join(changed)}: a resumed run goes on as it began (optim.lr, schedule and "
-            "trainer.max_steps may change); leave that out, or begin another run with another name=..."
+        differs = "; ".join(f"{key}={value}, now {today}" for key, value, today in changed)
+        given = " ".join(
+            f"{key}={'null' if value is None else value}" for key, value, _ in changed if not key.endswith("_target_")
         )
+        raise ValueError(
+            f"{path} is of a run with {differs}: a resumed run goes on as it began (optim.lr, schedule and "
+            f"trainer.max_steps may change); {f'give {given}' if given else 'leave that out'}, or begin another run "
+            "with another name=..."
+        )
+
+
+def _complete(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored node with the defaults of its class for the options that came after it was written."""
+    if before.get("_target_") != now.get("_target_"):
+        return dict(before)
+    parameters = inspect.signature(target(now)).parameters
+    missing = {name: parameters[name].default for name in now if name in parameters and name not in before}
+    known = {name: value for name, value in missing.items() if value is not inspect.Parameter.empty}
+    return {**{name: list(v) if isinstance(v, tuple) else v for name, v in known.items()}, **before}
 
 
 def _about_shards(path: Path) -> Any:

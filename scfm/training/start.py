@@ -17,8 +17,9 @@ from omegaconf import OmegaConf
 from pytorch_lightning.loggers import CSVLogger
 
 from scfm import __version__
+from scfm.callback.metrics_table import MetricsTable
 from scfm.data.module import CellData
-from scfm.io import hold, remove_parts, write_text
+from scfm.io import hold, remove, remove_parts, write_text
 from scfm.strategy.deepspeed import DeepSpeed
 from scfm.training.devices import is_first_process
 
@@ -38,7 +39,7 @@ def open_run(output: Path, *, seed: int, resumes: bool, overwrite: bool) -> Iter
         output: the folder.
         seed: of all random numbers.
         resumes: the run goes on from a checkpoint, which may lie in the folder.
-        overwrite: delete the checkpoints of another run.
+        overwrite: the checkpoints of another run may be there; :class:`Start` deletes them.
 
     Raises:
         BlockingIOError: another run is writing it.
@@ -52,15 +53,12 @@ def open_run(output: Path, *, seed: int, resumes: bool, overwrite: bool) -> Iter
 
 def _prepare_output(output: Path, *, resumes: bool, overwrite: bool) -> None:
     checkpoints = output / "checkpoints"
-    if not resumes and checkpoints.is_dir() and any(checkpoints.iterdir()):
-        if not overwrite:  # on every rank: one that went on alone would wait for the others
-            raise FileExistsError(
-                f"{output} already holds the checkpoints of a run; continue it with ckpt_path=last, "
-                "choose another name=..., or start again with overwrite=true"
-            )
-        if is_first_process():
-            shutil.rmtree(checkpoints)
-            (output / "metrics.csv").unlink(missing_ok=True)
+    there = checkpoints.is_dir() and any(checkpoints.iterdir())
+    if there and not (resumes or overwrite):  # on every rank: one that went on alone would wait for the others
+        raise FileExistsError(
+            f"{output} already holds the checkpoints of a run; continue it with ckpt_path=last, "
+            "choose another name=..., or start again with overwrite=true"
+        )
     output.mkdir(parents=True, exist_ok=True)
     if is_first_process():
         remove_parts(output)
@@ -70,21 +68,25 @@ def _prepare_output(output: Path, *, resumes: bool, overwrite: bool) -> None:
 class Start(pl.Callback):
     """Writes ``config.yaml`` once a checkpoint to resume from has been accepted, and takes the rates of the config.
 
-    A refused command leaves the record of the run as it was; a resumed run goes on at the rates of the command line.
+    A refused command leaves the folder of the run as it was; a resumed run goes on at the rates of the command line,
+    and one that begins anew deletes the results of an earlier one.
 
     Args:
         output: folder of the run.
         record: the config of the run, plain values.
         about: what the config does not hold, for the loggers.
+        anew: whether the run begins anew.
     """
 
-    def __init__(self, output: Path, record: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-        self.output, self.record, self.about = output, record, about
+    def __init__(self, output: Path, record: Mapping[str, Any], about: Mapping[str, Any], *, anew: bool) -> None:
+        self.output, self.record, self.about, self.anew = output, record, about, anew
         #: Whether a step was left to do.
         self.trained = False
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Write the record; set the rates where they are others than the checkpoint's."""
+        if trainer.is_global_zero and self.anew:
+            _discard_earlier(trainer, self.output)
         if trainer.is_global_zero:
             write_text(self.output / "config.yaml", OmegaConf.to_yaml(self.record))
         for logger in trainer.loggers:
@@ -96,6 +98,17 @@ class Start(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         """Note that there was a step left."""
         self.trained = True
+
+
+def _discard_earlier(trainer: pl.Trainer, output: Path) -> None:
+    """Remove the results of an earlier run from its folder."""
+    for path in (output / "checkpoints").glob("*.ckpt"):
+        remove(path)
+    for name in ("metrics.json", "report.html", "split.csv"):
+        remove(output / name)
+    for logger in trainer.loggers:
+        if isinstance(logger, MetricsTable):
+            logger.begin_anew()
 
 
 def _set_rates(trainer: pl.Trainer, rates: list[float]) -> None:

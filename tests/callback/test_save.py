@@ -1,6 +1,7 @@
 """When checkpoints are written, by steps and by a clock, and which are kept."""
 
 import errno
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -48,6 +49,16 @@ def test_steps_and_minutes_together(train, clock):
 def test_neither(train):
     folder = train("trainer.max_steps=5", "callbacks.checkpoint.every_n_train_steps=null")
     assert saved(folder) == {"last.ckpt"}
+
+
+def test_a_clock_that_was_set_back_takes_no_new_checkpoint(train):
+    """Files of the future are older than what a run writes now, whatever their times say."""
+    options = ("callbacks.checkpoint.every_n_train_steps=2", "schedule=constant")
+    folder = train("trainer.max_steps=6", *options)
+    for path in (folder / "checkpoints").iterdir():
+        os.utime(path, (4e9, 4e9))
+    train("trainer.max_steps=12", *options, f"ckpt_path={folder}/checkpoints/last.ckpt")
+    assert saved(folder) == {"step-8.ckpt", "step-10.ckpt", "last.ckpt"}
 
 
 def test_none_to_keep(train):

@@ -44,7 +44,7 @@ def weights(folder):
 OPTIONS = ("trainer.max_steps=6", "validate_every=4", "callbacks.checkpoint.every_n_train_steps=null")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_it_saves_at_the_end_of_the_step_and_resumes(train, send, number, tmp_path, caplog):
     send(number, after=2)
     with pytest.raises(SystemExit) as ended:
@@ -56,6 +56,15 @@ def test_it_saves_at_the_end_of_the_step_and_resumes(train, send, number, tmp_pa
     resumed, whole = train(*OPTIONS, "ckpt_path=last"), train(*OPTIONS, output="whole")
     first, second = weights(resumed), weights(whole)
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_run_under_nohup_goes_on_when_its_terminal_closes(train, send):
+    send(signal.SIGHUP, after=2)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert names(train(*OPTIONS)) == {"last.ckpt"}
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize(("every", "expected"), [("2", "goes on from .*step-2.ckpt"), ("null", "Nothing is saved yet")])

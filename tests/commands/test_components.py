@@ -1,8 +1,11 @@
 """Components of variable genes through the commands: default where the store keeps counts, none where not."""
 
+import shutil
+
 import anndata as ad
 import numpy as np
 import pytest
+import torch
 from scipy.sparse import csr_matrix
 
 from scfm import checkpoint
@@ -68,6 +71,28 @@ def test_a_store_of_ranks_is_fine_tuned_without_them(folder, tmp_path):
 def test_asked_for_on_a_store_of_ranks_they_are_refused(folder, tmp_path):
     with pytest.raises(ValueError, match="keeps ranks only, no counts: prepare it again with keep_counts=true"):
         finetune(folder, tmp_path / "run", "ranks", "head.variable_components=50")
+
+
+def test_a_fine_tune_begun_before_there_were_any_goes_on_without_them(folder, tmp_path):
+    """Its stored config has no such key: on a store with counts, ``auto`` means what the run began with."""
+
+    def trained(name, *overrides):
+        finetune(folder, tmp_path / name, "counts", *overrides)
+        return torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)
+
+    trained("old", "head.variable_components=0")
+    for path in (tmp_path / "old/checkpoints").glob("*.ckpt"):
+        state = torch.load(path, weights_only=True)
+        del state["scfm"]["config"]["head"]["variable_components"]
+        torch.save(state, path)
+    shutil.copytree(tmp_path / "old", tmp_path / "given")
+    found = trained("old", "ckpt_path=last", "trainer.max_steps=4")
+    given = trained("given", "ckpt_path=last", "trainer.max_steps=4", "head.variable_components=0")
+    assert found["global_step"] == 4
+    assert found["scfm"]["config"]["head"]["variable_components"] == 0
+    assert all(torch.equal(value, given["state_dict"][name]) for name, value in found["state_dict"].items())
+    with pytest.raises(ValueError, match="variable_components=0, now 50: .* give head.variable_components=0, or"):
+        trained("old", "ckpt_path=last", "trainer.max_steps=6", "head.variable_components=50")
 
 
 def test_zero_leaves_them_out(folder, tmp_path):

@@ -83,6 +83,19 @@ class TestRefusals:
             train("trainer.max_steps=1")
         train("trainer.max_steps=1", "overwrite=true")
 
+    def test_overwriting_removes_nothing_before_the_new_run_begins(self, train, tmp_path):
+        """A refused command takes no checkpoint away; one that begins leaves no result of the earlier run."""
+        _, folder = train("trainer.max_steps=2")
+        (folder / "report.html").write_text("of the earlier run")
+        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for wrong in ("store=nowhere", "data.group=nosuch", "optim.lr=-1", "init_from=nowhere.ckpt"):
+            with pytest.raises((ValueError, FileNotFoundError)):
+                train("trainer.max_steps=2", "overwrite=true", wrong)
+            assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before, wrong
+        train("trainer.max_steps=3", "overwrite=true")
+        assert not (folder / "report.html").exists()
+        assert pd.read_csv(folder / "metrics.csv")["step"].max() <= 3
+
     def test_a_store_that_is_not_there(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="nowhere"):
             command("train", "store=nowhere", f"output={tmp_path}")
