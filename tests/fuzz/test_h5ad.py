@@ -5,10 +5,11 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csc_matrix, csr_matrix
 
+from fuzzing import bounded
 from scfm.cells.file import open_cells
 
 CELLS, GENES = 7, 5
@@ -21,10 +22,17 @@ COLUMNS = {
     "missing": [np.nan] * 7,
     "flags": [True, False] * 3 + [True],
     "nullable": pd.array([1, None, 3, 4, 5, 6, 7], dtype="Int64"),
+    "nullable flags": pd.array([True, None, False, True, None, True, False], dtype="boolean"),
+    "category of flags": pd.Categorical([True, False, True, True, False, False, True]),
+    "largest": [-(2**63), 2**63 - 1, 0, 1, -1, 5, 6],
+    "small": np.arange(7, dtype=np.uint8),
+    "blanks": ["T", "T ", " T", "t", "T\t", "\u00e4", "a\u0308"],
 }
 
 layouts = st.sampled_from(sorted(LAYOUTS))
-dtypes = st.sampled_from(["float32", "float64", "int8", "uint16", "int64", "float16"])
+dtypes = st.sampled_from(
+    ["float32", "float64", "int8", "uint8", "uint16", "int64", "uint64", "float16", "bool", ">i4", ">f8", "longdouble"]
+)
 places = st.sets(st.sampled_from(["layers", "raw", "X"]), min_size=1)
 names = st.sampled_from(["symbol", "ensembl", "joined", "prefix", "number", "repeated"])
 
@@ -51,7 +59,10 @@ def write(path, data):
     counts = csr_matrix(np.random.default_rng(data.draw(st.integers(0, 9))).poisson(1.0, (CELLS, GENES)))
     counts[:, 0] = 1
     where = data.draw(places)
-    matrix = LAYOUTS[data.draw(layouts)](counts.astype(np.float64)).astype(data.draw(dtypes))
+    dtype = data.draw(dtypes)
+    if dtype == "bool":
+        counts.data[:] = 1
+    matrix = LAYOUTS[data.draw(layouts)](counts.astype(np.float64)).astype(dtype)
     if data.draw(st.booleans()) and matrix.dtype == np.float16:
         matrix = matrix.astype(np.float32)
     logged = csr_matrix(counts, dtype=np.float32)
@@ -75,13 +86,8 @@ def read(path):
         return np.vstack([block.counts.toarray() for block in blocks]), opened, pd.concat([b.obs for b in blocks])
 
 
-bounded = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
-
-
 @pytest.mark.filterwarnings("ignore")
-@bounded
+@bounded(60)
 @given(st.data())
 def test_any_sound_file_is_read_as_it_is(path, data):
     try:
@@ -134,7 +140,7 @@ def change(path, name, how):
 
 
 @pytest.mark.filterwarnings("ignore")
-@bounded
+@bounded(60)
 @given(st.data())
 def test_any_changed_file_is_read_or_refused_in_a_sentence(path, data):
     try:
