@@ -79,7 +79,7 @@ class VariableComponents(nn.Module):
                 "head.variable_components=0"
             )
         places = places[np.unique(np.linspace(0, len(places) - 1, min(len(places), MAX_FIT)).astype(np.int64))]
-        self.fit(self._expression(survey.tokens(places), survey.counts(places)))
+        self.fit(self.expression(survey.tokens(places), survey.counts(places)))
 
     @torch.no_grad()
     def fit(self, values: csr_matrix) -> None:
@@ -111,7 +111,7 @@ class VariableComponents(nn.Module):
 
     def transform(self, cells: Ragged, counts: np.ndarray | None) -> np.ndarray:
         """The components of many cells, (n, k) float32, outside of training; ``counts`` (T,) beside their tokens."""
-        values = self._expression(cells, counts)
+        values = self.expression(cells, counts)
         mean, precision = self.mean.cpu()[values.indices], self.precision.cpu()[values.indices]
         values.data = self._scaled(torch.from_numpy(values.data), mean, precision).numpy()
         return (values @ self.loadings.cpu().numpy() - self.center.cpu().numpy()).astype(np.float32)
@@ -122,7 +122,8 @@ class VariableComponents(nn.Module):
         absent = (-mean * precision).clamp(-LARGEST, LARGEST)
         return ((values - mean) * precision).clamp(-LARGEST, LARGEST) - absent
 
-    def _expression(self, cells: Ragged, counts: np.ndarray | None) -> csr_matrix:
+    def expression(self, cells: Ragged, counts: np.ndarray | None) -> csr_matrix:
+        """Log-normalized expression of many cells, (n, V); ``counts`` (T,) beside their tokens."""
         return score_matrix(cells, self.gene.cpu().numpy() > 0, "counts", counts)
 
 

@@ -44,6 +44,7 @@ from scfm.page import (
 )
 from scfm.report.annotation import call_figures
 from scfm.report.figures import picture
+from scfm.report.protein import protein_sections
 from scfm.store.token_store import TokenStore
 from scfm.training.finalize import Finished
 
@@ -100,6 +101,7 @@ def report(output: Path, done: Finished, data: CellData, before: Checkpoint) -> 
         ),
         *_trajectory(output, done, data, features, written),
         *_mixing_sections(done, data, features),
+        *protein_sections(output, done, data),
         Section("Maps", [maps]),
         Section("Training", [image(curves.read_bytes(), "Logged over the run.")] if curves.is_file() else []),
         Section("Metrics", [settings({name: f"{value:.4f}" for name, value in done.metrics.items()})]),

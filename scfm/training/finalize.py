@@ -101,7 +101,7 @@ def _calibrate(module: CellModule, data: CellData) -> dict[str, float]:
     if "calibrate" not in module.task.hooks or len(rows) == 0:
         return {}
     metrics = module.task.calibrate(predictions(module, data, rows), targets(data, rows))
-    log.info("Fitted temperature and rejection thresholds on %d calibration cells.", len(rows))
+    log.info("Calibrated the head on %d cells.", len(rows))
     return {f"calibration/{name}": value for name, value in metrics.items()}
 
 

@@ -50,7 +50,7 @@ def fitted():
     counts = made_counts()
     part = VariableComponents(made_vocab(120), 10)
     tokens, values = as_tokens(counts, 120)
-    part.fit(part._expression(tokens, values))
+    part.fit(part.expression(tokens, values))
     return part, counts, tokens, values
 
 
@@ -61,7 +61,7 @@ def test_components_are_those_of_scanpy(monkeypatch):
     counts = made_counts()
     part = VariableComponents(made_vocab(120), 10)
     tokens, values = as_tokens(counts, 120)
-    part.fit(part._expression(tokens, values))
+    part.fit(part.expression(tokens, values))
     theirs = ad.AnnData(csr_matrix(counts[:, counts.any(0)].astype(np.float32)))
     scanpy.pp.normalize_total(theirs, target_sum=1e4)
     scanpy.pp.log1p(theirs)
@@ -112,7 +112,7 @@ def test_a_gene_that_no_training_cell_has_changes_nothing(fitted):
     new[:, -1] = 3
     with_gene = part.transform(*as_tokens(new, 120))
     # the same counts per cell, without the new gene, at the depth of the cell with it
-    x = part._expression(*as_tokens(new, 120)).toarray()
+    x = part.expression(*as_tokens(new, 120)).toarray()
     x[:, 4 + 119] = 0
     mean, precision = part.mean.numpy(), part.precision.numpy()
     z = ((x - mean) * precision).clip(-CUT, CUT) - (-mean * precision).clip(-CUT, CUT)

@@ -1,0 +1,1 @@
+"""Heads that go from genes to another modality of the same cells."""
