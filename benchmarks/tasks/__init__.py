@@ -5,6 +5,7 @@ from collections.abc import Callable
 from tasks.annotation import annotation
 from tasks.bench import Bench, Measure, Set
 from tasks.integration import integration
+from tasks.protein import protein
 from tasks.pseudotime import pseudotime
 from tasks.rejection import rejection
 from tasks.trajectory import trajectory
@@ -17,4 +18,5 @@ TASKS: dict[str, Callable[[Bench, Measure, str, Set, int], None]] = {
     "pseudotime": pseudotime,
     "integration": integration,
     "visualization": visualization,
+    "protein": protein,
 }

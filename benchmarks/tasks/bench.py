@@ -79,6 +79,7 @@ SETS = {
     "paul15_root": Set("pseudotime", ("paul15_2730",), "ery_rank", species="mouse"),
     "zheng_map": Set("visualization", ("zheng_sorted_pbmc_3500",), "cell_type"),
     "pancreas_map": Set("visualization", ("pancreas_endocrinogenesis_739_7192g",), "cell_type", species="mouse"),
+    "cite_pbmc": Set("protein", ("cite_pbmc_1k",), "", heads=("multimodal_protein",)),
     "sc_mixology": Set("integration", ("sc_mixology_cell_lines",), "cell_line", "batch"),
     "pbmc3k+zheng": Set("integration", ("pbmc3k", "zheng_sorted_pbmc_3500"), "cell_type", "batch", names=PBMC),
 }
