@@ -16,11 +16,12 @@ from scfm.evaluation.methods.cost import measure
 from scfm.evaluation.methods.embeddings import Embeddings
 from scfm.evaluation.methods.method import LINEAR, NEAREST, Method, Role, names, probe
 from scfm.evaluation.methods.probes import Features, Model, constant_features, cross_predict, linear, majority, nearest
+from scfm.evaluation.methods.rivals import RIVALS
 from scfm.evaluation.options import Options
 from scfm.metrics.annotation import Calls, annotation_scores, bootstrap, interval
 
-#: The head's own names, where ``unknown`` is wrong, and its likeliest classes.
-HEAD, GUESS = "fine-tuned head", "fine-tuned head, best guess"
+#: The head's own names, where ``unknown`` is wrong, its likeliest classes, and the names by a vote of neighbors.
+HEAD, GUESS, MAJORITY = "fine-tuned head", "fine-tuned head, best guess", "fine-tuned head, majority of neighbors"
 #: Seeds of the few-shot draws.
 REPEATS = 5
 
@@ -68,7 +69,7 @@ def score_annotation(cells: Cells, spaces: Embeddings, options: Options) -> Anno
         ValueError: see :func:`scfm.evaluation.folds.make_folds` and :func:`scfm.evaluation.folds.read_split`.
     """
     folds, text = _folds(cells, options)
-    classifiers = {**_probes(spaces), **_simple_methods(cells, spaces, options.seed)}
+    classifiers = {**_probes(spaces), **_simple_methods(cells, options)}
     calls, costs = measure(
         {
             method.name: partial(cross_predict, features, model, cells.codes, folds)
@@ -98,17 +99,12 @@ def _probes(spaces: Embeddings) -> dict[Method, Classifier]:
     return classifiers
 
 
-def _simple_methods(cells: Cells, spaces: Embeddings, seed: int) -> dict[Method, Classifier]:
+def _simple_methods(cells: Cells, options: Options) -> dict[Method, Classifier]:
     """What a user would do without a backbone; genes and scales are chosen by the training cells of each fold."""
-    expression = cells.expression
-    return {
-        Method("logistic regression on HVGs", "HVG", LINEAR, "rival"): (expression.scaled, linear),
-        Method("15 nearest on PCA", "PCA", NEAREST, "rival"): (
-            lambda train: expression.principal_components(train, seed),
-            nearest,
-        ),
-        Method("majority class", "", "majority class", "control"): (constant_features(cells.embedding), majority),
-    }
+    chosen = [RIVALS[name] for name in options.rivals]
+    rivals = {rival.method: (rival.read(cells.expression, options.seed), rival.model) for rival in chosen}
+    nothing = Method("majority class", "", "majority class", "control")
+    return {**rivals, nothing: (constant_features(cells.embedding), majority)}
 
 
 def _score_table(
@@ -179,8 +175,8 @@ def _head_calls(cells: Cells, folds: Sequence[Fold], *, cross_validated: bool) -
     rows = np.flatnonzero(cells.codes >= 0) if cross_validated else folds[0][1]
     assert cells.called is not None
     assert cells.confidence is not None
-    guesses = None if cells.guessed is None else cells.guessed[rows]
-    return head_calls(cells.called[rows], guesses, cells.confidence[rows], cells.classes, rows)
+    guesses, votes = (None if names is None else names[rows] for names in (cells.guessed, cells.voted))
+    return head_calls(cells.called[rows], guesses, cells.confidence[rows], cells.classes, rows, votes)
 
 
 def head_calls(
@@ -189,8 +185,9 @@ def head_calls(
     confidence: np.ndarray,
     classes: Sequence[str],
     rows: np.ndarray,
+    voted: np.ndarray | None = None,
 ) -> dict[str, Calls]:
-    """A head's names of some cells, as calls of ``HEAD`` and, where it guesses, of ``GUESS``.
+    """A head's names of some cells, as calls of ``HEAD`` and, where there are such, of ``GUESS`` and ``MAJORITY``.
 
     Args:
         called: (n,) its names; ``unknown`` is no class, and so wrong.
@@ -198,6 +195,7 @@ def head_calls(
         confidence: (n,) of them.
         classes: names of the classes.
         rows: (n,) rows of the cells.
+        voted: (n,) names by the majority of neighbors, which may read test cells.
     """
     place = {name: code for code, name in enumerate(classes)}
 
@@ -205,4 +203,5 @@ def head_calls(
         codes = np.array([place.get(name, -1) for name in names], dtype=np.int64)
         return Calls(codes, np.asarray(confidence, dtype=np.float64), rows)
 
-    return {HEAD: calls(called)} | ({} if guessed is None else {GUESS: calls(guessed)})
+    others = {GUESS: guessed, MAJORITY: voted}
+    return {HEAD: calls(called)} | {name: calls(names) for name, names in others.items() if names is not None}

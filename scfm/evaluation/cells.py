@@ -36,6 +36,7 @@ class Cells:
         group: (B,) names; None where single cells are split.
         called: (B,) the head's own calls; None where there are none.
         guessed: (B,) the likeliest classes by the head, also of cells that it calls unknown; None likewise.
+        voted: (B,) the names by the majority of a cell's neighbors; None where there are none.
         confidence: (B,) how sure they are.
         others: further embeddings to compare with, (B, D') each, by key of obsm.
         written: keys of obsm that scfm-embed wrote.
@@ -57,6 +58,7 @@ class Cells:
     called: np.ndarray | None = None
     confidence: np.ndarray | None = None
     guessed: np.ndarray | None = None
+    voted: np.ndarray | None = None
     others: Mapping[str, np.ndarray] = field(default_factory=dict)
     written: frozenset[str] = frozenset()
     condition: np.ndarray | None = None
@@ -152,6 +154,8 @@ def _predictions(obs: pd.DataFrame, label: str | None) -> dict[str, np.ndarray]:
         predictions = {"called": _text(obs[own]), "confidence": obs[f"{own}_confidence"].to_numpy(dtype=np.float64)}
         if f"{own}_guess" in obs:
             predictions["guessed"] = _text(obs[f"{own}_guess"])
+        if f"{own}_majority" in obs:
+            predictions["voted"] = _text(obs[f"{own}_majority"])
     if PSEUDOTIME in obs:
         predictions["pseudotime"] = obs[PSEUDOTIME].to_numpy(dtype=np.float64)
     return predictions

@@ -17,7 +17,13 @@ Integration = Callable[[Expression, np.ndarray], np.ndarray]
 MIN_CELLS = 100
 
 
-def pseudo_kept(integrate: Integration, expression: Expression, batch: np.ndarray, seed: int = 0) -> float:
+def pseudo_kept(
+    integrate: Integration,
+    expression: Expression,
+    batch: np.ndarray,
+    seed: int = 0,
+    start: Integration | None = None,
+) -> float:
     """Neighborhoods kept when one batch is cut at random into three pseudo-batches and integrated.
 
     Args:
@@ -25,16 +31,18 @@ def pseudo_kept(integrate: Integration, expression: Expression, batch: np.ndarra
         expression: of all cells.
         batch: (B,) real batches; the largest one is cut.
         seed: of the cut.
+        start: the space that the method changes; None for PCA of 50 components.
 
     Returns:
-        Share of each cell's 30 nearest cells that PCA of the same cells has too. 1 where nothing moved.
+        Share of each cell's 30 nearest cells that the start of the same cells has too. 1 where nothing moved.
     """
     names, counts = np.unique(batch, return_counts=True)
     rows = np.flatnonzero(batch == names[counts.argmax()])
     part = expression.select(rows)
     pieces = np.random.default_rng(seed).permutation(len(rows)) % 3
-    after = integrate(part, np.array(["a", "b", "c"], dtype=object)[pieces])
-    return neighbor_overlap(part.principal_components(seed=seed), after)
+    names = np.array(["a", "b", "c"], dtype=object)[pieces]
+    before = part.principal_components(seed=seed) if start is None else start(part, names)
+    return neighbor_overlap(before, integrate(part, names))
 
 
 def batch_components(

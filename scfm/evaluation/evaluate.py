@@ -27,6 +27,7 @@ from scfm.evaluation.methods.embeddings import (
 )
 from scfm.evaluation.methods.expression import Expression
 from scfm.evaluation.methods.method import FROZEN, names
+from scfm.evaluation.methods.rivals import check_rivals
 from scfm.evaluation.options import Options
 from scfm.evaluation.origin.origin import Origin, check_corpora, check_head, foreign_classes
 from scfm.evaluation.result import Result
@@ -64,19 +65,20 @@ def evaluate(
         Scores, sentences, notes and settings.
 
     Raises:
-        ValueError: see :func:`scfm.evaluation.cells.read_cells`; an unknown baseline.
-        ImportError: a baseline's package is not installed.
+        ValueError: see :func:`scfm.evaluation.cells.read_cells`; an unknown baseline or rival.
         TypeError: a keyword that is no option.
     """
     options, origin = replace(options or Options(), **keywords), origin or Origin()
     check_baselines(list(options.baselines))
+    check_rivals(list(options.rivals))
     cells, notes = read_cells(adata, options)
     cells, more = _thin(cells, options)
     rows, others = _scored_rows(cells, options)
     notes = [*notes, *more, *others, *check_corpora(cells, rows, origin.corpora)]
     cells, more = _check_head(cells, options, origin)
     given = file_embeddings(cells, options.embedding, origin.encoders)
-    spaces = given | baseline_embeddings(cells, options)
+    simple, absent = baseline_embeddings(cells, options)
+    spaces = given | simple
     annotation, trajectory = _annotation(cells, given, options), _trajectory(cells, given, options)
     scores = _tables(cells, spaces, rows, options)
     if annotation is not None:
@@ -87,7 +89,7 @@ def evaluate(
     return Result(
         embedding=options.embedding,
         summary=_summary(options, annotation, trajectory, scores["integration"], spaces),
-        notes=[*notes, *more],
+        notes=[*notes, *more, *absent],
         scores=scores,
         methods=spaces.methods,
         settings=_settings(options, cells) | dict(about or {}),
@@ -126,7 +128,7 @@ def _check_head(cells: Cells, options: Options, origin: Origin) -> tuple[Cells, 
         fair, note = check_head(cells, options.label, origin.training)
         notes.append(note)
         if not fair:
-            return replace(cells, called=None, guessed=None, confidence=None), notes
+            return replace(cells, called=None, guessed=None, voted=None, confidence=None), notes
     return cells, [*notes, *foreign_classes(cells, options.label)]
 
 
@@ -177,8 +179,8 @@ def correction_table(cells: Cells, spaces: Embeddings, rows: np.ndarray, seed: i
     part = cells.expression.select(rows)
     for baseline in BASELINES.values():
         if baseline.repeatable and baseline.title in values:
-            method = partial(_integrate, baseline.make, seed)
-            table.loc[baseline.title, "pseudo_kept"] = pseudo_kept(method, part, batch, seed)
+            method, start = (partial(_integrate, make, seed) for make in (baseline.make, baseline.start))
+            table.loc[baseline.title, "pseudo_kept"] = pseudo_kept(method, part, batch, seed, start)
     return table
 
 

@@ -19,8 +19,9 @@ class Options:
         layer: where the counts are; None looks into ``layers["counts"]``, ``raw.X``, ``X``.
         split: split.csv of the fine-tune that made the embedding: only its test cells are scored.
         others: further keys of ``obsm`` to compare with. ``<embedding>_state`` is always compared where it is there.
-        baselines: of ``pca, hvg, harmony, combat, scvi, scanvi``; PCA is always computed, those that need a batch
-            column are left out without one.
+        baselines: of ``pca, hvg, harmony, combat, scanorama, bbknn, scvi, scanvi``; PCA is always computed, those that
+            need a batch column or a package are left out without it.
+        rivals: classifiers of expression beside the head and the probes, of ``hvg, pca, genes, celltypist, nearest``.
         controls: also score random, shuffled and label embeddings, and scale the scores by them.
         condition: obs column whose effect inside types should survive integration.
         finer: obs column of subtypes, finer than what the embedding was made for.
@@ -43,6 +44,7 @@ class Options:
     split: str | Path | None = None
     others: Sequence[str] = ()
     baselines: Sequence[str] = ("pca", "hvg", "harmony", "combat")
+    rivals: Sequence[str] = ("hvg", "pca", "nearest")
     controls: bool = True
     condition: str | None = None
     finer: str | None = None

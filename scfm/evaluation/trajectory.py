@@ -18,12 +18,19 @@ from scfm.evaluation.folds import Fold
 from scfm.evaluation.methods.cost import measure
 from scfm.evaluation.methods.embeddings import Embeddings
 from scfm.evaluation.methods.method import Method, Role, names
+from scfm.evaluation.methods.probes import linear
 from scfm.head.trajectory.diffusion import diffusion_pseudotime, extreme_cell, neighbor_graph
-from scfm.metrics.trajectory import conservation, trajectory_scores
+from scfm.metrics.trajectory import concordance, conservation, trajectory_scores
 
 log = logging.getLogger(__name__)
 
 N_NEIGHBORS = 15
+#: (neighbors, principal components) of the diffusion pseudotimes of which the best is shown.
+GRID = tuple((neighbors, width) for neighbors in (15, 30, 50) for width in (10, 30, 50))
+#: More cells than this are not ordered once for each of ``GRID``.
+MAX_GRID_CELLS = 5000
+#: More values of the truth than this are numbers, not stages.
+MAX_STAGES = 25
 #: Batches of fewer cells have no order of their own that could be kept.
 MIN_CELLS = 50
 HEAD = Method("head", "head", "", "ours")
@@ -61,9 +68,10 @@ class Trajectory:
 def score_trajectory(cells: Cells, spaces: Embeddings, folds: list[Fold], seed: int) -> Trajectory:
     """Score a head's pseudotime beside diffusion pseudotime and ridge regression.
 
-    Diffusion pseudotime starts at the earliest cells' most extreme one and reads no other label. Ridge regression
-    learns from the training cells of the folds and is scored on the others, as a supervised head should be (give the
-    split of its fine-tune).
+    Diffusion pseudotime starts at the earliest cells' most extreme one and reads no other label; on PCA it is shown at
+    its best of ``GRID``, too, chosen by the truth that it is scored by. Ridge regression and, where the truth is
+    stages, logistic regression over them learn from the training cells of the folds and are scored on the others, as a
+    supervised head should be (give the split of its fine-tune).
 
     Args:
         cells: what is evaluated, with times.
@@ -72,8 +80,8 @@ def score_trajectory(cells: Cells, spaces: Embeddings, folds: list[Fold], seed: 
         seed: of PCA.
 
     Returns:
-        Orderings and scores over the test cells of the folds: ``spearman``, ``kendall``, ``unreached`` and, with
-        batches, ``conservation`` of the order inside batches; ``seconds`` and ``megabytes``.
+        Orderings and scores over the test cells of the folds: ``concordance``, ``spearman``, ``kendall``, ``unreached``
+        and, with batches, ``conservation`` of the order inside batches; ``seconds`` and ``megabytes``.
 
     Raises:
         ValueError: the known times have no order.
@@ -85,10 +93,19 @@ def score_trajectory(cells: Cells, spaces: Embeddings, folds: list[Fold], seed: 
     features = {method: spaces.values[method.name] for method in spaces.methods}
     features[Method("PCA", "PCA", "", "rival")] = components
     makers: dict[Method, Callable[[], np.ndarray]] = {}
-    for model, make in (("diffusion pseudotime", diffusion_time), ("ridge", partial(ridge_predictions, folds=folds))):
+    models: dict[str, Callable[..., np.ndarray]] = {
+        "diffusion pseudotime": diffusion_time,
+        "ridge": partial(ridge_predictions, folds=folds),
+    }
+    if has_stages(truth):
+        models["logistic regression over stages"] = partial(stage_predictions, folds=folds)
+    for model, make in models.items():
         for space, values in features.items():
             method = Method(f"{model} on {space.name}", space.space, model, space.role)
             makers[method] = partial(make, values, truth)
+    if len(cells) <= MAX_GRID_CELLS:
+        best = Method(f"diffusion pseudotime on PCA, best of {len(GRID)}", "PCA", "diffusion pseudotime", "rival")
+        makers[best] = partial(best_diffusion_time, components, truth)
     made, costs = measure({method.name: make for method, make in makers.items()})
     times = made if head is None else {HEAD.name: head, **made}
     scored = np.zeros(len(cells), dtype=bool)
@@ -125,17 +142,54 @@ def _scores(
             scores |= {metric: kept[metric] for metric in ("conservation", "conservation_by_batch")}
     except ValueError as error:
         log.warning("%s is not scored: %s", name, error)
-        return {"spearman": float("nan"), "kendall": float("nan"), "unreached": float("nan")}
+        return dict.fromkeys(("concordance", "spearman", "kendall", "unreached"), float("nan"))
     return scores
 
 
-def diffusion_time(embedding: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def has_stages(truth: np.ndarray) -> bool:
+    """Whether known times (B,) are few enough to be classes, each of at least two cells."""
+    counts = np.unique(truth[np.isfinite(truth)], return_counts=True)[1]
+    return len(counts) <= MAX_STAGES and int(counts.min()) > 1
+
+
+def diffusion_time(embedding: np.ndarray, truth: np.ndarray, neighbors: int = N_NEIGHBORS) -> np.ndarray:
     """(B,) diffusion pseudotime from the most extreme of the earliest cells; NaN where it does not reach."""
-    graph = neighbor_graph(embedding, N_NEIGHBORS)
+    graph = neighbor_graph(embedding, neighbors)
     earliest = truth == np.nanmin(truth)
     if np.isfinite(truth).all() and len(np.unique(truth)) > len(truth) / 2:  # a number of its own for each cell
         earliest = truth <= np.quantile(truth, 0.05)
     return diffusion_pseudotime(graph, extreme_cell(graph, earliest))
+
+
+def best_diffusion_time(components: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """(B,) the diffusion pseudotime of ``GRID`` that agrees best with the truth: the most that a user can get of it."""
+    known = np.isfinite(truth)
+    best, score = np.full(len(truth), np.nan), -1.0
+    for neighbors, width in GRID:
+        if neighbors >= len(components) or width > components.shape[1]:
+            continue
+        time = diffusion_time(components[:, :width], truth, neighbors)
+        reached = known & np.isfinite(time)
+        if len(np.unique(time[reached])) < 2:
+            continue
+        agreement = concordance(time[reached], truth[reached]) * reached.sum() / known.sum()
+        if agreement > score:
+            best, score = time, agreement
+    return best
+
+
+def stage_predictions(embedding: np.ndarray, truth: np.ndarray, folds: list[Fold]) -> np.ndarray:
+    """(B,) mean stage by a logistic regression over stages, for the test cells of each fold; NaN for the others."""
+    values, codes = np.unique(truth, return_inverse=True)
+    predicted = np.full(len(embedding), np.nan)
+    for train, test in folds:
+        known = train[np.isfinite(truth[train])]
+        if len(np.unique(codes[known])) < 2:
+            predicted[test] = truth[known[0]]
+            continue
+        seen, probabilities = linear(embedding[known], codes[known], embedding[test])
+        predicted[test] = probabilities @ values[seen]
+    return predicted
 
 
 def ridge_predictions(embedding: np.ndarray, truth: np.ndarray, folds: list[Fold]) -> np.ndarray:

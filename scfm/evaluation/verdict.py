@@ -7,7 +7,7 @@ import pandas as pd
 
 from scfm.evaluation.annotation import Annotation
 from scfm.evaluation.methods.method import COMPONENTS, FROZEN, LINEAR, UNTRAINED, Method, Role, names
-from scfm.evaluation.trajectory import Trajectory
+from scfm.evaluation.trajectory import Trajectory, has_stages
 from scfm.metrics.annotation import interval
 
 #: How a sentence names a space.
@@ -125,19 +125,28 @@ def describe_gain(scores: pd.Series, draws: dict[str, np.ndarray], backbone: str
 def trajectory_verdict(trajectory: Trajectory) -> list[str]:
     """Which ordering agrees best with the known times, and whether a simple one does as well.
 
+    By the Spearman correlation; where the truth is stages, whose ties bound it below 1, by the concordance.
+
     Returns:
         A sentence, or none where nothing of ours, or nothing else, could be scored.
     """
-    scores = trajectory.scores["spearman"].dropna()
+    tied = bool(trajectory.stages) or has_stages(trajectory.truth)
+    metric = "concordance" if tied else "spearman"
+    title = (
+        "orders {0:.1%} of the pairs of cells of different stages" if tied else "has a Spearman correlation of {0:.3f}"
+    )
+    scores = trajectory.scores[metric].dropna()
     other: tuple[Role, ...] = ("rival", "control", "ablation")
     own, others = (scores[scores.index.isin(trajectory.names(*roles))] for roles in (("ours",), other))
     if own.empty or others.empty:
         return []
     outcome = "above" if own.max() > others.max() else "no better than"
-    return [
-        f"Ordering: {own.idxmax()} has a Spearman correlation of {own.max():.3f} with the known times, {outcome} "
-        f"{others.idxmax()} ({others.max():.3f})."
-    ]
+    end = (
+        f"rightly, {outcome} {others.idxmax()} ({others.max():.1%})."
+        if tied
+        else (f"with the known times, {outcome} {others.idxmax()} ({others.max():.3f}).")
+    )
+    return [f"Ordering: {own.idxmax()} {title.format(own.max())} {end}"]
 
 
 def integration_sentences(scores: pd.DataFrame, methods: tuple[Method, ...], ours: str) -> list[str]:

@@ -142,3 +142,27 @@ def unknown_auroc(confidence: np.ndarray, known: np.ndarray) -> float:
         return float("nan")
     rank_sum = rankdata(confidence)[known].sum()
     return float((rank_sum - n_known * (n_known + 1) / 2) / (n_known * n_new))
+
+
+def false_positive_rate(confidence: np.ndarray, known: np.ndarray, recall: float = 0.95) -> float:
+    """Share of new cells that are kept by the threshold that keeps a share of the known ones; NaN without both.
+
+    Args:
+        confidence: (B,).
+        known: (B,) bool, False for cells of types that were not trained on.
+        recall: of the known cells.
+    """
+    if known.all() or not known.any():
+        return float("nan")
+    threshold = np.quantile(confidence[known], 1 - recall, method="lower")
+    return float((confidence[~known] >= threshold).mean())
+
+
+def risk_area(confidence: np.ndarray, correct: np.ndarray) -> float:
+    """Mean share of errors among the cells that are kept, over all coverages (AURC, Geifman & El-Yaniv 2017).
+
+    Args:
+        confidence: (B,) in the order of which cells are kept.
+        correct: (B,) bool; a cell of a type that was not trained on is an error.
+    """
+    return float(1 - rejection_curve(confidence, correct)[:, 1].mean())

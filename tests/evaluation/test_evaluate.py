@@ -141,7 +141,7 @@ def spoil_all_batches(adata):
         (None, {"label": "cell_type"}, "label='cell_type' is not a column of obs; the columns are: type, donor"),
         (None, {"group": "patient"}, "group='patient' is not a column of obs"),
         (None, {"label": None, "batch": None}, "nothing to score by"),
-        (None, {"baselines": ("pca", "bbknn")}, "bbknn is unknown; choose from pca, hvg"),
+        (None, {"baselines": ("pca", "saucie")}, "saucie is unknown; choose from pca, hvg"),
         (None, {"layer": "spliced"}, "layer='spliced' is not in the file"),
     ],
 )

@@ -9,6 +9,7 @@ from scipy.sparse import csr_matrix
 from scfm.evaluation.evaluate import evaluate
 from scfm.evaluation.methods.expression import read_expression
 from scfm.evaluation.times import read_times
+from scfm.evaluation.trajectory import stage_predictions
 from scfm.plot import smooth
 from scfm.report.evaluation import write
 from scfm.report.trajectory import changing_genes
@@ -45,8 +46,11 @@ def test_a_good_head_stands_above_and_the_order_inside_batches_is_kept(line, tmp
     assert table["head"]["spearman"] > 0.9
     assert table["head"]["conservation_by_batch"] > 0.9
     assert {"diffusion pseudotime on PCA", "ridge on PCA", "ridge on X_scfm"} <= set(table)
+    assert table["logistic regression over stages on X_scfm"]["concordance"] > 0.9
+    best, plain = (table[f"diffusion pseudotime on PCA{end}"] for end in (", best of 9", ""))
+    assert best["concordance"] >= plain["concordance"] - 1e-9
     assert table["diffusion pseudotime on PCA"]["seconds"] > 0
-    assert found["summary"][0].startswith("Ordering: ")
+    assert "of the pairs of cells of different stages rightly" in found["summary"][0]
     for name in ("stages.png", "genes_along_pseudotime.png", "umap.png", "report.html"):
         assert (tmp_path / name).stat().st_size > 1000
 
@@ -55,6 +59,8 @@ def test_times_alone_are_enough_and_may_be_numbers(line):
     found = evaluate(line, time="time", controls=False, baselines=("pca",), folds=2).to_dict()
     assert found["trajectory"]["head"]["spearman"] > 0.95
     assert found["annotation"] == {}
+    assert not any("over stages" in name for name in found["trajectory"])  # each cell has a time of its own
+    assert "Spearman correlation" in found["summary"][0]
 
 
 def test_one_method_without_an_order_leaves_the_others_scored(line, caplog):
@@ -92,3 +98,14 @@ def test_smoothing_keeps_a_constant_and_a_trend():
 def test_refuses_what_is_no_order(stages, words):
     with pytest.raises(ValueError, match=words):
         read_times(np.array(["early", "late", ""], dtype=object), "stage", stages)
+
+
+def test_a_stage_regression_learns_what_the_training_cells_know():
+    truth = np.append(np.repeat([0.0, 1.0, 3.0], 20), np.nan)
+    space = np.eye(4)[np.searchsorted([0, 1, 3], truth)] * 9
+    rows = np.arange(61)
+    folds = [(rows[rows % 20 > 0], np.array([40])), (np.arange(1, 20), np.array([20]))]
+    found = stage_predictions(space, truth, folds)
+    assert found[40] == pytest.approx(3.0, abs=0.3)
+    assert found[20] == 0.0  # a fold of one stage knows no other
+    assert np.isnan(found[[0, 60]]).all()

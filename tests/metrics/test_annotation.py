@@ -1,9 +1,17 @@
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score, roc_auc_score
+from sklearn.metrics import f1_score, roc_auc_score, roc_curve
 
 from scfm.evaluation.methods.probes import Calls
-from scfm.metrics.annotation import annotation_scores, bootstrap, interval, rejection_curve, unknown_auroc
+from scfm.metrics.annotation import (
+    annotation_scores,
+    bootstrap,
+    false_positive_rate,
+    interval,
+    rejection_curve,
+    risk_area,
+    unknown_auroc,
+)
 
 
 def calls_of(codes, confidence=None, rows=None):
@@ -60,3 +68,22 @@ def test_unknown_auroc_equals_scikit_learn_with_ties():
     confidence, known = rng.integers(5, size=50) / 4, rng.random(50) < 0.5
     assert unknown_auroc(confidence, known) == pytest.approx(roc_auc_score(known, confidence))
     assert np.isnan(unknown_auroc(confidence, np.ones(50, bool)))
+
+
+def test_the_false_positive_rate_is_that_of_the_roc_curve():
+    rng = np.random.default_rng(1)
+    known = rng.random(400) < 0.6
+    confidence = rng.normal(size=400) + known
+    false, true, _ = roc_curve(known, confidence, drop_intermediate=False)
+    assert false_positive_rate(confidence, known) == pytest.approx(false[np.flatnonzero(true >= 0.95)[0]], abs=0.02)
+    assert false_positive_rate(np.where(known, 2.0, 1.0), known) == 0.0
+    assert false_positive_rate(np.ones(400), known) == 1.0
+    assert np.isnan(false_positive_rate(confidence, np.ones(400, dtype=bool)))
+
+
+def test_the_area_under_the_risk_is_smallest_where_errors_come_last():
+    correct = np.array([True] * 6 + [False] * 2)
+    best = risk_area(np.linspace(1, 0, 8), correct)
+    assert best == pytest.approx((1 / 7 + 2 / 8) / 8)
+    assert best < risk_area(np.linspace(0, 1, 8), correct)
+    assert risk_area(np.random.default_rng(0).random(8), np.ones(8, dtype=bool)) == 0

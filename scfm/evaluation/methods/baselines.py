@@ -5,15 +5,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scipy.sparse import csr_matrix, diags
+from scipy.sparse.linalg import eigsh
 
 from scfm.evaluation.methods import scvi as deep
 from scfm.evaluation.methods.expression import Expression
 from scfm.evaluation.methods.method import Method, Role
-from scfm.head.variable_genes import variable_genes
+from scfm.head.variable_genes import batch_variable_genes, variable_genes
 from scfm.optional import need
 
 #: (expression, batch, labels, seed) -> (B, D) embedding
@@ -30,14 +33,63 @@ def hvg(expression: Expression, batch: np.ndarray | None, labels: np.ndarray | N
     return expression.scaled()
 
 
+def start(expression: Expression, batch: np.ndarray | None, labels: np.ndarray | None, seed: int) -> np.ndarray:
+    """Where Harmony and BBKNN begin: 30 principal components of 2000 genes that vary inside batches."""
+    return expression.batch_components(_required(batch, "harmony"), seed)
+
+
 def harmony(expression: Expression, batch: np.ndarray | None, labels: np.ndarray | None, seed: int) -> np.ndarray:
-    """Harmony (Korsunsky et al., 2019) on the principal components."""
+    """Harmony (Korsunsky et al., 2019) on 30 principal components of genes that vary inside batches."""
     package = need("harmonypy", '"scfm-framework[evaluate]"')
-    components = expression.principal_components(seed=seed)
-    table = pd.DataFrame({"batch": _required(batch, "harmony").astype(str)})
+    names = _required(batch, "harmony").astype(str)
+    components = expression.batch_components(names, seed)
+    table = pd.DataFrame({"batch": names})
     fitted = package.run_harmony(components, table, ["batch"], random_state=seed, verbose=False)
     corrected = np.asarray(fitted.Z_corr)
     return corrected if corrected.shape[0] == len(components) else corrected.T
+
+
+def scanorama(expression: Expression, batch: np.ndarray | None, labels: np.ndarray | None, seed: int) -> np.ndarray:
+    """Scanorama (Hie et al., 2019): its 50 dimensions of 2000 genes that vary inside batches."""
+    package = need("scanorama", "scanorama")
+    names = _required(batch, "scanorama").astype(str)
+    genes = batch_variable_genes(expression.values, names, 2000)
+    rows = [np.flatnonzero(names == name) for name in np.unique(names)]
+    parts = [csr_matrix(expression.values[own][:, genes]) for own in rows]
+    size = min(50, len(genes) - 1)
+    found, _ = package.integrate(parts, [genes.astype(str)] * len(parts), dimred=size, seed=seed, verbose=False)
+    whole = np.empty((len(names), found[0].shape[1]))
+    for own, values in zip(rows, found, strict=True):
+        whole[own] = values
+    return whole
+
+
+def bbknn(expression: Expression, batch: np.ndarray | None, labels: np.ndarray | None, seed: int) -> np.ndarray:
+    """BBKNN (Polański et al., 2020), which gives a graph: its 30 leading diffusion components."""
+    package = need("bbknn.matrix", "bbknn")
+    names = _required(batch, "bbknn").astype(str)
+    components = expression.batch_components(names, seed)
+    smallest = int(np.unique(names, return_counts=True)[1].min())
+    _, graph, _ = package.bbknn(
+        components, names, neighbors_within_batch=min(3, smallest), n_pcs=components.shape[1], computation="cKDTree"
+    )
+    return diffusion_components(graph, 30, seed)
+
+
+def diffusion_components(graph: csr_matrix, n: int, seed: int) -> np.ndarray:
+    """Eigenvectors of the random walk on a graph times their eigenvalues, (B, ≤ n), without the constant one.
+
+    Args:
+        graph: (B, B) symmetric weights.
+        n: how many.
+        seed: of the solver's first vector.
+    """
+    degree = np.asarray(graph.sum(axis=1), dtype=np.float64).ravel().clip(1e-12)
+    scale = diags(1 / np.sqrt(degree))
+    first = np.random.default_rng(seed).normal(size=graph.shape[0])
+    values, vectors = eigsh(scale @ csr_matrix(graph) @ scale, min(n + 1, graph.shape[0] - 2), which="LA", v0=first)
+    order = np.argsort(-values)[1:]
+    return vectors[:, order] / np.sqrt(degree)[:, None] * values[order] * np.sqrt(degree.sum())
 
 
 def combat(expression: Expression, batch: np.ndarray | None, labels: np.ndarray | None, seed: int) -> np.ndarray:
@@ -101,6 +153,9 @@ class Baseline:
         role: rival or control.
         needs: the columns that it needs, of ``batch`` and ``label``.
         repeatable: cheap enough to be run again on pseudo-batches.
+        start: the space that it changes, where that is not PCA.
+        package: what has to be installed; None for nothing.
+        install: what pip is to be told.
     """
 
     title: str
@@ -108,6 +163,14 @@ class Baseline:
     role: Role = "rival"
     needs: tuple[str, ...] = ()
     repeatable: bool = False
+    start: Embedder = pca
+    package: str | None = None
+    install: str = '"scfm-framework[evaluate]"'
+
+    @property
+    def installed(self) -> bool:
+        """Whether its package is here."""
+        return self.package is None or find_spec(self.package) is not None
 
     @property
     def method(self) -> Method:
@@ -119,10 +182,12 @@ PCA_TITLE = "PCA"
 BASELINES: dict[str, Baseline] = {
     "pca": Baseline(PCA_TITLE, pca),
     "hvg": Baseline("HVG", hvg),
-    "harmony": Baseline("Harmony", harmony, needs=("batch",), repeatable=True),
-    "combat": Baseline("ComBat", combat, needs=("batch",), repeatable=True),
-    "scvi": Baseline("scVI", scvi, needs=("batch",)),
-    "scanvi": Baseline("scANVI", scanvi, needs=("batch", "label")),
+    "harmony": Baseline("Harmony", harmony, needs=("batch",), repeatable=True, start=start, package="harmonypy"),
+    "combat": Baseline("ComBat", combat, needs=("batch",), repeatable=True, package="scanpy"),
+    "scanorama": Baseline("Scanorama", scanorama, needs=("batch",), package="scanorama", install="scanorama"),
+    "bbknn": Baseline("BBKNN", bbknn, needs=("batch",), start=start, package="bbknn", install="bbknn"),
+    "scvi": Baseline("scVI", scvi, needs=("batch",), package="scvi", install="scvi-tools"),
+    "scanvi": Baseline("scANVI", scanvi, needs=("batch", "label"), package="scvi", install="scvi-tools"),
     "random": Baseline("control: random", random, "control"),
     "shuffled": Baseline("control: shuffled", shuffled, "control"),
     "label_onehot": Baseline("control: labels", label_onehot, "control", needs=("label",)),

@@ -74,14 +74,18 @@ def component_embeddings(cells: Cells, embedding: str) -> Embeddings:
     return Embeddings(methods, {} if values is None else {COMPONENTS: values}, pd.DataFrame())
 
 
-def baseline_embeddings(cells: Cells, options: Options) -> Embeddings:
-    """PCA, the chosen baselines and the controls, without those that lack a column."""
+def baseline_embeddings(cells: Cells, options: Options) -> tuple[Embeddings, list[str]]:
+    """PCA, the chosen baselines and the controls, without those that lack a column or a package; and notes on these."""
     chosen = dict.fromkeys(["pca", *options.baselines, *(keys("control") if options.controls else ())])
     columns = {"batch": cells.batch, "label": cells.labels}
     makers: dict[str, Callable[[], np.ndarray]] = {}
-    methods = []
+    methods, notes = [], list[str]()
     for key in chosen:
         baseline = BASELINES[key]
+        if not baseline.installed:
+            notes.append(f"{baseline.title} is left out: it needs pip install {baseline.install}.")
+            log.warning("%s", notes[-1])
+            continue
         lacking = [f"{column}=COLUMN" for column in baseline.needs if columns[column] is None]
         if lacking:
             log.info("%s is left out: it needs %s", baseline.title, " and ".join(lacking))
@@ -89,7 +93,7 @@ def baseline_embeddings(cells: Cells, options: Options) -> Embeddings:
         methods.append(baseline.method)
         makers[baseline.title] = partial(embed, key, cells.expression, cells.batch, cells.labels, options.seed)
     values, costs = measure(makers)
-    return Embeddings(tuple(methods), values, costs)
+    return Embeddings(tuple(methods), values, costs), notes
 
 
 def check_baselines(names: tuple[str, ...] | list[str]) -> None:

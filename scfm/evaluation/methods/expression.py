@@ -9,11 +9,11 @@ import pandas as pd
 from anndata import AnnData
 from scipy.sparse import csr_matrix, issparse
 
-from scfm.head.variable_genes import variable_genes
+from scfm.head.variable_genes import batch_variable_genes, variable_genes
 
 #: Columns of var that hold gene symbols.
 SYMBOLS = ("feature_name", "gene_symbols", "gene_symbol", "gene_name", "symbol")
-N_GENES, N_COMPONENTS, LARGEST = 2000, 50, 10.0
+N_GENES, N_COMPONENTS, N_BATCH_COMPONENTS, LARGEST = 2000, 50, 30, 10.0
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,22 @@ class Expression:
         fitted = values if rows is None else values[rows]
         n_components = min(N_COMPONENTS, min(fitted.shape) - 1)
         return PCA(n_components, svd_solver="arpack", random_state=seed).fit(fitted).transform(values)
+
+    def batch_components(self, batch: np.ndarray, seed: int = 0) -> np.ndarray:
+        """(B, 30) principal components of 2000 genes that vary inside batches, log-normalized, not scaled.
+
+        What Harmony does best from: on three sets of batches (nsclc by donor, onek1k, baron) its total is .640 on
+        average from these, .621 from 30 components of scaled genes, .622 from :meth:`principal_components`.
+
+        Args:
+            batch: (B,) names.
+            seed: of the components.
+        """
+        from sklearn.decomposition import PCA
+
+        values = self.values[:, batch_variable_genes(self.values, batch, N_GENES)].toarray()
+        n = min(N_BATCH_COMPONENTS, min(values.shape) - 1)
+        return PCA(n, svd_solver="arpack", random_state=seed).fit_transform(values)
 
 
 def read_expression(adata: AnnData, layer: str | None = None) -> Expression:

@@ -31,7 +31,7 @@ def linear(train: np.ndarray, codes: np.ndarray, test: np.ndarray) -> tuple[np.n
     """
     scaler = StandardScaler().fit(train)
     values = scaler.transform(train)
-    model = _logistic(_best_penalty(values, codes)).fit(values, codes)
+    model = _logistic(choose_penalty(values, codes, PENALTIES, _logistic)).fit(values, codes)
     return model.classes_, model.predict_proba(scaler.transform(test))
 
 
@@ -39,17 +39,27 @@ def _logistic(penalty: float) -> LogisticRegression:
     return LogisticRegression(C=penalty, max_iter=300, tol=1e-3, class_weight="balanced")
 
 
-def _best_penalty(values: np.ndarray, codes: np.ndarray) -> float:
+def choose_penalty(
+    values: np.ndarray, codes: np.ndarray, penalties: Sequence[float], make: Callable[[float], LogisticRegression]
+) -> float:
+    """The inverse strength of the penalty with the best macro-F1 on a quarter of the cells; the first of equal ones.
+
+    Args:
+        values: (n, F), sparse or not.
+        codes: (n,) class codes.
+        penalties: candidates; the first where cells are too few to compare.
+        make: a model of one of them.
+    """
     order = np.random.default_rng(0).permutation(len(codes))
     held, kept = order[: len(codes) // 4], order[len(codes) // 4 :]
     if len(held) == 0 or len(np.unique(codes[kept])) < 2:
-        return PENALTIES[0]
+        return penalties[0]
 
     def quality(penalty: float) -> float:
-        called = _logistic(penalty).fit(values[kept], codes[kept]).predict(values[held])
+        called = make(penalty).fit(values[kept], codes[kept]).predict(values[held])
         return float(f1_score(codes[held], called, average="macro", zero_division=0))
 
-    return max(PENALTIES, key=quality)
+    return max(penalties, key=quality)
 
 
 def nearest(train: np.ndarray, codes: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,15 +1,18 @@
 """Baselines and the expression they stand on; what is fitted must not know the test cells."""
 
 import builtins
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from anndata import AnnData
 from scipy.sparse import csr_matrix
 
+from scfm.evaluation.evaluate import evaluate
 from scfm.evaluation.methods import baselines as baseline
 from scfm.evaluation.methods.expression import read_expression
 from scfm.evaluation.methods.probes import constant_features, cross_predict, linear, majority, nearest
-from scfm.head.variable_genes import variable_genes
+from scfm.head.variable_genes import batch_variable_genes, variable_genes
 from scfm.optional import need
 
 
@@ -55,10 +58,60 @@ def test_refuses_values_that_are_no_counts(make_adata):
         read_expression(adata, "raw_counts")
 
 
-@pytest.mark.parametrize("name", ["pca", "hvg", "harmony", "combat", "random", "shuffled", "label_onehot"])
+def test_genes_that_vary_inside_batches_equal_scanpy(make_adata):
+    scanpy = pytest.importorskip("scanpy")
+    adata = make_adata(n_genes=400)
+    adata.X = csr_matrix(
+        adata.X.toarray() * ~((adata.obs["donor"] == "d0").to_numpy()[:, None] & (np.arange(400) < 30))
+    )
+    expression = read_expression(adata)
+    theirs = adata.copy()
+    scanpy.pp.normalize_total(theirs, target_sum=1e4)
+    scanpy.pp.log1p(theirs)
+    scanpy.pp.highly_variable_genes(theirs, n_top_genes=100, batch_key="donor")
+    found = batch_variable_genes(expression.values, adata.obs["donor"].to_numpy(str), 100)
+    np.testing.assert_array_equal(found, np.flatnonzero(theirs.var["highly_variable"]))
+
+
+def test_a_gene_that_differs_between_batches_alone_is_not_variable_inside_them():
+    rng = np.random.default_rng(0)
+    batch = np.arange(300) % 2
+    rate = np.tile(np.linspace(1, 60, 400), (300, 1))
+    rate[:, 200] = np.where(batch == 1, 58, 2)  # the batch effect
+    rate[:, 201] = np.where(rng.random(300) < 0.5, 50, 10)  # a type in both
+    values = read_expression(AnnData(csr_matrix(rng.poisson(rate).astype(np.float32)))).values
+    assert 200 in variable_genes(values, 2)
+    found = batch_variable_genes(values, batch, 2)
+    assert 201 in found and 200 not in found
+    np.testing.assert_array_equal(batch_variable_genes(values, np.zeros(300), 9), variable_genes(values, 9))
+
+
+def test_diffusion_components_are_those_of_the_random_walk():
+    """Two cliques joined by one weak edge: the first component tells them apart; against a dense eigensolver."""
+    weight = np.zeros((12, 12))
+    weight[:6, :6] = weight[6:, 6:] = 1 - np.eye(6)
+    weight[5, 6] = weight[6, 5] = 0.1
+    found = baseline.diffusion_components(csr_matrix(weight), 3, 0)
+    assert len(set(np.sign(found[:6, 0]))) == len(set(np.sign(found[6:, 0]))) == 1
+    assert np.sign(found[0, 0]) != np.sign(found[-1, 0])
+    walk = weight / weight.sum(axis=1, keepdims=True)
+    values = np.sort(np.linalg.eigvals(walk).real)[::-1]
+    np.testing.assert_allclose(walk @ found[:, 0], values[1] * found[:, 0], atol=1e-8)
+
+
+def test_a_package_that_is_not_here_is_a_note_and_no_end(make_adata, monkeypatch):
+    absent = replace(baseline.BASELINES["bbknn"], package="no_such_package")
+    monkeypatch.setitem(baseline.BASELINES, "bbknn", absent)
+    options = {"batch": "donor", "controls": False, "baselines": ("pca", "bbknn")}
+    result = evaluate(make_adata(), **options)
+    assert "BBKNN is left out: it needs pip install bbknn." in result.notes
+    assert "BBKNN" not in result.scores["integration"].index
+
+
+@pytest.mark.parametrize("name", [name for name in baseline.BASELINES if name not in ("scvi", "scanvi")])
 def test_every_baseline_gives_finite_numbers_twice_the_same(make_adata, name):
-    if name in ("harmony", "combat"):
-        pytest.importorskip({"harmony": "harmonypy", "combat": "scanpy"}[name])
+    if not baseline.BASELINES[name].installed:
+        pytest.skip(f"{baseline.BASELINES[name].package} is not installed")
     adata = make_adata()
     expression = read_expression(adata)
     batch, labels = (adata.obs[column].to_numpy(str) for column in ("donor", "type"))
