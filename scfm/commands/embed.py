@@ -18,6 +18,7 @@ from scfm.inference.load import restore_predictor
 from scfm.inference.model import Model
 from scfm.inference.options import require_key
 from scfm.inference.parts import PartWriter, claim_parts, is_result, join_parts, note_result, parts_of
+from scfm.inference.vote import add_majority, require_vote
 from scfm.inference.write import make_entries, require_output, require_room, write_result
 from scfm.io import atomic_write, hold
 from scfm.module import CellModule
@@ -74,6 +75,7 @@ def _embed(cfg: DictConfig, given: CellInput, checkpoint: Checkpoint, module: Ce
     """Predict part by part, so that an interrupted run goes on, and put the whole into a copy of the file."""
     source, output = Path(cfg.input), Path(cfg.output)
     folder = _parts_folder(output)
+    require_vote(cfg.vote, given.cells.n_cells)
     strategy = build(cfg.strategy) if cfg.strategy is not None else "auto"
     quiet_lightning()
     if hasattr(strategy, "shard"):  # whose ranks would have to do the same number of batches
@@ -91,6 +93,7 @@ def _embed(cfg: DictConfig, given: CellInput, checkpoint: Checkpoint, module: Ce
         return
     arrays = join_parts(folder, given.cells.n_cells)
     entries = make_entries(module.task, arrays, cfg.key, given.provenance(checkpoint), str(source))
+    entries = add_majority(entries, cfg.key, cfg.vote)
     with atomic_write(output, scratch=folder) as part:
         write_result(part, source, given.cells, entries)
         note_result(folder, part, plain(cfg))

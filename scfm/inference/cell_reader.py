@@ -18,6 +18,7 @@ from scfm.inference.gene_table import GeneStates, gene_components, read_gene_sta
 from scfm.inference.load import checkpoint_vocab
 from scfm.inference.options import EmbedOptions, Settings, embed_options
 from scfm.inference.predict import predict, predict_step
+from scfm.inference.vote import add_majority, require_vote
 from scfm.inference.write import make_entries, require_output, require_room, write_result
 from scfm.io import atomic_write
 from scfm.module import CellModule
@@ -109,8 +110,10 @@ class CellReader:
             yield given, settings
 
     def _entries_of(self, given: CellInput, settings: Settings, key: str) -> Written:
+        require_vote(settings.vote, given.cells.n_cells)
         arrays = self._predict(given, settings)
-        return make_entries(self.module.task, arrays, key, given.provenance(self.checkpoint), str(given.cells.path))
+        about = given.provenance(self.checkpoint)
+        return add_majority(make_entries(self.module.task, arrays, key, about, str(given.cells.path)), key, settings.vote)
 
     def _predict(self, given: CellInput, settings: Settings) -> dict[str, np.ndarray]:
         n = given.cells.n_cells

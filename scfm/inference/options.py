@@ -16,6 +16,7 @@ class EmbedOptions(TypedDict, total=False):
         layer, gene_column, counts, mod, species, alias, max_dropped: see :class:`~scfm.inference.cell_input.Reading`.
         tokens_per_batch: lower it when memory runs out.
         block_size: cells read at once.
+        vote: see :func:`~scfm.inference.vote.add_majority`.
     """
 
     layer: str | None
@@ -27,6 +28,7 @@ class EmbedOptions(TypedDict, total=False):
     max_dropped: float
     tokens_per_batch: int
     block_size: int
+    vote: int
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Settings:
     reading: Reading
     tokens_per_batch: int = 16_384
     block_size: int = 1024
+    vote: int = 0
 
 
 def embed_options(key: str, options: EmbedOptions) -> Settings:
@@ -54,7 +57,10 @@ def embed_options(key: str, options: EmbedOptions) -> Settings:
     for name, value in sizes.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}={value!r}; expected a whole number, 1 or more")
-    return Settings(Reading(**rest), **sizes)  # type: ignore[arg-type]
+    vote = rest.pop("vote", 0)
+    if not isinstance(vote, int):
+        raise ValueError(f"vote={vote!r}; expected a number of neighbors, 0 for none")
+    return Settings(Reading(**rest), **sizes, vote=vote)  # type: ignore[arg-type]
 
 
 def require_key(key: str) -> None:
