@@ -113,7 +113,9 @@ class CellReader:
         require_vote(settings.vote, given.cells.n_cells)
         arrays = self._predict(given, settings)
         about = given.provenance(self.checkpoint)
-        return add_majority(make_entries(self.module.task, arrays, key, about, str(given.cells.path)), key, settings.vote)
+        return add_majority(
+            make_entries(self.module.task, arrays, key, about, str(given.cells.path)), key, settings.vote
+        )
 
     def _predict(self, given: CellInput, settings: Settings) -> dict[str, np.ndarray]:
         n = given.cells.n_cells

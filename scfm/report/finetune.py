@@ -15,8 +15,7 @@ from scfm import plot
 from scfm.checkpoint import Checkpoint
 from scfm.data.module import CellData
 from scfm.evaluation.annotation import HEAD, head_calls
-from scfm.evaluation.methods.backbone_gain import RANDOM, WITH, BackboneGain, compare_backbones
-from scfm.evaluation.methods.method import COMPONENTS, FROZEN, UNTRAINED
+from scfm.evaluation.methods.method import FROZEN
 from scfm.evaluation.methods.store_probes import (
     StoreFeatures,
     add_state,
@@ -44,6 +43,8 @@ from scfm.page import (
 )
 from scfm.report.annotation import call_figures
 from scfm.report.figures import picture
+from scfm.report.gains import ADDS, NOT_COMPARED, integration_gain, naming_gain, order_gain
+from scfm.report.gains import section as gain_section
 from scfm.report.protein import protein_sections
 from scfm.store.token_store import TokenStore
 from scfm.training.finalize import Finished
@@ -57,12 +58,6 @@ MAX_STAGES = 25
 UNNAMED = (
     "In the line of the fine-tuned head a cell that it calls unknown counts as wrong; its best guess is the likeliest "
     "class in any case, as in the metrics below."
-)
-#: Title of the section with three rows: with the backbone, without it, with random weights.
-ADDS = "What the backbone adds"
-NOT_COMPARED = (
-    "What the backbone adds is not compared for this head: the comparison fits linear heads that name classes from "
-    "gene components, with and without a backbone. This head names no classes, or reads no components."
 )
 UNRANKED = ["coverage", "n_cells", "seconds", "megabytes"]
 
@@ -89,18 +84,18 @@ def report(output: Path, done: Finished, data: CellData, before: Checkpoint) -> 
         features = add_state(features, done.module, data, done.outputs)
     curves = output / "curves.png"
     naming, sentences = _annotation(output, done, data, features, written)
+    judged = [
+        *naming,
+        *_trajectory(output, done, data, features, written),
+        *_mixing_sections(done, data, features, before),
+    ]
+    if not any(section.title.startswith(ADDS) for section in judged):
+        judged.append(Section(ADDS, [paragraph(NOT_COMPARED)]))
     maps = picture(_maps(done, data, features, written), _drawn(done), output / "maps.png")
     sections = [
         Section("", [paragraph(text) for text in [*_summary(done), *sentences]], "summary"),
         Section("", [warning(text) for text in _warnings(done, data, before)]),
-        *naming,
-        *(
-            []
-            if any(section.title.startswith(ADDS) for section in naming)
-            else [Section(ADDS, [paragraph(NOT_COMPARED)])]
-        ),
-        *_trajectory(output, done, data, features, written),
-        *_mixing_sections(done, data, features),
+        *judged,
         *protein_sections(output, done, data),
         Section("Maps", [maps]),
         Section("Training", [image(curves.read_bytes(), "Logged over the run.")] if curves.is_file() else []),
@@ -164,7 +159,7 @@ def _annotation(
         heads = head_calls(called, guessed, confidence, classes, scored[known])
         probes = score_calls(features, codes, len(classes), heads)
         sentences += component_sentence(probes, codes, groups, len(classes))
-        gain = _backbone_gain(done, features, codes, groups, len(classes))
+        gain = naming_gain(done, features, codes, groups, len(classes))
         sentences += [] if gain is None else [gain.sentence]
         figures = call_figures(codes, {HEAD: heads[HEAD]}, classes, title=f"{label}, {done.part} cells")
         drawn = [picture(figure, text, output / f"{name}_{label}.png") for name, (figure, text) in figures.items()]
@@ -172,27 +167,8 @@ def _annotation(
         parts = [scores, paragraph(UNNAMED), drawn[0], side_by_side(*drawn[1:])]
         sections.append(Section(f"Naming {label}", parts))
         if gain is not None:
-            log.info("%s\n%s", gain.sentence, gain.table.round(3).to_string())
-            rows = table(gain.table, unranked=["low", "high", "backbone_scale"], own=[WITH])
-            sections.append(Section(f"{ADDS} to {label}", [rows, paragraph(gain.sentence)]))
+            sections.append(gain_section(gain, label))
     return sections, sentences
-
-
-def _backbone_gain(
-    done: Finished, features: StoreFeatures, codes: np.ndarray, groups: np.ndarray | None, n_classes: int
-) -> BackboneGain | None:
-    """The rows with the backbone, without it, with random weights; None where the head reads no components."""
-    learned = codes[features.train & (codes >= 0)]
-    if COMPONENTS not in features.features or len(np.unique(learned)) < 2:
-        return None
-    values = features.features
-    components = values[COMPONENTS]
-    state = getattr(done.module.task, "state", None)
-    blocks = tuple(getattr(state, "blocks", ()))[1:]
-    if sum(blocks) != components.shape[1]:
-        blocks = (components.shape[1],)
-    embeddings = {WITH: values[FROZEN], RANDOM: values[UNTRAINED]}
-    return compare_backbones(embeddings, components, blocks, codes, features.train, n_classes, groups)
 
 
 def _trajectory(
@@ -213,7 +189,9 @@ def _trajectory(
         names = np.array([*order, ""], dtype=object)[np.where(np.isfinite(times), times, -1).astype(int)]
         figure = plot.stage_violins(pseudotime[scored], names[scored], list(order), title=f"pseudotime by {label}")
         parts.append(picture(figure, f"Pseudotime of the {done.part} cells in each stage.", output / "stages.png"))
-    return [Section("Ordering cells", parts)]
+    groups = None if data.store.group is None else data.store.obs(data.store.group)[features.rows]
+    gain = order_gain(done, features, times, groups)
+    return [Section("Ordering cells", parts), *([] if gain is None else [gain_section(gain, f"the order by {label}")])]
 
 
 def known_times(task: Any, data: CellData, label: str, rows: np.ndarray) -> tuple[np.ndarray | None, tuple[str, ...]]:
@@ -232,8 +210,8 @@ def known_times(task: Any, data: CellData, label: str, rows: np.ndarray) -> tupl
     return stage_ranks(np.array([*names, ""], dtype=object)[values], order), order
 
 
-def _mixing_sections(done: Finished, data: CellData, features: StoreFeatures) -> list[Section]:
-    """Batch mixing before and after, for a head that integrates."""
+def _mixing_sections(done: Finished, data: CellData, features: StoreFeatures, origin: Checkpoint) -> list[Section]:
+    """Batch mixing before and after, and what the backbone adds to it, for a head that integrates."""
     key = getattr(done.module.task, "batch_key", None)
     after = done.outputs.get("integrated")
     if key is None or after is None:
@@ -242,8 +220,10 @@ def _mixing_sections(done: Finished, data: CellData, features: StoreFeatures) ->
     codes = data.store.obs(key)[features.rows][scored]
     known = codes >= 0
     before, batch = features.features[FROZEN][scored][known], codes[known]
+    gain = integration_gain(done, data, origin)
+    more = [] if gain is None else [gain_section(gain, "integration")]
     if len(np.unique(batch)) < 2:
-        return [Section("Mixing batches", [paragraph(f"The {done.part} cells are all of one {key}.")])]
+        return [Section("Mixing batches", [paragraph(f"The {done.part} cells are all of one {key}.")]), *more]
     rows = {}
     for name, values in ((FROZEN, before), ("integrated", after[known])):
         rows[name] = integration_scores(values, None, batch, before)
@@ -260,7 +240,8 @@ def _mixing_sections(done: Finished, data: CellData, features: StoreFeatures) ->
                 table(scores, unranked=["kept_neighbors"], own=["integrated"]),
                 paragraph(text),
             ],
-        )
+        ),
+        *more,
     ]
 
 

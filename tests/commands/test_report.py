@@ -29,10 +29,9 @@ def test_only_probes_make_a_backbone_read_training_cells(head, probes, made_stor
     page = (tmp_path / "run/report.html").read_text()
     assert ("On cells kept aside, the backbone adds " in page) == probes
     assert ("gene components, linear probe" in page) == probes
-    assert ("The pretrained backbone " in page) == probes
-    for row in ("with the backbone", "without it (components alone)", "with random weights"):
-        assert (row in page) == probes
-    assert ("What the backbone adds is not compared for this head" in page) != probes
+    assert "The pretrained backbone " in page
+    assert all(row in page for row in ("with the backbone", "without it (components alone)", "with random weights"))
+    assert "What the backbone adds is not compared for this head" not in page
     parts = pd.read_csv(tmp_path / "run/split.csv")["part"].value_counts()
     train = parts["train"] if probes else 0
     assert read == [parts["test"] + train] * (2 if probes else 1)  # pretrained and untrained, or the first alone
