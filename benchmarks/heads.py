@@ -1,12 +1,15 @@
 """Fine-tuned heads beside the simple methods that a user would pick instead, on the same cells, in one run.
 
-python benchmarks/heads.py --data ../shared/data [--task annotation] [--sets zheng breast] [--seeds 3]
+python benchmarks/heads.py --data ../shared/data [--task annotation] [--sets pbmc3k nsclc] [--seeds 3] [--judge]
+python benchmarks/heads.py --sets my.yaml --data FOLDER      # your own files, see docs/benchmarks.md
 
-Every step is one of the real commands: scfm-prepare, scfm-train (once: experiment=atlas_small, without labels, on all
-human files, those that are judged included), scfm-finetune with the experiment of each head. A seed is a new split into
-training, validation, calibration and test cells, a new start and a new order of cells; all methods are judged on its
-test cells. Finished rows lie in OUTPUT/rows.json: a run that was ended goes on after the last. Prints one table a task,
-mean ± standard deviation over seeds, and writes them to OUTPUT/tables.md.
+Sets for tuning are run; with --judge those for judging (benchmarks/sets.py), and each look is logged and counted.
+Every step is one of the real commands: scfm-prepare, scfm-train (once: experiment=atlas_small, without labels, on human
+files that judge nothing), scfm-finetune with the experiment of each head. A seed is a new split into training,
+validation, calibration and test cells, a new start and a new order of cells; all methods are judged on its test cells.
+Finished rows lie in OUTPUT/rows.json: a run that was ended goes on after the last. Prints where ours wins, is level or
+loses; the paired differences to the best rival; one table a task, mean ± standard deviation over seeds; and writes them
+to OUTPUT/tables.md.
 """
 
 import argparse
@@ -14,14 +17,17 @@ import json
 import logging
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from differences import compare, describe, format_table
+from looks import LOOKS, describe_looks, record_look
+from sets import CellSet, from_yaml, judging, tuning
 from tasks import TASKS
-from tasks.bench import SETS, Bench
+from tasks.bench import Bench
 
 log = logging.getLogger("heads")
 #: Columns that come last: wall time, and the peak memory of the process until then.
@@ -57,6 +63,7 @@ def tables(rows: list[dict[str, Any]]) -> Iterator[str]:
     """One table a task: a line for each set, setting and method, mean ± deviation over seeds."""
     frame = pd.DataFrame(rows)
     keys = ["set", "setting", "method"]
+    frame = frame.drop(columns="role", errors="ignore")
     for task, own in frame.groupby("task", sort=False):
         measured = [name for name in own if name not in (*keys, *COSTS, "task", "seed") and own[name].notna().any()]
         numbers = [*measured, *(name for name in COSTS if name in own)]
@@ -78,26 +85,64 @@ def _cell(name: str, mean: float, spread: float) -> str:
     return f"{mean:.3f}" if np.isnan(spread) else f"{mean:.3f} ± {spread:.3f}"
 
 
+def chosen_sets(task: str, names: Sequence[str], *, judge: bool) -> list[CellSet]:
+    """The sets of a task that a command line asks for.
+
+    Args:
+        task: one of ``TASKS``.
+        names: of sets, or a yaml of a user's own; none for all of the role.
+        judge: sets for judging instead of those for tuning; a yaml says itself.
+
+    Raises:
+        ValueError: a name that no task has.
+    """
+    if len(names) == 1 and Path(names[0]).suffix in (".yaml", ".yml"):
+        return list(from_yaml(Path(names[0])).get(task, {}).values())
+    choose = judging if judge else tuning
+    wrong = [name for name in names if not any(name in choose(each) for each in TASKS)]
+    if wrong:
+        role, other = ("judging", "without") if judge else ("tuning", "with")
+        known = sorted({name for each in TASKS for name in choose(each)})
+        raise ValueError(
+            f"--sets {' '.join(wrong)}: no set for {role}; choose from {', '.join(known)}, name a .yaml, or run "
+            f"{other} --judge"
+        )
+    return [one for name, one in choose(task).items() if not names or name in names]
+
+
+def report(rows: list[dict[str, Any]], sets: Sequence[CellSet], looks: Path) -> str:
+    """Where ours stands, the paired differences, the tables, the looks."""
+    if not rows:
+        return "Nothing was measured.\n"
+    table = compare(rows)
+    first = [describe(table), "", *format_table(table), ""] if len(table) else []
+    return "\n".join([*first, *tables(rows), describe_looks(sets, looks), ""])
+
+
 def main() -> None:
     """Run the tasks that are asked for, print the tables of all that has been measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the .h5ad files")
     parser.add_argument("--output", type=Path, default=Path("outputs/heads"))
     parser.add_argument("--task", choices=list(TASKS), nargs="*", default=list(TASKS))
-    parser.add_argument("--sets", choices=list(SETS), nargs="*", help="only these sets")
+    parser.add_argument("--sets", nargs="*", default=[], help="only these sets, or a yaml that names your own files")
+    parser.add_argument("--judge", action="store_true", help="sets for judging; each look is logged")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--init_from", type=Path, help="a pretrained checkpoint, instead of pretraining one")
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     asked.output.mkdir(parents=True, exist_ok=True)
+    own = any(Path(name).suffix in (".yaml", ".yml") for name in asked.sets)
+    looks = asked.output / "looks.jsonl" if own else LOOKS
+    sets = {task: chosen_sets(task, asked.sets, judge=asked.judge) for task in asked.task}
     rows = Rows(asked.output / "rows.json")
-    bench = Bench(asked.data, asked.output, asked.init_from)
-    for task in asked.task:
-        for name, one in SETS.items():
-            if one.task == task and (not asked.sets or name in asked.sets):
-                for seed in range(asked.seeds):
-                    TASKS[task](bench, rows.measure, name, one, seed)
-    text = "\n".join(tables(rows.rows)) if rows.rows else "Nothing was measured.\n"
+    for task, chosen in sets.items():
+        bench = Bench(asked.data, asked.output, asked.init_from, task)
+        for one in chosen:
+            log.info("%s, %s: look %d.", task, one.name, record_look(one, path=looks))
+            for seed in range(asked.seeds):
+                TASKS[task](bench, rows.measure, one, seed)
+    text = report(rows.rows, [one for chosen in sets.values() for one in chosen], looks)
     (asked.output / "tables.md").write_text(text)
     print(text)
 

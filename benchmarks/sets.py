@@ -24,7 +24,9 @@ import pandas as pd
 import yaml
 
 #: ``backbone`` is a frozen backbone under a probe; the others are heads that are fine-tuned.
-Task = Literal["backbone", "annotation", "rejection", "trajectory", "pseudotime", "integration", "visualization"]
+Task = Literal[
+    "backbone", "annotation", "rejection", "trajectory", "pseudotime", "integration", "visualization", "protein"
+]
 Role = Literal["tuning", "judging"]
 TASKS: tuple[Task, ...] = get_args(Task)
 
@@ -65,7 +67,13 @@ class CellSet:
 
     @property
     def truth(self) -> str:
-        """The obs column that the task is about."""
+        """The obs column that the task is about; none for proteins, which lie beside the genes.
+
+        Raises:
+            ValueError: the set names no such column.
+        """
+        if self.task == "protein":
+            return ""
         column = self.time if self.task in ("trajectory", "pseudotime") else self.label
         if column is None:
             raise ValueError(f"set {self.name!r} names no {'time' if self.label else 'label'}, which {self.task} needs")
@@ -102,6 +110,7 @@ PANCREAS_REST = CellSet(
     species="mouse",
     without="pancreas_endocrinogenesis_739_7192g",
 )
+CITE = CellSet("cite_pbmc", ("cite_pbmc_1k",))
 EMBRYO = CellSet("embryo", ("embryo_deng_133",), "stage", time="stage_rank", species="mouse")
 
 TUNING: dict[Task, tuple[CellSet, ...]] = {
@@ -112,6 +121,7 @@ TUNING: dict[Task, tuple[CellSet, ...]] = {
     "pseudotime": (PANCREAS_REST, EMBRYO),
     "integration": (NSCLC, ONEK1K, BARON),
     "visualization": (PBMC3K, NSCLC),
+    "protein": (),
 }
 JUDGING: dict[Task, tuple[CellSet, ...]] = {
     "backbone": (ZHENG, HAO, KANG),
@@ -121,6 +131,7 @@ JUDGING: dict[Task, tuple[CellSet, ...]] = {
     "pseudotime": (PANCREAS, PAUL15),
     "integration": (MIXOLOGY, PBMC_ZHENG, KANG),
     "visualization": (ZHENG, PANCREAS),
+    "protein": (CITE,),
 }
 
 
@@ -210,6 +221,7 @@ def _allowed(values: Mapping[str, Any]) -> tuple[Task, ...]:
         "integration": label and values.get("batch") is not None,
         "trajectory": time,
         "pseudotime": time,
+        "protein": False,
     }
     return tuple(task for task in TASKS if needs.get(task, label))
 

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 
+from sets import CellSet
+
 from tasks.annotation import annotation
-from tasks.bench import Bench, Measure, Set
+from tasks.bench import Bench, Measure
 from tasks.integration import integration
 from tasks.protein import protein
 from tasks.pseudotime import pseudotime
@@ -11,7 +13,7 @@ from tasks.rejection import rejection
 from tasks.trajectory import trajectory
 from tasks.visualization import visualization
 
-TASKS: dict[str, Callable[[Bench, Measure, str, Set, int], None]] = {
+TASKS: dict[str, Callable[[Bench, Measure, CellSet, int], None]] = {
     "annotation": annotation,
     "rejection": rejection,
     "trajectory": trajectory,

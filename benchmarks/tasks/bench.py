@@ -1,7 +1,6 @@
 """The cells, stores, checkpoints and fine-tunes of all tasks."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,15 +8,16 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pandas as pd
+from sets import CellSet, find_file, read_cells, tuning
 
 from scfm.cli import lenient
 from scfm.demo import call as command
 
-#: Human files of at least 6,900 genes: what the backbone is pretrained on, without labels.
+#: Human files of at least 6,900 genes that judge nothing, on which the backbone is pretrained without labels (pbmc3k is
+#: one of the batches of ``pbmc3k+zheng``).
 CORPUS = (
-    "breast_tnbc_cid4465", "crohn_gut_scp1884_1020", "hao_pbmc_small", "nsclc_dendritic_rogue", "pbmc3k",
-    "placenta_cellxgene_220", "zheng_sorted_pbmc_3500", "pbmc_4protocol", "pbmc_7study", "sc_mixology_cell_lines",
-    "skin_ctcl_hc", "celltypist_sample", "hcl_fetal_thymus2", "pbmc_frozen_donor_a", "pisces_pbmc",
+    "crohn_gut_scp1884_1020", "nsclc_dendritic_rogue", "pbmc3k", "placenta_cellxgene_220", "pbmc_4protocol",
+    "pbmc_7study", "skin_ctcl_hc", "celltypist_sample", "hcl_fetal_thymus2", "pbmc_frozen_donor_a", "pisces_pbmc",
 )  # fmt: skip
 QUIET = ("trainer.accelerator=cpu", "callbacks.progress=null", "trainer.enable_progress_bar=false", "overwrite=true")
 FINETUNE = (*QUIET, "report=false")
@@ -30,61 +30,6 @@ def call(arguments: list[str]) -> Any:
     return command([arguments[0], *lenient(arguments[1:])])
 
 
-@dataclass(frozen=True)
-class Set:
-    """Real cells with a truth.
-
-    Attributes:
-        task: what they are for.
-        files: one or more, without .h5ad; several are batches of one set, on their common genes.
-        label: obs column of the truth.
-        group: obs column that is kept whole in splits, or that holds the batches.
-        species: of the gene names.
-        root: for pseudotime, the lowest truth counts as the root type; -1 in the truth is no truth.
-        settings: shares of the labels.
-        heads: experiments that are measured; all split the cells alike.
-        most: cells of each group, drawn once; None for all.
-        names: one name for the same label in several files; "" for none.
-    """
-
-    task: str
-    files: tuple[str, ...]
-    label: str
-    group: str | None = None
-    species: str = "human"
-    settings: tuple[float, ...] = (1.0,)
-    heads: tuple[str, ...] = ("annotation_classifier",)
-    most: int | None = None
-    names: dict[str, str] = field(default_factory=dict)
-
-
-#: What pbmc3k and the sorted cells call the same types.
-PBMC = {
-    "CD4TCM": "Memory CD4 T", "CD4TN": "Naive CD4 T", "CD4Treg": "CD4 Treg", "CD8TN": "CD8 T",
-    "Monocyte": "CD14+ Mono", "unknown": "",
-}  # fmt: skip
-
-#: Experiments that name cell types.
-NAMING = ("annotation_classifier", "annotation_prototype")
-
-SETS = {
-    "zheng": Set("annotation", ("zheng_sorted_pbmc_3500",), "cell_type", settings=(1.0, 0.1), heads=NAMING),
-    "breast": Set("annotation", ("breast_tnbc_cid4465",), "cell_type_minor", settings=(1.0, 0.1), heads=NAMING),
-    "crohn": Set("annotation", ("crohn_gut_scp1884_1020",), "cell_type", "donor"),
-    "kang": Set("annotation", ("kang_pbmc_ctrl",), "cell_type", "donor", settings=(1.0, 0.1), heads=NAMING, most=500),
-    "zheng_unknown": Set("rejection", ("zheng_sorted_pbmc_3500",), "cell_type"),
-    "hao_unknown": Set("rejection", ("hao_pbmc_small",), "cell_type"),
-    "pancreas": Set("trajectory", ("pancreas_endocrinogenesis_739_7192g",), "stage_rank", species="mouse"),
-    "pancreas_root": Set("pseudotime", ("pancreas_endocrinogenesis_739_7192g",), "stage_rank", species="mouse"),
-    "paul15_root": Set("pseudotime", ("paul15_2730",), "ery_rank", species="mouse"),
-    "zheng_map": Set("visualization", ("zheng_sorted_pbmc_3500",), "cell_type"),
-    "pancreas_map": Set("visualization", ("pancreas_endocrinogenesis_739_7192g",), "cell_type", species="mouse"),
-    "cite_pbmc": Set("protein", ("cite_pbmc_1k",), "", heads=("multimodal_protein",)),
-    "sc_mixology": Set("integration", ("sc_mixology_cell_lines",), "cell_line", "batch"),
-    "pbmc3k+zheng": Set("integration", ("pbmc3k", "zheng_sorted_pbmc_3500"), "cell_type", "batch", names=PBMC),
-}
-
-
 class Bench:
     """Where cells, stores, checkpoints and fine-tunes lie.
 
@@ -92,18 +37,20 @@ class Bench:
         data: folder of the .h5ad files.
         output: folder of everything that is made.
         checkpoint: a pretrained one; None pretrains experiment=atlas_small.
+        task: a folder in ``output`` for the stores and runs of one task; None for ``output`` itself.
     """
 
-    def __init__(self, data: Path, output: Path, checkpoint: Path | None) -> None:
-        self.data, self.output, self._checkpoint = data, output, checkpoint
+    def __init__(self, data: Path, output: Path, checkpoint: Path | None, task: str | None = None) -> None:
+        self.data, self.shared, self._checkpoint = data, output, checkpoint
+        self.output = output if task is None else output / task
 
     @cached_property
     def checkpoint(self) -> Path:
         """The pretrained backbone, made where it is not there."""
-        path = self._checkpoint or self.output / "atlas_small/checkpoints/last.ckpt"
+        path = self._checkpoint or self.shared / "atlas_small/checkpoints/last.ckpt"
         if not path.is_file():
-            store = self.output / "stores/atlas_small"
-            files = ",".join(str(self.file(name)) for name in CORPUS)
+            store = self.shared / "stores/atlas_small"
+            files = ",".join(str(find_file(name, self.data)) for name in CORPUS)
             if not store.exists():
                 options = ["empty=drop", "on_duplicate_cells=number", "keep_counts=true"]
                 call(["prepare", f"input=[{files}]", f"output={store}", *options])
@@ -113,36 +60,17 @@ class Bench:
     @cached_property
     def untrained(self) -> Path:
         """The same architecture at its random start: one step at a rate of nearly 0."""
-        path = self.output / "untrained/checkpoints/last.ckpt"
+        path = self.shared / "untrained/checkpoints/last.ckpt"
         if not path.is_file():
-            store = self.store("untrained", self.cells(SETS["breast"]), ["cell_type"])
+            cells = read_cells(tuning("annotation")["pbmc3k"], self.data)
+            store = self.store("untrained", cells, ["cell_type"])
             still = ["start=random", "trainer.max_steps=1", "optim.lr=1e-12", "validate_every=1"]
             call(["train", "experiment=atlas_small", f"store={store}", f"output={path.parents[1]}", *still, *QUIET])
         return path
 
-    def file(self, name: str) -> Path:
-        """A file of real cells.
-
-        Raises:
-            FileNotFoundError: it is not there.
-        """
-        path = self.data / f"{name}.h5ad"
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist; say with --data where the .h5ad files lie")
-        return path
-
-    def cells(self, one: Set) -> ad.AnnData:
-        """The cells of a set; those of several files with obs["batch"] and their common genes."""
-        parts = [ad.read_h5ad(self.file(name)) for name in one.files]
-        if len(parts) == 1:
-            return parts[0] if one.most is None else _drawn(parts[0], one.group, one.most)
-        for part in parts:
-            part.var_names_make_unique()
-        whole = ad.concat(dict(zip(one.files, parts, strict=True)), label="batch", join="inner", index_unique="-")
-        whole.var = parts[0].var.loc[whole.var_names]
-        named = whole.obs[one.label].astype(str).replace(one.names)
-        whole.obs[one.label] = named
-        return whole[named != ""].copy()
+    def cells(self, one: CellSet) -> ad.AnnData:
+        """The cells of a set, see :func:`sets.read_cells`."""
+        return read_cells(one, self.data)
 
     def store(self, name: str, cells: ad.AnnData, obs: Sequence[str], *more: str) -> Path:
         """A token store of some cells in the vocabulary of the checkpoint."""
@@ -157,20 +85,15 @@ class Bench:
             file.unlink()
         return path
 
-    def finetune(self, name: str, experiment: str, store: Path, seed: int, *more: str) -> Path:
-        """The folder of a fine-tune of the checkpoint, on a split of its own seed."""
+    def finetune(
+        self, name: str, experiment: str, store: Path, seed: int, *more: str, checkpoint: Path | None = None
+    ) -> Path:
+        """The folder of a fine-tune of a checkpoint (None: the pretrained one), on a split of its own seed."""
         folder = self.output / "runs" / name
         seeds = [f"seed={seed}", f"data.split_seed={seed}"]
-        base = [f"init_from={self.checkpoint}", f"store={store}", f"output={folder}"]
+        base = [f"init_from={checkpoint or self.checkpoint}", f"store={store}", f"output={folder}"]
         call(["finetune", f"experiment={experiment}", *base, *seeds, *more, *FINETUNE])
         return folder
-
-
-def _drawn(cells: ad.AnnData, group: str | None, most: int) -> ad.AnnData:
-    """At most so many cells of each group, in their order."""
-    order = np.random.default_rng(0).permutation(cells.n_obs)
-    place = cells.obs[group].iloc[order].groupby(cells.obs[group].iloc[order], observed=True).cumcount()
-    return cells[np.sort(order[place.to_numpy() < most])].copy()
 
 
 def predicted(folder: Path, store: Path) -> tuple[dict[str, np.ndarray], Any]:

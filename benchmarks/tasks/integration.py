@@ -1,38 +1,46 @@
 """Experimental batches brought together, beside the usual methods."""
 
+import logging
 from collections.abc import Callable
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
 from omegaconf import OmegaConf
+from sets import CellSet
 
+from scfm.evaluation.methods.baselines import BASELINES as SIMPLE
 from scfm.evaluation.methods.baselines import embed as baseline_embedding
 from scfm.evaluation.methods.expression import Expression, read_expression
 from scfm.metrics.integration import integration_scores
 from scfm.metrics.structure import neighbor_overlap
 from scfm.store.token_store import TokenStore
-from tasks.bench import Bench, Measure, Set, predicted
+from tasks.bench import Bench, Measure, predicted
 
-HEADS = ("triplet", "contrastive_sampler", "batch_token", "distill", "adversarial", "cond_decoder")
-#: scVI where scvi-tools is installed.
-BASELINES = ("hvg", "harmony", "combat", *(["scvi"] if find_spec("scvi") else []))
+log = logging.getLogger("heads")
+
+#: The head that brings batches together; the others are controls.
+MAIN_HEAD = "triplet"
+HEADS = (MAIN_HEAD, "contrastive_sampler", "batch_token", "distill", "adversarial", "cond_decoder")
+BASELINES = tuple(n for n in ("hvg", "harmony", "combat", "scanorama", "bbknn", "scvi") if SIMPLE[n].installed)
+#: What is left out, and what would bring it in.
+ABSENT = {one.title: one.install for one in SIMPLE.values() if not one.installed}
 #: These see the very labels that they are then judged by.
 WITH_LABELS = " (with labels)"
 LABELED_HEAD = "batch_token_prototype"
-LABELED_BASELINES = ("scanvi",) if find_spec("scvi") else ()
+LABELED_BASELINES = ("scanvi",) if SIMPLE["scanvi"].installed else ()
 #: (before, after) integration, (n, D) and (n, d).
 Spaces = tuple[np.ndarray, np.ndarray]
 
 
-def integration(bench: Bench, measure: Measure, name: str, one: Set, seed: int) -> None:
+def integration(bench: Bench, measure: Measure, one: CellSet, seed: int) -> None:
     """Scores of scIB over all cells, and neighbors that stay; then one batch cut at random, which should not move."""
-    cells = bench.cells(one)
-    cells.obs_names_make_unique()
-    cells.obs["batch"] = cells.obs[str(one.group)].astype(str)
-    _all_cells(bench, measure, name, cells, one.label, seed)
+    for title, install in ABSENT.items():
+        log.info("%s is left out: it needs pip install %s", title, install)
+    cells, name = bench.cells(one), one.name
+    cells.obs["batch"] = cells.obs[one.batch].astype(str)
+    _all_cells(bench, measure, name, cells, one.truth, seed)
     largest = cells.obs["batch"].value_counts().index[0]
     part = cells[cells.obs["batch"] == largest].copy()
     _pseudo_batches(bench, measure, name, part, seed)
@@ -58,13 +66,24 @@ def _all_cells(bench: Bench, measure: Measure, name: str, cells: ad.AnnData, lab
 
         return score
 
-    measure({**key, "method": "PCA, unintegrated"}, scored(lambda: (plain, plain)))
-    theirs = {m: partial(_theirs, m, expression, batch, plain, seed) for m in BASELINES}
-    ours = {f"scfm, {head}": partial(_ours, bench, name, head, store, seed) for head in HEADS}
-    labeled = {m + WITH_LABELS: partial(_theirs, m, expression, batch, plain, seed, labels) for m in LABELED_BASELINES}
-    labeled[f"scfm, {LABELED_HEAD}{WITH_LABELS}"] = partial(_ours, bench, name, LABELED_HEAD, store, seed)
-    for method, make in {**theirs, **ours, **labeled}.items():
-        measure({**key, "method": method}, scored(make))
+    measure({**key, "method": "PCA, unintegrated", "role": "control"}, scored(lambda: (plain, plain)))
+    for method in BASELINES:
+        measure({**key, "method": method, "role": "rival"}, scored(partial(_theirs, method, expression, batch, seed)))
+    for head in HEADS:
+        made = scored(partial(_ours, bench, name, head, store, seed))
+        measure({**key, "method": f"scfm, {head}", "role": role_of(head)}, made)
+    random = scored(partial(_ours, bench, name, MAIN_HEAD, store, seed, random=True))
+    measure({**key, "method": f"scfm, {MAIN_HEAD}, random backbone", "role": "ablation"}, random)
+    for method in LABELED_BASELINES:
+        made = scored(partial(_theirs, method, expression, batch, seed, labels))
+        measure({**key, "method": method + WITH_LABELS, "role": "labeled"}, made)
+    made = scored(partial(_ours, bench, name, LABELED_HEAD, store, seed))
+    measure({**key, "method": f"scfm, {LABELED_HEAD}{WITH_LABELS}", "role": "labeled"}, made)
+
+
+def role_of(head: str) -> str:
+    """The heads other than ``MAIN_HEAD`` have no term that brings batches together: they are controls."""
+    return "ours" if head == MAIN_HEAD else "control"
 
 
 def _pseudo_batches(bench: Bench, measure: Measure, name: str, cells: ad.AnnData, seed: int) -> None:
@@ -87,26 +106,26 @@ def _pseudo_batches(bench: Bench, measure: Measure, name: str, cells: ad.AnnData
 
         return score
 
-    theirs = {m: partial(_theirs, m, expression, batch, plain, seed) for m in BASELINES}
-    ours = {f"scfm, {head}": partial(_ours, bench, own, head, store, seed) for head in HEADS}
-    for method, make in {**theirs, **ours}.items():
-        measure({**key, "method": method}, kept(make))
+    for method in BASELINES:
+        measure({**key, "method": method, "role": "rival"}, kept(partial(_theirs, method, expression, batch, seed)))
+    for head in HEADS:
+        made = kept(partial(_ours, bench, own, head, store, seed))
+        measure({**key, "method": f"scfm, {head}", "role": role_of(head)}, made)
 
 
 def _theirs(
-    method: str,
-    expression: Expression,
-    batch: np.ndarray,
-    plain: np.ndarray,
-    seed: int,
-    labels: np.ndarray | None = None,
+    method: str, expression: Expression, batch: np.ndarray, seed: int, labels: np.ndarray | None = None
 ) -> Spaces:
-    return plain, baseline_embedding(method, expression, batch, labels, seed)
+    before = SIMPLE[method].start(expression, batch, None, seed)
+    return before, baseline_embedding(method, expression, batch, labels, seed)
 
 
-def _ours(bench: Bench, name: str, head: str, store: Path, seed: int) -> Spaces:
+def _ours(bench: Bench, name: str, head: str, store: Path, seed: int, *, random: bool = False) -> Spaces:
     """The gene components where a head's space begins, and that space after a fine-tune."""
-    folder = bench.finetune(f"{name}-{head}-{seed}", f"integration_{head}", store, seed, "report=false")
+    checkpoint, end = (bench.untrained, "-random") if random else (bench.checkpoint, "")
+    folder = bench.finetune(
+        f"{name}-{head}-{seed}{end}", f"integration_{head}", store, seed, "report=false", checkpoint=checkpoint
+    )
     outputs, trained = predicted(folder, store)
     cells = TokenStore.open(store)
     length = OmegaConf.load(folder / "config.yaml").data.max_length

@@ -8,19 +8,21 @@ import h5py
 import numpy as np
 import pandas as pd
 from anndata.io import read_elem
+from sets import CellSet
 from sklearn.cluster import KMeans
 
 from scfm.evaluation.methods.expression import read_expression
 from scfm.evaluation.protein import RIVALS, predict_proteins
 from scfm.metrics.protein import protein_scores
-from tasks.bench import Bench, Measure, Set, predicted, split_of
+from tasks.bench import Bench, Measure, predicted, split_of
 
 #: Groups within which predictions are judged.
 GROUPS = 10
 
 
-def protein(bench: Bench, measure: Measure, name: str, one: Set, seed: int) -> None:
+def protein(bench: Bench, measure: Measure, one: CellSet, seed: int) -> None:
     """Scores over the proteins of a panel, isotype controls left out, on test cells; a seed is a new split."""
+    name = one.name
     cells = stained_cells(bench.data / f"{one.files[0]}.h5mu")
     store = bench.store(name, cells, [], "side.protein=protein")
     key = {"task": "protein", "set": name, "setting": "test cells", "seed": seed}
@@ -30,7 +32,7 @@ def protein(bench: Bench, measure: Measure, name: str, one: Set, seed: int) -> N
 
     def ours() -> dict[str, float]:
         if not (folder / "checkpoints/best.ckpt").is_file():
-            bench.finetune(run, one.heads[0], store, seed)
+            bench.finetune(run, "multimodal_protein", store, seed)
         outputs, head = predicted(folder, store)
         found["names"] = list(head.names)
         return judge(*(outputs[part] for part in ("protein", "low", "high")))
@@ -55,7 +57,7 @@ def protein(bench: Bench, measure: Measure, name: str, one: Set, seed: int) -> N
             found["components"] = read_expression(cells).principal_components(train).astype(np.float64)
         return found["components"]
 
-    measure({**key, "method": "scfm, fine-tuned"}, ours)
+    measure({**key, "method": "scfm, fine-tuned", "role": "ours"}, ours)
     names = [protein for protein in cells.obsm["protein"] if not protein.startswith("IgG")]
     parts = split_of(folder, cells.obs_names)
     train = np.sort(np.concatenate([rows for part, rows in parts.items() if part != "test"]))
@@ -66,7 +68,7 @@ def protein(bench: Bench, measure: Measure, name: str, one: Set, seed: int) -> N
         def theirs(method: str = method) -> dict[str, float]:
             return judge(predict_proteins(method, components(train), depth, truth, train), names=names)
 
-        measure({**key, "method": method}, theirs)
+        measure({**key, "method": method, "role": "rival"}, theirs)
 
 
 def stained_cells(path: Path) -> ad.AnnData:

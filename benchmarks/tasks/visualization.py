@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
+from sets import CellSet
 from sklearn.manifold import trustworthiness
 from sklearn.neighbors import KNeighborsClassifier
 
 from scfm.evaluation.methods.expression import read_expression
-from tasks.bench import Bench, Measure, Set, predicted, split_of
+from tasks.bench import Bench, Measure, predicted, split_of
 
 
 @dataclass(frozen=True)
@@ -40,17 +41,17 @@ class HeldOut:
         }
 
 
-def visualization(bench: Bench, measure: Measure, name: str, one: Set, seed: int) -> None:
+def visualization(bench: Bench, measure: Measure, one: CellSet, seed: int) -> None:
     """Held-out cells in maps that were made without them."""
-    cells = bench.cells(one)
-    store = bench.store(name, cells, [one.label], f"genes.species={one.species}")
+    cells, name = bench.cells(one), one.name
+    store = bench.store(name, cells, [one.truth], f"genes.species={one.species}")
     folder = bench.output / "runs" / f"{name}-{seed}"
     key = {"task": "visualization", "set": name, "setting": "held-out cells", "seed": seed}
 
     def held_out() -> HeldOut:
         parts = split_of(folder, cells.obs_names)
         space = read_expression(cells).principal_components(parts["train"])
-        return HeldOut(space, cells.obs[one.label].astype(str).to_numpy(), parts["train"], parts["test"])
+        return HeldOut(space, cells.obs[one.truth].astype(str).to_numpy(), parts["train"], parts["test"])
 
     def ours() -> dict[str, float]:
         bench.finetune(folder.name, "visualization_parametric_umap", store, seed)
@@ -70,6 +71,6 @@ def visualization(bench: Bench, measure: Measure, name: str, one: Set, seed: int
         cut = held_out()
         return cut.judge(cut.space[:, :2], cut.space)
 
-    measure({**key, "method": "scfm, parametric UMAP"}, ours)
-    measure({**key, "method": "umap-learn, transform"}, transformed)
-    measure({**key, "method": "2 principal components"}, linear)
+    measure({**key, "method": "scfm, parametric UMAP", "role": "ours"}, ours)
+    measure({**key, "method": "umap-learn, transform", "role": "rival"}, transformed)
+    measure({**key, "method": "2 principal components", "role": "control"}, linear)

@@ -40,12 +40,12 @@ def judged(sets):
 def test_no_cell_both_tunes_and_judges_a_task(sets):
     for task in sets.TASKS:
         tuned, judged = sets.tuning(task), sets.judging(task)
-        assert tuned and judged
+        assert judged
         assert not set(tuned) & set(judged)
         files = {name for one in judged.values() for name in one.files}
         shared = {name for one in tuned.values() for name in one.files if name in files}
         assert shared == set(), f"{task}: {shared}"
-        assert {one.role for one in tuned.values()} == {"tuning"}
+        assert {one.role for one in tuned.values()} <= {"tuning"}
         assert {one.role for one in judged.values()} == {"judging"}
 
 
