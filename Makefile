@@ -3,19 +3,27 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test fuzz lint format clean
+.PHONY: demo test fuzz docs notebooks lint format clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m scfm.demo
 
 # One thread a process: two cores serve two test processes, and waiting threads would take their time.
 test: lint
-	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile --nbmake tests notebooks
+	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile tests
 
 # The fuzzers of `make test`, with SCFM_FUZZ examples each: hours for 100,000.
 SCFM_FUZZ ?= 5000
 fuzz: $(INSTALLED)
 	SCFM_FUZZ=$(SCFM_FUZZ) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --timeout=0 tests/fuzz
+
+# The site, without network, into outputs/site; a warning is an error. The tests build it too, and follow its links.
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
+# Runs the tutorials and keeps their outputs, which the site shows: ten minutes.
+notebooks: $(INSTALLED)
+	cd notebooks && for name in *.ipynb; do PATH="$(CURDIR)/$(BIN):$$PATH" jupyter execute --inplace "$$name" || exit 1; done
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -21,9 +21,9 @@ class MedianTokenizer(Tokenizer):
     x is the gene's count, n the cell's total over all its genes, also those without a token, and the median is taken
     over the corpus's cells that have the gene, of the same ``x / n * 10000``.
 
+    Further arguments are those of :class:`scfm.tokenizer.base.Tokenizer`.
+
     Args:
-        vocab, alias, name, max_length, specials, token_dictionary, gene_mapping, drop_genes, words, keep_biotypes,
-            min_cells: see :class:`scfm.tokenizer.base.Tokenizer`.
         medians: (V,) float64 by token id, 1 where a token is no gene; None until fitted.
         gene_median: path of the published medians that belong to ``token_dictionary``.
 
