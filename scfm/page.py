@@ -28,23 +28,31 @@ PACKAGES: tuple[str, ...] = (
 PACKAGES += ("scipy", "scikit-learn", "pandas", "umap-learn", "harmonypy", "scvi-tools")
 
 STYLE = """
-:root{color-scheme:light}*{box-sizing:border-box}
-body{font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif;color:#222;background:#fff;
-max-width:1180px;margin:0 auto;padding:24px 32px 64px}
-h1{font-size:27px;margin:8px 0 4px}h2{font-size:20px;margin:38px 0 8px;border-bottom:1px solid #ddd;padding-bottom:4px}
-p{margin:8px 0;max-width:60em}.summary p{font-size:18px;background:#eef5fa;border-left:4px solid #0072b2;
-padding:10px 14px;max-width:none}.warning{background:#fdf3e0;border-left:4px solid #e69f00;padding:8px 14px}
+:root{color-scheme:light dark;--ink:#222;--quiet:#555;--paper:#fff;--line:#ddd;--head:#f6f6f6;--own:#eef5fa;
+--best:#005a8d;--note:#fdf3e0;--a:#3b6ea5;--b:#9aa5b1}
+@media(prefers-color-scheme:dark){:root{--ink:#e4e4e4;--quiet:#aaa;--paper:#16181b;--line:#3a3f45;--head:#24282d;
+--own:#1c2c38;--best:#7cc4f2;--note:#3a2f1a;--a:#6fa3d8;--b:#7d8894}img{background:#fff;border-radius:4px}}
+*{box-sizing:border-box}
+body{font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif;color:var(--ink);
+background:var(--paper);max-width:1180px;margin:0 auto;padding:24px 32px 64px;overflow-wrap:anywhere}
+@media(max-width:640px){body{padding:12px 12px 40px}h1{font-size:22px!important}.summary p{font-size:16px!important}
+th,td{padding:4px 7px!important}}
+h1{font-size:27px;margin:8px 0 4px}
+h2{font-size:20px;margin:38px 0 8px;border-bottom:1px solid var(--line);padding-bottom:4px}
+p{margin:8px 0;max-width:60em}.summary p{font-size:18px;background:var(--own);border-left:4px solid #0072b2;
+padding:10px 14px;max-width:none}.warning{background:var(--note);border-left:4px solid #e69f00;padding:8px 14px}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:14px;margin:10px 0;font-variant-numeric:tabular-nums}
-th,td{padding:5px 11px;border-bottom:1px solid #e4e4e4;text-align:right;white-space:nowrap}
-th:first-child,td:first-child{text-align:left}thead th{background:#f6f6f6;border-bottom:2px solid #bbb}
-td.best{font-weight:700;color:#005a8d}tr.own td,tr.own th{background:#eef5fa}
+th,td{padding:5px 11px;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
+th:first-child,td:first-child{text-align:left}thead th{background:var(--head);border-bottom:2px solid var(--quiet)}
+.wide th:first-child{position:sticky;left:0;background:var(--paper);white-space:normal;min-width:9em}
+td.best{font-weight:700;color:var(--best)}tr.own td,.wide tr.own th{background:var(--own)}
 .settings td{white-space:normal;text-align:left;overflow-wrap:anywhere}
 figure{margin:16px 0}.row{display:flex;flex-wrap:wrap;gap:8px 40px}.row figure{max-width:530px}
 img{max-width:100%;height:auto}
-figcaption{font-size:14px;color:#555;max-width:60em}
-code{background:#f3f3f3;padding:.1em .3em}svg{vertical-align:top}
-svg text{font-size:11px;fill:#333}svg .t{font-size:14px;text-anchor:middle}svg .m{text-anchor:middle}
-svg .e{text-anchor:end}svg path{fill:none;stroke:#333}svg .a rect{fill:#3b6ea5}svg .b rect{fill:#9aa5b1}
+figcaption{font-size:14px;color:var(--quiet);max-width:60em}
+code{background:var(--head);padding:.1em .3em}svg{vertical-align:top;max-width:100%;height:auto}
+svg text{font-size:11px;fill:var(--ink)}svg .t{font-size:14px;text-anchor:middle}svg .m{text-anchor:middle}
+svg .e{text-anchor:end}svg path{fill:none;stroke:var(--ink)}svg .a rect{fill:var(--a)}svg .b rect{fill:var(--b)}
 """
 
 
@@ -79,7 +87,7 @@ def write_page(path: str | Path, title: str, sections: Sequence[Section]) -> Pat
     name = html.escape(title)
     page = (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n'
+        f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{STYLE}</style></head>\n'
         f"<body><h1>{name}</h1>\n{body}\n</body></html>\n"
     )
     write_text(path, page)

@@ -33,6 +33,72 @@ def test_categories_differ_in_color_or_marker():
     assert len(styles) == 70
 
 
+def test_twenty_four_classes_have_colors_of_their_own():
+    """Distances in CIELAB, computed here from sRGB; 2.3 is a just noticeable difference."""
+    from matplotlib.colors import to_rgb
+
+    def lab(color):
+        rgb = np.array(to_rgb(color))
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+        xyz = to_xyz @ linear / (0.9505, 1, 1.089)
+        f = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
+        return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+    points = np.array([lab(style(place, "type")["color"]) for place in range(24)])
+    distances = np.linalg.norm(points[:, None] - points, axis=2) + 1000 * np.eye(24)
+    assert distances.min() > 20
+    assert ((points[:, 0] > 25) & (points[:, 0] < 85)).all(), "seen on white and on black"
+
+
+def test_the_legend_has_what_occurs_and_wraps_long_names():
+    names = ["B", "T", "a type whose name has more letters than one line of the legend takes"]
+    values = np.array(["B", names[2], "B"])
+    points = np.array([[0.0, 0], [1, 1], [2, 0]])
+    figure = plot.make_figure(4, 4)
+    axes = figure.subplots()
+    plot.draw_cells(axes, points, values, "x", names=names)
+    shown = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert shown[0] == "B"
+    assert "T" not in shown
+    assert len(shown) == 2
+    assert shown[1].count("\n") == 1
+    assert max(map(len, shown[1].splitlines())) <= 30
+
+
+def test_names_stand_on_the_map_where_they_cover_no_other():
+    rng = np.random.default_rng(0)
+    long = "a name that is too long for a map"
+    centers = {"left": (0, 0), "right": (10, 0), "also right": (10.01, 0.01), long: (5, 9)}
+    sizes = (90, 80, 60, 50)
+    middles = np.repeat(list(centers.values()), sizes, axis=0)
+    points = middles + rng.normal(0, 0.3, middles.shape)
+    values = np.repeat(list(centers), sizes)
+    figure = plot.make_figure(5, 5)
+    axes = figure.subplots()
+    plot.draw_cells(axes, points, values, "x")
+    assert sorted(texts(axes)) == ["left", "right"]
+    assert all(np.linalg.norm(np.array(text.get_position()) - centers[text.get_text()]) < 0.3 for text in axes.texts)
+
+
+def test_the_numbers_of_a_picture_are_those_that_were_drawn(tmp_path):
+    points = {"X": np.array([[0.0, 1], [2, 3], [4, 5]])}
+    figure = plot.maps(points, {"type": np.array(["a", "b", "a"]), "time": np.array([0.5, 1.5, np.nan])})
+    table = plot.figure_numbers(figure)
+    types = table[(table.panel == "X, by type") & (table.series == "a")]
+    assert sorted(zip(types.x, types.y, strict=True)) == [(0, 1), (4, 5)]
+    times = table[(table.panel == "X, by time") & table.value.notna()]
+    assert dict(zip(times.x, times.value, strict=True)) == {0: 0.5, 2: 1.5}
+    scores = pd.DataFrame({"f1": [0.2, 0.9]}, index=["a", "b"])
+    bars = plot.figure_numbers(plot.score_bars(scores))
+    assert {(row.y, round(row.x, 6)) for row in bars[bars.kind == "bars"].itertuples()} == {("a", 0.2), ("b", 0.9)}
+    matrix = plot.figure_numbers(plot.confusion_matrix(np.array(["a", "b", "b"]), np.array(["a", "b", "a"])))
+    found = {(row.y.split(" ")[0], row.x): row.value for row in matrix[matrix.kind == "matrix"].itertuples()}
+    assert found == {("a", "a"): 1, ("a", "b"): 0, ("b", "a"): 0.5, ("b", "b"): 0.5}
+    path = plot.save_numbers(figure, tmp_path / "a.csv")
+    assert len(pd.read_csv(path)) == len(table)
+
+
 def test_unknown_is_gray_and_last():
     legend = plot.umap(np.zeros((3, 2)), np.array(["unknown", "T", "B"]), "x").axes[0].get_legend()
     assert [text.get_text() for text in legend.get_texts()] == ["B", "T", "unknown"]
@@ -100,5 +166,10 @@ def test_a_label_and_what_was_called_so_have_the_same_colors():
         {"true": np.array(["B", "A", "T"]), "called": called, "lane": np.array(["l1", "l1", "l2"])},
     )
     legends = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in figure.axes]
-    assert legends[0] == legends[1] == ["A", "B", "T", "unknown"]
+    assert legends[:2] == [["A", "B", "T"], ["B", "T", "unknown"]]
+    looks = [
+        {handle.get_label(): (handle.get_color(), handle.get_marker()) for handle in axes.get_legend().legend_handles}
+        for axes in figure.axes[:2]
+    ]
+    assert all(looks[0][name] == looks[1][name] for name in ("B", "T"))
     assert legends[2] == ["l1", "l2"]

@@ -61,6 +61,7 @@ class Result:
             drawn = {name: plot.render(figure) for name, (figure, _) in self.figures.items()}
             for name, png in drawn.items():
                 plot.write(png, part / f"{name}.png")
+                plot.save_numbers(self.figures[name][0], part / f"{name}_numbers.csv")
             write_page(part / "report.html", self.title, self._sections(drawn))
             about = {**self.manifest, "coverage": dict(self.coverage), "files": files, "versions": versions()}
             write_text(part / "manifest.json", json.dumps(about, indent=1, default=str))

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 from scfm.plot.figure import ABSENT, GRAY, INK, categories, make_figure, style
 
 ROWS_OF_LEGEND = 24
+#: A name stands on the map if it has this share of the cells and no more letters than that.
+SMALLEST_NAMED, LONGEST_NAMED = 0.005, 22
+#: Width and height of a letter, as shares of a map's width and height.
+LETTER = (0.018, 0.036)
 
 
 def draw_cells(
@@ -31,7 +37,8 @@ def draw_cells(
         values: (B,) names, or floats (NaN gray).
         title: above the map.
         legend: beside the map.
-        names: all categories, in the order of their colors; None takes those that occur.
+        names: all categories, in the order of their colors; None takes those that occur. The legend has those that
+            occur.
     """
     size = float(np.clip(9000 / max(len(coordinates), 1), 2, 28))
     axes.set_title(title, fontsize=11, loc="left", color=INK)
@@ -52,10 +59,34 @@ def draw_cells(
             linewidths=0,
             alpha=0.75,
             rasterized=True,
+            label=name,
             **style(place, name),
         )
+    _write_names(axes, coordinates, text, names)
     if legend:
-        _legend(axes, names)
+        _legend(axes, names, set(text))
+
+
+def _write_names(axes: Axes, coordinates: np.ndarray, text: np.ndarray, names: Sequence[str]) -> None:
+    """Names of categories in the middle of their cells, the largest first, as long as none covers another."""
+    extent = np.ptp(coordinates, axis=0) if len(coordinates) else np.zeros(2)
+    if not (extent > 0).all():
+        return
+    counted = sorted(((int((text == name).sum()), name) for name in names if name not in ABSENT), reverse=True)
+    placed: list[np.ndarray] = []
+    for n_cells, name in counted:
+        if n_cells < len(text) * SMALLEST_NAMED or len(name) > LONGEST_NAMED:
+            continue
+        own = coordinates[text == name]
+        middle = own[np.linalg.norm((own - np.median(own, axis=0)) / extent, axis=1).argmin()]
+        half = extent * (len(name) * LETTER[0] / 2, LETTER[1] / 2)
+        if any((np.abs(middle - other[0]) < half + other[1]).all() for other in placed):
+            continue
+        placed.append(np.stack([middle, half]))
+        halo = [withStroke(linewidth=2.2, foreground="white")]
+        axes.text(
+            middle[0], middle[1], name, fontsize=7.5, color=INK, ha="center", va="center", path_effects=halo, zorder=5
+        )
 
 
 def _draw_number(axes: Axes, coordinates: np.ndarray, values: np.ndarray, size: float, legend: bool) -> None:
@@ -74,24 +105,26 @@ def _draw_number(axes: Axes, coordinates: np.ndarray, values: np.ndarray, size: 
         axes.figure.colorbar(points, ax=axes, shrink=0.7)
 
 
-def _legend(axes: Axes, names: Sequence[str]) -> None:
-    handles = [
-        Line2D(
-            [], [], linestyle="", markersize=6, label=name if len(name) < 34 else f"{name[:31]}...", **style(i, name)
-        )
-        for i, name in enumerate(names)
-    ]
+def _legend(axes: Axes, names: Sequence[str], present: set[str]) -> None:
+    shown = [(i, name) for i, name in enumerate(names) if name in present]
+    handles = [Line2D([], [], linestyle="", markersize=6, label=_wrapped(name), **style(i, name)) for i, name in shown]
     axes.legend(
         handles=handles,
         loc="upper left",
         bbox_to_anchor=(1.01, 1.0),
         fontsize=8.5,
         frameon=False,
-        ncols=-(-len(names) // ROWS_OF_LEGEND),
+        ncols=max(1, -(-len(shown) // ROWS_OF_LEGEND)),
         handletextpad=0.2,
         columnspacing=0.8,
         borderaxespad=0,
     )
+
+
+def _wrapped(name: str) -> str:
+    """A name in at most two lines."""
+    lines = textwrap.wrap(name, 30, break_long_words=True)
+    return "\n".join(lines if len(lines) <= 2 else [lines[0], f"{lines[1][:27]}..."])
 
 
 def maps(coordinates: Mapping[str, np.ndarray], colorings: Mapping[str, np.ndarray]) -> Figure:

@@ -90,9 +90,7 @@ def rejection_curve(curves: Mapping[str, np.ndarray]) -> Figure:
     axes = figure.subplots()
     for place, (name, curve) in enumerate(curves.items()):
         kept = curve[curve[:, 0] >= 0.02]
-        axes.plot(
-            *kept.T, lw=1.7, color=COLORS[place % len(COLORS)], ls=("-", "--")[place // len(COLORS) % 2], label=name
-        )
+        axes.plot(*kept.T, lw=1.7, color=COLORS[place % len(COLORS)], ls=("-", "--")[place // 8 % 2], label=name)
     axes.set(xlabel="share of cells named, surest first", ylabel="accuracy of the named", xlim=(0, 1))
     axes.legend(fontsize=8.5, frameon=False, loc="lower left")
     axes.grid(color="#EEEEEE")

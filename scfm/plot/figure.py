@@ -13,7 +13,15 @@ from matplotlib.figure import Figure
 
 from scfm.io import atomic_write
 
-COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#A8A100", "#5B4FA2")
+#: The first eight are told apart by color-blind readers (Okabe & Ito 2008); each further one is the color that is
+#: farthest in CIELAB from all before it (at least 30), not too pale, dark or bright.
+COLORS = (
+    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#A8A100", "#5B4FA2",
+    "#5A4B1E", "#C3003C", "#87E169", "#FFA587", "#E187FF", "#960087", "#0F5A5A", "#2D7800",
+    "#3CE1E1", "#96A569", "#873C3C", "#C3B4FF", "#0087FF", "#FF5AB4", "#694B69", "#966900",
+)  # fmt: skip
+#: Categories of one marker.
+PER_MARKER = 8
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<", ">", "*")
 GRAY, INK = "#BDBDBD", "#222222"
 ABSENT = ("unknown", "(missing)", "nan")
@@ -58,7 +66,7 @@ def categories(values: np.ndarray) -> list[str]:
 
 
 def style(place: int, name: str) -> dict[str, Any]:
-    """Color and marker of the category at a place among its kind."""
+    """Color and marker of the category at a place among its kind: 24 colors, and no two of 240 share both."""
     if name in ABSENT:
         return {"color": GRAY, "marker": "o"}
-    return {"color": COLORS[place % len(COLORS)], "marker": MARKERS[place // len(COLORS) % len(MARKERS)]}
+    return {"color": COLORS[place % len(COLORS)], "marker": MARKERS[place // PER_MARKER % len(MARKERS)]}

@@ -16,6 +16,8 @@ from scfm.page import Section, bullets, paragraph, side_by_side, table, warning,
 from scfm.preparation.encode import GENES_PER_BIN
 from scfm.store.token_store import TokenStore
 
+#: Columns of the table that count the genes of one file.
+GENE_COLUMNS = ("genes", "in vocabulary", "merged", "dropped")
 #: Bars of a picture, at most.
 MOST = 20
 
@@ -79,10 +81,15 @@ def _count_cells(store: TokenStore, column: str) -> dict[str, float]:
 
 
 def _table(store: TokenStore, corpus: Mapping[str, Any]) -> str:
-    """A row for each file that was read, and one for all of them."""
-    rows = [(file["name"], file) for file in store.files if "skipped" not in file]
-    rows.append(("all", dict(corpus)))
-    return table(pd.DataFrame([_row(numbers) for _, numbers in rows], index=[name for name, _ in rows]))
+    """A row for each file that was read, and where there are several one for all of them.
+
+    The latter has no numbers of genes: a gene is in several files, so that their sum counts no genes.
+    """
+    files = [file for file in store.files if "skipped" not in file]
+    frame = pd.DataFrame([_row(file) for file in files], index=[file["name"] for file in files])
+    if len(files) > 1:
+        frame.loc["all"] = _row(corpus) | dict.fromkeys(GENE_COLUMNS, "")
+    return table(frame)
 
 
 def _row(numbers: Mapping[str, Any]) -> dict[str, str]:

@@ -127,7 +127,7 @@ def format_table(files: Sequence[Mapping[str, Any]], corpus: Mapping[str, Any]) 
     head = ("file", "cells", "kept", "dropped", "genes", "mapped", "merged", "dropped", "counts lost", "tokens", "cut")
     rows = [head, *(_row(file["name"], file) for file in files if "cells" in file)]
     if len(rows) > 2:
-        rows.append(_row("all", corpus))
+        rows.append(_without_genes(_row("all", corpus)))
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
@@ -143,6 +143,11 @@ def format_table(files: Sequence[Mapping[str, Any]], corpus: Mapping[str, Any]) 
     for reason, n in corpus["dropped"].items():
         lines.append(f"dropped {n:,} cells: {reason}")
     return "\n".join(lines)
+
+
+def _without_genes(row: tuple[str, ...]) -> tuple[str, ...]:
+    """The row of all files: a gene is in several of them, so that the sum over files counts no genes."""
+    return (*row[:4], *("" for _ in row[4:8]), *row[8:])
 
 
 def _row(name: str, of: Mapping[str, Any]) -> tuple[str, ...]:

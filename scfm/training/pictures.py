@@ -9,4 +9,6 @@ def draw_curves(output: Path) -> None:
     """``curves.png`` from the run's ``metrics.csv``."""
     metrics = output / "metrics.csv"
     if metrics.is_file():
-        plot.save(plot.training_curves(metrics), output / "curves.png")
+        figure = plot.training_curves(metrics)
+        plot.save(figure, output / "curves.png")
+        plot.save_numbers(figure, output / "curves.csv")
