@@ -83,6 +83,8 @@ def _run(command: str, cfg: "DictConfig", trials: "list[Trial]") -> Any:
 
     from scfm.config import check, import_extensions, shipped
 
+    if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":  # a sign of life: libraries take seconds
+        log.info("scfm-%s: loading libraries", command)
     sys.path.append(str(Path.cwd()))  # a user's own parts: extensions=[my_module] beside where they work; last, so that
     # a file called html.py there hides no module of anyone else
     import_extensions(cfg.get("extensions") or ())

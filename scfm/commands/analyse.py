@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from scfm.analysis.base import Analysis
+from scfm.closing import closing_block
 from scfm.config import build
 from scfm.inference.model import load
 from scfm.inference.options import EmbedOptions, embed_options
@@ -28,6 +29,7 @@ def run(cfg: DictConfig) -> list[str]:
     result = analysis.analyse(
         model, cfg.input, settings, output=cfg.output, overwrite=cfg.overwrite, progress=True
     )  # fmt: skip
-    for sentence in [*result.summary, *result.notes]:
+    for sentence in result.notes:
         log.info(sentence)
+    log.info("%s", closing_block(result.summary, [f"{cfg.output}/report.html", cfg.output]))
     return list(result.summary)

@@ -6,12 +6,13 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
+from packaging.requirements import Requirement
 from torch import distributed
 
 from scfm import __version__
@@ -19,6 +20,9 @@ from scfm.io import write_text
 from scfm.model import attention
 
 log = logging.getLogger(__name__)
+
+#: Bytes of disk below which a run would not get far.
+SPACE = 2**30
 
 _PACKAGES = (
     "torch", "pytorch-lightning", "transformers", "datasets", "hydra-core", "anndata", "numpy", "pandas", "numba",
@@ -28,7 +32,7 @@ _PACKAGES = (
 
 def run(cfg: DictConfig) -> str:
     """Write the text to the screen and, where ``cfg.output`` names one, to a file."""
-    text = report()
+    text = f"{report()}\n\n{conclusion(faults())}"
     log.info("%s", text)
     if cfg.output is not None:
         write_text(cfg.output, text + "\n")
@@ -46,6 +50,47 @@ def report() -> str:
         "Machine": _machine(),
     }
     return "\n\n".join("\n".join([title, *(f"  {line}" for line in lines)]) for title, lines in parts.items())
+
+
+def conclusion(found: Sequence[str]) -> str:
+    """The last line: ready, or the first thing to do."""
+    if found:
+        return f"Not ready. Do this first: {found[0]}" + (f" ({len(found) - 1} more after that)" if found[1:] else "")
+    if torch.cuda.is_available():
+        return f"Ready: {torch.cuda.device_count()} GPU(s); take trainer=gpu. Try it: scfm-train trainer=gpu name=first"
+    return f"Ready: {os.cpu_count()} cores, no GPU. Try it: scfm-train name=first"
+
+
+def faults() -> list[str]:
+    """What keeps scfm from running here, each with what to do, the most important first."""
+    found = [f"pip install '{requirement}' (installed: {version})" for requirement, version in outdated()]
+    if not torch.cuda.is_available() and shutil.which("nvidia-smi") and torch.version.cuda is None:
+        found.append("this machine has an NVIDIA GPU and a torch without CUDA: pip install --force-reinstall torch")
+    elif not torch.cuda.is_available() and shutil.which("nvidia-smi"):
+        found.append(f"torch (CUDA {torch.version.cuda}) does not see the GPU: update its driver, see nvidia-smi")
+    if not os.access(Path.cwd(), os.W_OK):
+        found.append("change to a folder that you may write to; runs are written to outputs/ in it")
+    elif shutil.disk_usage(Path.cwd()).free < SPACE:
+        found.append("free some disk: less than 1 GiB is left where runs are written")
+    return found
+
+
+def outdated() -> Iterator[tuple[str, str]]:
+    """Requirements of scfm that the installed packages do not meet, and what is installed."""
+    try:
+        required = importlib.metadata.requires("scfm-framework") or []
+    except importlib.metadata.PackageNotFoundError:  # a checkout that was never installed
+        return
+    for requirement in map(Requirement, required):
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            yield f"{requirement.name}{requirement.specifier}", "none"
+            continue
+        if not requirement.specifier.contains(version, prereleases=True):
+            yield f"{requirement.name}{requirement.specifier}", version
 
 
 def _versions() -> Iterator[str]:

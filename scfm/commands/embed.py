@@ -12,7 +12,9 @@ from torch.utils.data import DataLoader
 
 from scfm import __version__
 from scfm.checkpoint import Checkpoint
+from scfm.closing import closing_block, command_line
 from scfm.config import build, plain
+from scfm.head.base import Written
 from scfm.inference.cell_input import CellInput, Reading, open_input
 from scfm.inference.load import restore_predictor
 from scfm.inference.model import Model
@@ -98,7 +100,17 @@ def _embed(cfg: DictConfig, given: CellInput, checkpoint: Checkpoint, module: Ce
         write_result(part, source, given.cells, entries)
         note_result(folder, part, plain(cfg))
     shutil.rmtree(folder)
-    log.info("Wrote obsm[%r] (%d cells x %d) to %s", cfg.key, *arrays["embedding"].shape, output)
+    log.info("%s", _closing(cfg, entries, len(arrays["embedding"])))
+
+
+def _closing(cfg: DictConfig, entries: Written, n_cells: int) -> str:
+    arrays = ", ".join(f"obsm[{name!r}] ({values.shape[1]})" for name, values in entries.obsm.items())
+    columns = ", ".join(f"obs[{name!r}]" for name in entries.obs)
+    result = [f"{n_cells:,} cells: {arrays}", *([columns] if columns else [])]
+    embedding = None if cfg.key == "X_scfm" else cfg.key
+    return closing_block(
+        result, [cfg.output], command_line("evaluate", input=cfg.output, embedding=embedding, label="...")
+    )
 
 
 def _parts_folder(output: Path) -> Path:

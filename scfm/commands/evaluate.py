@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from scfm.cells.file import open_cells
 from scfm.cells.formats.hdf5_limits import require_own_data
 from scfm.checkpoint import Checkpoint
+from scfm.closing import closing_block
 from scfm.config import plain
 from scfm.evaluation.cells import embedding_records
 from scfm.evaluation.evaluate import evaluate
@@ -52,10 +53,11 @@ def _evaluate(keys: dict[str, Any], source: Path, output: Path) -> dict[str, Any
     origin = None if checkpoint is None else find_origin(checkpoint, source, options, record, mod)
     about = {"input": str(source), "checkpoint": None if checkpoint is None else str(checkpoint.path)}
     result = evaluate(adata, options, origin=origin, about=about)
-    for sentence in [*result.summary, *result.notes]:
+    for sentence in result.notes:
         log.info(sentence)
     files = write(result, output)
-    log.info("Report: %s", output / "report.html")
+    page = output / "report.html"
+    log.info("%s", closing_block(result.summary, [page, *(path for path in map(Path, files) if path.suffix == ".csv")]))
     return {**result.to_dict(), "files": [str(path) for path in files]}
 
 

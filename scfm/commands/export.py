@@ -6,6 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from scfm.closing import closing_block, command_line
 from scfm.inference.model import load
 from scfm.published.dataset import export_dataset
 from scfm.published.push import PushError, push_folder, require_name
@@ -28,12 +29,13 @@ def run(cfg: DictConfig) -> None:
             raise ValueError("push=... uploads a model: give checkpoint=...; the cells of a store are not uploaded")
         store = TokenStore.open(cfg.store)
         path = export_dataset(store, cfg.output)
-        log.info("Wrote %d cells to %s.", len(store), path)
+        log.info("%s", closing_block([f"{len(store):,} cells"], [path]))
         return
     if cfg.push is not None:
         require_name(cfg.push)
     files = load(cfg.checkpoint, extensions=cfg.extensions).export(cfg.output, dtype=cfg.dtype, license=cfg.license)
-    log.info("Wrote %s: %s", cfg.output, ", ".join(files))
+    following = command_line("embed", init_from=cfg.output, input="...", output="...")
+    log.info("%s", closing_block([], [f"{cfg.output}/{name}" for name in files], following))
     if cfg.push is not None:
         try:
             push_folder(Path(cfg.output), cfg.push, files)

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from scfm.checkpoint import WEIGHTS, Checkpoint, describe
+from scfm.closing import closing_block, command_line
 from scfm.config import build, plain, target
 from scfm.data.module import CellData
 from scfm.head.base import Head
@@ -100,8 +101,18 @@ def _finetune(cfg: DictConfig, output: Path) -> float | None:
                 send_report(trainer.loggers, page, metrics)
         show_samples(trainer, cell_predictions(done, data))
         close(trainer)
-        log.info("Checkpoint: %s", done.path)
+        log.info("%s", closing(output, done, metrics, cfg.metric))
     return metrics.get(cfg.metric)
+
+
+def closing(output: Path, done: Finished, metrics: dict[str, float], metric: str) -> str:
+    """The last lines on the screen."""
+    tested = {name: value for name, value in metrics.items() if name.startswith("test/") and not name.endswith("loss")}
+    watched = {metric: metrics[metric]} if metric in metrics else {}
+    result = ", ".join(f"{name} {value:.3f}" for name, value in list((tested or watched).items())[:4])
+    files = [done.path, *(path for name in ("report.html", "split.csv") if (path := output / name).is_file())]
+    following = command_line("embed", init_from=done.path, input="...", output="...")
+    return closing_block([result] if result else [], files, following)
 
 
 def head_class(cfg: DictConfig) -> type[Head]:

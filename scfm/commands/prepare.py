@@ -7,10 +7,14 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from scfm.closing import closing_block, command_line
 from scfm.config import build
+from scfm.preparation.advice import advice_text, advise
 from scfm.preparation.api import append, check_sample, prepare
+from scfm.preparation.options import resolve_inputs
 from scfm.published.dictionaries import Dictionaries
 from scfm.published.folder import read_checkpoint
+from scfm.store.layout import REPORT
 from scfm.store.token_store import TokenStore
 from scfm.store.verify import verify as check
 from scfm.tokenizer import Tokenizer, from_dict
@@ -37,9 +41,31 @@ def run(cfg: DictConfig) -> None:
         if key not in _BUILT
     }
     if cfg.dry_run:
-        check_sample(_plain(cfg.input), tokenizer=make_tokenizer(cfg), **options, **built)
+        _check(cfg, options | built)
         return
-    _report_store(prepare(_plain(cfg.input), tokenizer=make_tokenizer(cfg), **options, **built))
+    _report_store(prepare(_plain(cfg.input), tokenizer=make_tokenizer(cfg), **options, **built), cfg.init_from)
+
+
+def _check(cfg: DictConfig, options: dict[str, Any]) -> None:
+    """A dry run: all checks, the report, and which keys the first file asks for."""
+    tokenizer = make_tokenizer(cfg)
+    report = check_sample(_plain(cfg.input), tokenizer=tokenizer, **options)
+    first = resolve_inputs(_plain(cfg.input))[0]["path"]
+    reading = {name: cfg[name] for name in ("layer", "gene_column", "counts", "mod")}
+    choices = advise(first, max_length=tokenizer.max_length, tokenizer=tokenizer.name, **reading)
+    log.info("\n%s", advice_text(choices))
+    given = {"input": cfg.input, "output": cfg.output, "init_from": cfg.init_from}
+    advised = dict(word.split("=", 1) for choice in choices for word in choice.keys)
+    if cfg.init_from is not None:
+        advised.pop("tokenizer", None)  # the model brings it
+    keys = advised | {name: _word(cfg[name]) for name in ("obs", "group") if cfg[name]}
+    named = {name: _word(value) for name, value in given.items() if value is not None}
+    log.info("%s", closing_block(["No store was written."], [report], command_line("prepare", **named, **keys)))
+
+
+def _word(value: Any) -> str:
+    value = _plain(value)
+    return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
 
 
 def verify(arguments: list[str]) -> None:
@@ -52,11 +78,14 @@ def verify(arguments: list[str]) -> None:
         sys.exit(1)
 
 
-def _report_store(store: TokenStore | None) -> None:
-    """Log what the store holds; exit status 1 where files were left out."""
+def _report_store(store: TokenStore | None, init_from: str | None = None) -> None:
+    """Log what the store holds and what comes next; exit status 1 where files were left out."""
     if store is None:  # a share of the work has its own message
         return
-    log.info("The store %s has %d cells, %d tokens.", store.path, len(store), int(store.lengths.sum()))
+    result = [f"{len(store):,} cells, {int(store.lengths.sum()):,} tokens, a vocabulary of {len(store.vocab):,}."]
+    command = "train" if init_from is None else "finetune"
+    next_command = command_line(command, init_from=init_from, store=store.path, name=store.path.name)
+    log.info("%s", closing_block(result, [store.path, store.path / REPORT], next_command))
     skipped = [file["name"] for file in store.files if "skipped" in file]
     if skipped:
         log.error("%d input(s) were left out: %s", len(skipped), ", ".join(skipped))

@@ -10,6 +10,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from scfm.checkpoint import describe
+from scfm.closing import closing_block, command_line
 from scfm.config import build, plain, target
 from scfm.data.module import CellData
 from scfm.io import write_text
@@ -88,12 +89,11 @@ def run(cfg: DictConfig) -> float | None:
             if watched:
                 metrics |= compare_losses(watched, trainer, module)
                 write_text(output / "metrics.json", json.dumps(metrics, indent=1))
-            log.info("%s", verdict(metrics))
             draw_curves(output)
             show_samples(trainer, gene_predictions(module, data))
             send_files(trainer, output)
             close(trainer)
-            log.info("Checkpoint: %s", output / "checkpoints" / "last.ckpt")
+            log.info("%s", closing(output, metrics))
         return metrics.get(cfg.metric)
 
 
@@ -109,6 +109,15 @@ def require_denoised(backbone: Backbone, objective: Task, *, begins_random: bool
         raise ValueError("model.embedding_pool=denoised is trained by objective=mlm_denoise; choose both or none")
     if isinstance(backbone.readout, Denoiser) and begins_random:
         raise ValueError("model.embedding_pool=denoised needs the gene axes of start=spectral")
+
+
+def closing(output: Path, metrics: dict[str, float]) -> str:
+    """The last lines on the screen."""
+    checkpoint = output / "checkpoints" / "last.ckpt"
+    files = [checkpoint, *(path for name in ("curves.png", "metrics.json") if (path := output / name).is_file())]
+    return closing_block(
+        [verdict(metrics)], files, command_line("embed", init_from=checkpoint, input="...", output="...")
+    )
 
 
 def cluster_cells(data: CellData, length: int | None) -> np.ndarray:

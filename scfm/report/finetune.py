@@ -104,7 +104,6 @@ def report(output: Path, done: Finished, data: CellData, before: Checkpoint) -> 
         Section("Versions", [settings(versions())]),
     ]
     path = write_page(output / "report.html", f"Fine-tune {done.config['name']}", sections)
-    log.info("Report: %s", path)
     return path
 
 
