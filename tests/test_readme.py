@@ -42,7 +42,14 @@ def test_a_documented_command_is_right(name, rest):
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in REPOSITORY.glob("docs/*.md"))]
+    "page",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        *(str(path.relative_to(REPOSITORY)) for path in sorted(REPOSITORY.glob("docs/**/*.md"))),
+        *(str(path.relative_to(REPOSITORY)) for path in sorted(REPOSITORY.glob("notebooks/*.ipynb"))),
+    ],
 )
 def test_no_link_leads_nowhere(page):
     path = REPOSITORY / page

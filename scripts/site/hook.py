@@ -45,11 +45,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **kwargs: Any) -> str:
-    """Links between files of the repository become links between pages."""
-    if page.file.src_uri.startswith(("api/", "tutorials/", "commands/", "groups/")):
+    """Links between files of the repository, which GitHub follows too, become links between pages."""
+    if page.file.src_uri.startswith(("api/", "commands/", "groups/")):
         return markdown
+    if page.file.src_uri == "tutorials/index.md":
+        return markdown.replace("[`notebooks/`](../../notebooks/)", "`notebooks/`")
     for source, name in TOP.items():
         markdown = markdown.replace(f"](../{source}", f"]({name}").replace(f"]({source}", f"]({name}")
+    markdown = re.sub(r"\]\(\.\./notebooks/(\w+)\.ipynb", r"](tutorials/\1.md", markdown)
+    markdown = markdown.replace("](../configs/)", "](commands/index.md)").replace("](../scfm/)", "](api/index.md)")
     return markdown.replace("](docs/", "](")
 
 
@@ -156,7 +160,8 @@ def tutorial(path: Path) -> Iterator[tuple[str, str | bytes]]:
         picture = f"{path.stem}_{name}"
         text = text.replace(f"]({name})", f"]({picture})")
         yield f"tutorials/{picture}", content
-    yield f"tutorials/{path.stem}.md", text
+    text = re.sub(r"\]\((\w+)\.ipynb", r"](\1.md", text.replace("](../docs/", "](../"))
+    yield f"tutorials/{path.stem}.md", re.sub(r"\]\(\.\./scfm/(\w+)[/.][\w.]*\)", r"](../api/\1.md)", text)
 
 
 def _cell(text: str) -> str:
