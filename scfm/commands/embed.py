@@ -94,7 +94,8 @@ def _embed(cfg: DictConfig, given: CellInput, checkpoint: Checkpoint, module: Ce
     if not trainer.is_global_zero:
         return
     arrays = join_parts(folder, given.cells.n_cells)
-    entries = make_entries(module.task, arrays, cfg.key, given.provenance(checkpoint), str(source))
+    obs = given.cells.obs if module.task.file_columns else None
+    entries = make_entries(module.task, arrays, cfg.key, given.provenance(checkpoint), str(source), obs)
     entries = add_majority(entries, cfg.key, cfg.vote)
     with atomic_write(output, scratch=folder) as part:
         write_result(part, source, given.cells, entries)

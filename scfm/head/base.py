@@ -20,6 +20,8 @@ Outputs: TypeAlias = dict[str, Tensor]
 Arrays: TypeAlias = Mapping[str, np.ndarray]
 #: Among the arrays that :meth:`Head.refit` is given: (n,) bool, cells that the backbone was fine-tuned on.
 TRAINED = "trained"
+#: Prefix of the obs columns of a file among the arrays that :meth:`Head.write` is given.
+OBS = "obs/"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Head(
     Attributes:
         metric: what to watch in validation, a name in ``forward``'s metrics or ``summarize``'s.
         labels, learned, counts, sampling, fields: what :meth:`requirements` returns; a subclass sets them.
+        file_columns: obs columns of a file that :meth:`write` reads, where the file has them: as ``obs/NAME`` among its
+            arrays, (n,) text, "" where missing.
 
     Example:
         >>> class Depth(Head):
@@ -76,6 +80,7 @@ class Head(
     counts: bool = False
     sampling: Sampling | None = None
     fields: tuple[str, ...] = ()
+    file_columns: tuple[str, ...] = ()
 
     def requirements(self) -> Needs:
         """What the head needs of the data; called before the survey, and after it for the ``sampling``."""

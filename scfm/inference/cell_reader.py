@@ -112,10 +112,9 @@ class CellReader:
     def _entries_of(self, given: CellInput, settings: Settings, key: str) -> Written:
         require_vote(settings.vote, given.cells.n_cells)
         arrays = self._predict(given, settings)
-        about = given.provenance(self.checkpoint)
-        return add_majority(
-            make_entries(self.module.task, arrays, key, about, str(given.cells.path)), key, settings.vote
-        )
+        head, about = self.module.task, given.provenance(self.checkpoint)
+        obs = given.cells.obs if head.file_columns else None
+        return add_majority(make_entries(head, arrays, key, about, str(given.cells.path), obs), key, settings.vote)
 
     def _predict(self, given: CellInput, settings: Settings) -> dict[str, np.ndarray]:
         n = given.cells.n_cells

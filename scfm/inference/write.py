@@ -16,8 +16,9 @@ from scipy.sparse import vstack
 
 from scfm.cells.file import CellFile
 from scfm.head.annotation.label_layer import UNKNOWN
-from scfm.head.base import Arrays, Head, Written
+from scfm.head.base import OBS, Arrays, Head, Written
 from scfm.io import require_space
+from scfm.store.token_store import TokenStore
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -27,7 +28,9 @@ log = logging.getLogger(__name__)
 MANY = 0.3
 
 
-def make_entries(head: Head, arrays: Arrays, key: str, about: Mapping[str, Any], source: str) -> Written:
+def make_entries(
+    head: Head, arrays: Arrays, key: str, about: Mapping[str, Any], source: str, obs: pd.DataFrame | None = None
+) -> Written:
     """Everything that embedding adds to a file of cells.
 
     Args:
@@ -36,15 +39,39 @@ def make_entries(head: Head, arrays: Arrays, key: str, about: Mapping[str, Any],
         key: of the embedding in ``obsm``; what the head reads has ``KEY_state``.
         about: plain values on where the embedding comes from; they stand in ``uns["scfm"][key]``.
         source: what the cells are called in a warning.
+        obs: of the cells, of which the head may read columns (:attr:`Head.file_columns`).
     """
     empty = int(np.isnan(arrays["embedding"][:, 0]).sum())
     if empty:
         log.warning("%d cell(s) of %s have no gene that the model knows: their embedding is NaN.", empty, source)
-    written = head.write(arrays)
+    written = head.write({**arrays, **read_columns(head, obs)})
     warn_of_unknown(written.obs)
     state = {f"{key}_state": arrays["state"]} if "state" in arrays else {}
     record = {**about, "projections": list(written.obsm), **({"head": written.uns} if written.uns else {})}
     return Written(written.obs, {key: arrays["embedding"], **state, **written.obsm}, {"scfm": {key: record}})
+
+
+def read_columns(head: Head, obs: pd.DataFrame | None) -> dict[str, np.ndarray]:
+    """``obs/NAME`` (n,) text of the columns that a head reads and the cells have, "" where missing."""
+    if obs is None:
+        return {}
+    found = {}
+    for name in head.file_columns:
+        if name in obs:
+            values = obs[name].astype(object)
+            found[OBS + name] = np.where(values.isna(), "", values.astype(str)).astype(object)
+    return found
+
+
+def store_columns(head: Head, store: TokenStore, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """The same of cells of a store."""
+    have = [name for name in head.file_columns if name in store.columns]
+    return read_columns(head, pd.DataFrame({name: _texts(store, name, rows) for name in have}))
+
+
+def _texts(store: TokenStore, name: str, rows: np.ndarray) -> np.ndarray:
+    values, names = store.obs(name)[rows], store.categories(name)
+    return values.astype(object) if names is None else np.array([*names, ""], dtype=object)[values]
 
 
 def warn_of_unknown(names: Mapping[str, np.ndarray]) -> None:

@@ -17,6 +17,7 @@ from scfm.head.annotation.label_layer import UNKNOWN
 from scfm.head.base import TRAINED, Head
 from scfm.inference.load import restore_predictor
 from scfm.inference.predict import predictions, targets
+from scfm.inference.write import store_columns
 from scfm.module import CellModule
 from scfm.training.amend import amend
 
@@ -114,7 +115,7 @@ def _scores(task: Head, outputs: dict[str, np.ndarray], data: CellData, rows: np
 
 def _coverage(task: Head, outputs: dict[str, np.ndarray], data: CellData, rows: np.ndarray) -> dict[str, float]:
     """Share of the labeled cells that keep a name, and of names that are right: of each column, by the head's keys."""
-    annotated, metrics = task.write(outputs).obs, dict[str, float]()
+    annotated, metrics = task.write({**outputs, **store_columns(task, data.store, rows)}).obs, dict[str, float]()
     for label in (name for name in task.labels if f"scfm_{name}" in annotated):
         codes = data.store.obs(label)[rows]
         known = codes >= 0

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger, WandbLogger
 
 from scfm.data.module import CellData
+from scfm.inference.write import store_columns
 from scfm.module import CellModule
 from scfm.training.finalize import Finished
 
@@ -78,7 +79,7 @@ def cell_predictions(done: Finished, data: CellData, n: int = 32) -> pd.DataFram
     if len(rows) == 0:
         return pd.DataFrame()
     outputs = {name: values[: len(rows)] for name, values in done.outputs.items()}
-    written = task.write(outputs).obs
+    written = task.write({**outputs, **store_columns(task, data.store, rows)}).obs
     if not written:
         return pd.DataFrame()
     columns: dict[str, Any] = {"cell": list(data.store.names(rows))}
