@@ -8,11 +8,14 @@ from scfm.plot.cell_maps import draw_cells, maps, umap
 from scfm.plot.classes import confusion_matrix, rejection_curve, reliability_diagram
 from scfm.plot.figure import make_figure, render, save, write
 from scfm.plot.numbers import figure_numbers, save_numbers
+from scfm.plot.samples import attention_by_type, attention_histogram, roc_curves
 from scfm.plot.scores import score_bars, shot_curves, stage_violins
 from scfm.plot.training import training_curves
 from scfm.plot.trends import gene_trends, smooth
 
 __all__ = [
+    "attention_by_type",
+    "attention_histogram",
     "confusion_matrix",
     "draw_cells",
     "figure_numbers",
@@ -22,6 +25,7 @@ __all__ = [
     "rejection_curve",
     "reliability_diagram",
     "render",
+    "roc_curves",
     "save",
     "save_numbers",
     "score_bars",

@@ -25,7 +25,9 @@ from scfm.evaluation.methods.store_probes import (
     score_pseudotime,
 )
 from scfm.evaluation.origin.origin import describe_corpus
+from scfm.head.base import Written
 from scfm.head.trajectory.base import PSEUDOTIME
+from scfm.inference.write import store_columns
 from scfm.metrics.integration import integration_scores
 from scfm.metrics.stages import order_stages, stage_ranks
 from scfm.metrics.structure import neighbor_overlap
@@ -46,6 +48,7 @@ from scfm.report.figures import picture
 from scfm.report.gains import ADDS, NOT_COMPARED, integration_gain, naming_gain, order_gain
 from scfm.report.gains import section as gain_section
 from scfm.report.protein import protein_sections
+from scfm.report.samples import sample_sections
 from scfm.store.token_store import TokenStore
 from scfm.training.finalize import Finished
 
@@ -77,7 +80,9 @@ def report(output: Path, done: Finished, data: CellData, before: Checkpoint) -> 
     if len(done.judged) == 0:
         log.warning("No cell is held out (data.val, data.test): there is nothing to report.")
         return None
-    written = done.module.task.write(done.outputs).obs if done.outputs else {}
+    columns = store_columns(done.module.task, data.store, done.judged)
+    all_written = done.module.task.write({**done.outputs, **columns}) if done.outputs else Written()
+    written = all_written.obs
     probes = bool(written)
     features = read_features(before, data, done.judged, done.module.device, probes=probes)
     if probes:
@@ -97,6 +102,7 @@ def report(output: Path, done: Finished, data: CellData, before: Checkpoint) -> 
         Section("", [warning(text) for text in _warnings(done, data, before)]),
         *judged,
         *protein_sections(output, done, data),
+        *sample_sections(output, all_written, done.part),
         Section("Maps", [maps]),
         Section("Training", [image(curves.read_bytes(), "Logged over the run.")] if curves.is_file() else []),
         Section("Metrics", [settings({name: f"{value:.4f}" for name, value in done.metrics.items()})]),

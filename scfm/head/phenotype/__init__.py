@@ -1,0 +1,1 @@
+"""Heads that name the phenotype of a sample from its cells."""
