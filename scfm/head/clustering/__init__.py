@@ -1,0 +1,1 @@
+"""Heads that cluster cells without labels."""
