@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from scfm import __version__
 from scfm.config import check_stored
+from scfm.int8 import unpack_weights
 from scfm.migrate import migrate_config, migrate_weights
 from scfm.trust.archive import archive_fault
 from scfm.trust.plain import plain_fault
@@ -136,10 +137,19 @@ def read(path: str | Path, *, trained: bool = False) -> Checkpoint:
         tokenizer=about["tokenizer"],
         classes={name: tuple(classes) for name, classes in about["classes"].items()},
         batches={name: tuple(batches) for name, batches in about["batches"].items()},
-        weights=migrate_weights(state["state_dict"] | (state.get(TRAINED, {}) if trained else {}), about["config"]),
+        weights=_weights(path, state, about["config"], trained=trained),
         step=state.get("global_step", 0),
         fields={kind: tuple(names) for kind, names in about.get("fields", {}).items()},
     )
+
+
+def _weights(path: Path, state: Mapping[str, Any], config: Mapping[str, Any], *, trained: bool) -> Mapping[str, Tensor]:
+    """Parameters by today's names, those that were stored as 8-bit numbers as float32."""
+    try:
+        plain = unpack_weights(state["state_dict"])
+    except ValueError as error:
+        raise ValueError(f"{path} is no whole checkpoint of scfm: {error}") from error
+    return migrate_weights(plain | (state.get(TRAINED, {}) if trained else {}), config)
 
 
 def _file(path: Path) -> Path:
