@@ -1,0 +1,1 @@
+"""Heads that predict the response of cells to a perturbation."""
