@@ -34,6 +34,8 @@ MUST_HAVE = {
     "embed": ["init_from=x.ckpt", "input=x.h5ad", "output=y.h5ad"],
     "evaluate": ["input=x.h5ad", "embedding=X_scfm"],
     "analyse": ["analysis=perturb", "init_from=x.ckpt", "input=x.h5ad"],
+    "compress": ["init_from=x.ckpt", "store=x", "output=y.ckpt"],
+    "sketch": ["input=x.h5ad", "output=y.csv", "n=10"],
 }
 
 

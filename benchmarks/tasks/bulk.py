@@ -1,0 +1,59 @@
+"""An outcome of bulk samples on cohorts left out: the head, and logistic regression on genes."""
+
+import json
+import warnings
+
+import anndata as ad
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from scfm.metrics.samples import auc
+from tasks.bench import FINETUNE, Bench, Measure, Set, call
+from tasks.phenotype import linear
+
+#: Genes of inflammation whose mean z is the simplest signature.
+SIGNATURE = ("CXCL9", "CXCL10", "IDO1", "IFNG", "HLA-DRA", "STAT1", "CD8A", "GZMA", "PRF1", "CD274")
+
+
+def bulk(bench: Bench, measure: Measure, name: str, one: Set, seed: int) -> None:
+    """Mean AUC over cohorts left out."""
+    samples = ad.read_h5ad(bench.file(one.files[0]))
+    samples = samples[samples.obs[one.label].isin(["R", "NR"])].copy()
+    key = {"task": "bulk", "set": name, "setting": f"{samples.n_obs} samples, cohorts left out", "seed": seed}
+
+    def ours() -> dict[str, float]:
+        given = linear(samples.copy())
+        store = bench.store(name, given, [one.label, str(one.group)], "counts=decimals_ok", "max_dropped=1")
+        folder = bench.output / "runs" / f"{name}-{seed}"
+        call(["finetune", "experiment=phenotype_bulk", f"init_from={bench.checkpoint}", f"store={store}",
+              f"output={folder}", f"head.label={one.label}", f"head.cohort={one.group}", "data.val=0.0",
+              "metric=train/loss", "callbacks.early_stopping=null", f"head.seed={seed}", *FINETUNE])  # fmt: skip
+        found = json.loads((folder / "metrics.json").read_text())
+        return {"auc": found["val/auc_cohorts_left_out"], "p": found["val/p_cohorts_left_out"]}
+
+    values = samples.X.toarray() if hasattr(samples.X, "toarray") else np.asarray(samples.X)
+    truth, cohorts = (samples.obs[one.label] == "R").to_numpy(), samples.obs[str(one.group)].astype(str).to_numpy()
+    scaled = np.zeros_like(values)
+    for code in np.unique(cohorts):
+        own = cohorts == code
+        scaled[own] = (values[own] - values[own].mean(axis=0)) / np.maximum(values[own].std(axis=0), 1e-6)
+
+    def genes() -> dict[str, float]:
+        found = []
+        for code in np.unique(cohorts):
+            held = cohorts == code
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                model = LogisticRegression(C=1e-4, class_weight="balanced", max_iter=300)
+                model.fit(scaled[~held], truth[~held])
+            found.append(auc(truth[held], model.decision_function(scaled[held])))
+        return {"auc": float(np.mean(found))}
+
+    def signature() -> dict[str, float]:
+        columns = [place for place, gene in enumerate(samples.var_names) if gene in SIGNATURE]
+        score = scaled[:, columns].mean(axis=1)
+        return {"auc": float(np.mean([auc(truth[cohorts == c], score[cohorts == c]) for c in np.unique(cohorts)]))}
+
+    for method, function in (("scfm, phenotype_bulk", ours), ("L2 logistic regression, genes", genes),
+                             ("mean of ten inflammation genes", signature)):  # fmt: skip
+        measure({**key, "method": method}, function)
