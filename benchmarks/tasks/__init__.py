@@ -11,8 +11,8 @@ from tasks.bulk import bulk
 from tasks.clustering import clustering
 from tasks.compress import compress
 from tasks.integration import integration
-from tasks.protein import protein
 from tasks.phenotype import phenotype
+from tasks.protein import protein
 from tasks.pseudotime import pseudotime
 from tasks.rejection import rejection
 from tasks.shift import shift

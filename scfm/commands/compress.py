@@ -12,6 +12,7 @@ from scfm.checkpoint import read, read_state
 from scfm.compression.compress import CompressOptions, compress
 from scfm.compression.distill import Distill
 from scfm.config import plain
+from scfm.inference.write import require_output
 from scfm.io import hold, write_text
 from scfm.progress import Progress
 from scfm.store.token_store import TokenStore
@@ -44,8 +45,8 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     with hold(output.parent / f".{output.name}.lock", output):
-        if output.exists() and not cfg.overwrite:
-            raise FileExistsError(f"{output} exists; choose another output=... or set overwrite=true")
+        for path in (output, output.with_suffix(".csv")):
+            require_output(Path(cfg.store), path, overwrite=cfg.overwrite, checkpoint=cfg.init_from)
         checkpoint = read(cfg.init_from)
         about = read_state(checkpoint.path)["scfm"]
         found = compress(checkpoint, about, TokenStore.open(cfg.store), options, _bar)

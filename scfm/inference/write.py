@@ -141,7 +141,7 @@ def is_old(path: Path) -> bool:
         return any(isinstance(file.get(name), h5py.Dataset) for name in ("obs", "var", "obsm", "uns"))
 
 
-def require_output(source: Path, output: Path, *, overwrite: bool, checkpoint: str | Path) -> None:
+def require_output(source: Path, output: Path, *, overwrite: bool, checkpoint: str | Path | None = None) -> None:
     """Refuse an output that is there, or is the input or the checkpoint.
 
     Raises:
@@ -151,7 +151,7 @@ def require_output(source: Path, output: Path, *, overwrite: bool, checkpoint: s
     if output.is_dir():
         better = output / f"{source.stem}_scfm.h5ad"
         raise FileExistsError(f"{output} is a folder; give the file to write, as output={better}")
-    if output.resolve() == Path(checkpoint).resolve():
+    if checkpoint is not None and output.resolve() == Path(checkpoint).resolve():
         raise ValueError(f"output={output} is the checkpoint; choose another output=...")
     if output.exists() and not overwrite:
         raise FileExistsError(f"{output} exists; choose another output=... or set overwrite=true")

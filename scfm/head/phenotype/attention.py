@@ -18,7 +18,7 @@ from scfm.head.phenotype.bags import Samples, find_samples, make_bags, require_d
 from scfm.head.phenotype.fit import Fit, fit_networks, load_parameters
 from scfm.head.phenotype.kinds import KINDS, Kind, bag_loss, n_outputs, prediction
 from scfm.head.phenotype.network import BagNetwork, Pooling
-from scfm.head.phenotype.sample_columns import code_types, first_values, name_samples
+from scfm.head.phenotype.sample_columns import first_values, name_samples, read_types
 from scfm.head.phenotype.space import SampleSpace
 from scfm.head.ranges import check_not_negative, check_positive
 from scfm.head.survey import Survey
@@ -287,7 +287,7 @@ class Attention(StateHead):
         if OBS + self.sample not in outputs:
             log.warning("The cells have no obs column %r: they are read as one sample.", self.sample)
         names, place = name_samples(outputs, self.sample, np.asarray(np.isfinite(states).all(axis=1)))
-        types = self._type_codes(outputs, len(states))
+        types = read_types(outputs, self.within, self.types, len(states)) if self.within else None
         said, attention, score = self.read_samples(np.nan_to_num(states), place, len(names), types)
         obs = {"scfm_attention": attention.mean(axis=1), **self._score_columns(score)}
         seen = {self.names[i] for i in np.flatnonzero(self.trained.cpu().numpy())}
@@ -312,15 +312,6 @@ class Attention(StateHead):
         if self.classes:
             return f"probability_{self.classes[i]}"
         return "risk" if self.kind == "survival" else "predicted"
-
-    def _type_codes(self, outputs: Arrays, n: int) -> np.ndarray | None:
-        if not self.within:
-            return None
-        named = outputs.get(OBS + self.within)
-        if named is None:
-            log.warning("The cells have no obs column %r: no mean of a type is subtracted.", self.within)
-            return np.full(n, -1)
-        return code_types(named, self.types)
 
 
 def _on(codes: np.ndarray | None, device: torch.device) -> Tensor | None:

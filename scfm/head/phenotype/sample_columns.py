@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
 
 from scfm.head.base import OBS, Arrays
+
+log = logging.getLogger(__name__)
 
 
 def name_samples(outputs: Arrays, column: str, known: np.ndarray) -> tuple[list[str], np.ndarray]:
@@ -35,6 +38,15 @@ def code_types(named: np.ndarray, types: Sequence[str]) -> np.ndarray:
     """(n,) place of each name among the types that a head knows, -1 for others."""
     codes = {name: i for i, name in enumerate(types)}
     return np.array([codes.get(str(name), -1) for name in named])
+
+
+def read_types(outputs: Arrays, column: str, types: Sequence[str], n: int) -> np.ndarray:
+    """(n,) the same from the arrays by name; -1 everywhere, with a warning, where the file has no such column."""
+    named = outputs.get(OBS + column)
+    if named is None:
+        log.warning("The cells have no obs column %r: no mean of a type is subtracted.", column)
+        return np.full(n, -1)
+    return code_types(named, types)
 
 
 def first_values(named: np.ndarray, place: np.ndarray, n: int) -> np.ndarray:
