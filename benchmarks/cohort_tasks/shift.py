@@ -2,17 +2,18 @@
 
 import anndata as ad
 import numpy as np
+from tasks.bench import FINETUNE, Bench, Measure, call
 
+from cohort_tasks.base import Set, read
 from scfm.metrics.shift import energy_distance, shift_scores
-from tasks.bench import FINETUNE, Bench, Measure, Set, call
 
 
 def shift(bench: Bench, measure: Measure, name: str, one: Set, seed: int) -> None:
     """Scores of δ, mean over patients left out; E-distance of shifted control cells to treated ones."""
-    cells = bench.cells(one)
+    cells = read(bench, one)
     counts = cells.X.toarray().astype(np.float64)
     x = np.log1p(1e4 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
-    patients = cells.obs[str(one.group)].astype(str).to_numpy()
+    patients = cells.obs[one.group].astype(str).to_numpy()
     treated = (cells.obs[one.label] != "ctrl").to_numpy()
     codes = np.unique(patients)
     control = {p: x[(patients == p) & ~treated].mean(axis=0) for p in codes}
@@ -39,7 +40,7 @@ def shift(bench: Bench, measure: Measure, name: str, one: Set, seed: int) -> Non
 
     def ours(patient: str, others: list[str]) -> np.ndarray:
         inside = cells[patients != patient].copy()
-        store = bench.store(f"{name}-without-{patient}", inside, [one.label, str(one.group)], f"group={one.group}")
+        store = bench.store(f"{name}-without-{patient}", inside, [one.label, one.group], f"group={one.group}")
         folder = bench.output / "runs" / f"{name}-{patient}-{seed}"
         call(["finetune", "experiment=perturbation_shift", f"init_from={bench.checkpoint}", f"store={store}",
               f"output={folder}", f"head.label={one.label}", f"head.group={one.group}", f"data.group={one.group}",

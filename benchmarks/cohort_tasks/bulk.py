@@ -3,13 +3,13 @@
 import json
 import warnings
 
-import anndata as ad
 import numpy as np
 from sklearn.linear_model import LogisticRegression
+from tasks.bench import FINETUNE, Bench, Measure, call
 
+from cohort_tasks.base import Set, read
+from cohort_tasks.phenotype import linear
 from scfm.metrics.samples import auc
-from tasks.bench import FINETUNE, Bench, Measure, Set, call
-from tasks.phenotype import linear
 
 #: Genes of inflammation whose mean z is the simplest signature.
 SIGNATURE = ("CXCL9", "CXCL10", "IDO1", "IFNG", "HLA-DRA", "STAT1", "CD8A", "GZMA", "PRF1", "CD274")
@@ -17,13 +17,13 @@ SIGNATURE = ("CXCL9", "CXCL10", "IDO1", "IFNG", "HLA-DRA", "STAT1", "CD8A", "GZM
 
 def bulk(bench: Bench, measure: Measure, name: str, one: Set, seed: int) -> None:
     """Mean AUC over cohorts left out."""
-    samples = ad.read_h5ad(bench.file(one.files[0]))
+    samples = read(bench, one)
     samples = samples[samples.obs[one.label].isin(["R", "NR"])].copy()
     key = {"task": "bulk", "set": name, "setting": f"{samples.n_obs} samples, cohorts left out", "seed": seed}
 
     def ours() -> dict[str, float]:
         given = linear(samples.copy())
-        store = bench.store(name, given, [one.label, str(one.group)], "counts=decimals_ok", "max_dropped=1")
+        store = bench.store(name, given, [one.label, one.group], "counts=decimals_ok", "max_dropped=1")
         folder = bench.output / "runs" / f"{name}-{seed}"
         call(["finetune", "experiment=phenotype_bulk", f"init_from={bench.checkpoint}", f"store={store}",
               f"output={folder}", f"head.label={one.label}", f"head.cohort={one.group}", "data.val=0.0",
@@ -32,7 +32,7 @@ def bulk(bench: Bench, measure: Measure, name: str, one: Set, seed: int) -> None
         return {"auc": found["val/auc_cohorts_left_out"], "p": found["val/p_cohorts_left_out"]}
 
     values = samples.X.toarray() if hasattr(samples.X, "toarray") else np.asarray(samples.X)
-    truth, cohorts = (samples.obs[one.label] == "R").to_numpy(), samples.obs[str(one.group)].astype(str).to_numpy()
+    truth, cohorts = (samples.obs[one.label] == "R").to_numpy(), samples.obs[one.group].astype(str).to_numpy()
     scaled = np.zeros_like(values)
     for code in np.unique(cohorts):
         own = cohorts == code

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from tasks.bench import Bench, Measure, call, embedded
 
+from cohort_tasks.base import Set, read
 from scfm.evaluation.methods.probes import linear
 from scfm.metrics.classification import confusion, macro_f1
-from tasks.bench import Bench, Measure, Set, call, embedded
 
 #: Options of scfm-compress by name; the student is a quarter as wide.
 WAYS: dict[str, tuple[str, ...]] = {
@@ -24,7 +25,7 @@ WAYS: dict[str, tuple[str, ...]] = {
 
 def compress(bench: Bench, measure: Measure, name: str, one: Set, seed: int) -> None:
     """Each way beside the whole model, on the same cells and folds."""
-    cells = bench.cells(one)
+    cells = read(bench, one)
     codes = np.unique(cells.obs[one.label].astype(str), return_inverse=True)[1]
     store = bench.store(f"{name}-clusters", cells, [one.label])
     key = {"task": "compress", "set": name, "setting": "linear probe, 5 folds", "seed": seed}

@@ -5,18 +5,19 @@ from collections.abc import Callable
 
 import numpy as np
 from sklearn.metrics import adjusted_rand_score
+from tasks.bench import FINETUNE, Bench, Measure, call, embedded, predicted
 
+from cohort_tasks.base import Set, read
 from scfm.evaluation.methods.expression import read_expression
 from scfm.metrics.clusters import leiden_clusters
 from scfm.metrics.neighbors import find_neighbors
-from tasks.bench import FINETUNE, Bench, Measure, Set, call, embedded, predicted
 
 RESOLUTIONS = (0.25, 0.5, 1.0)
 
 
 def clustering(bench: Bench, measure: Measure, name: str, one: Set, seed: int) -> None:
     """ARI with the known types by resolution, and the number of clusters."""
-    cells = bench.cells(one)
+    cells = read(bench, one)
     truth = np.unique(cells.obs[one.label].astype(str), return_inverse=True)[1]
     store = bench.store(f"{name}-clusters", cells, [one.label])
     spaces: dict[str, Callable[[], np.ndarray]] = {

@@ -5,8 +5,9 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pandas as pd
+from tasks.bench import Bench, Measure, call
 
-from tasks.bench import Bench, Measure, Set, call
+from cohort_tasks.base import Set, read
 
 #: Sample, types and further options of a set.
 COLUMNS = {
@@ -25,7 +26,7 @@ def phenotype(bench: Bench, measure: Measure, name: str, one: Set, seed: int) ->
             if not folder.exists():
                 folder.parent.mkdir(parents=True, exist_ok=True)
                 cells = folder.with_suffix(".h5ad")
-                linear(ad.read_h5ad(bench.file(one.files[0]))).write_h5ad(cells)
+                linear(read(bench, one)).write_h5ad(cells)
                 call(["analyse", "analysis=phenotype", f"init_from={bench.checkpoint}", f"input={cells}",
                       f"output={folder}", f"analysis.label={one.label}", f"analysis.sample={sample}",
                       f"analysis.types={types}", f"analysis.within={within}", f"analysis.seed={seed}",

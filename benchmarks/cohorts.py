@@ -1,0 +1,68 @@
+"""Phenotypes, bulk cohorts, clusters, smaller models and responses on real cells, beside the simple methods, in one
+run.
+
+python benchmarks/cohorts.py --init_from CHECKPOINT [--data ../shared/data] [--task phenotype shift] [--seeds 1]
+
+Every step is one of the real commands. Finished rows lie in OUTPUT/rows.json: a run that was ended goes on after the
+last. Prints one table a task, mean ± standard deviation over seeds, and writes them to OUTPUT/tables.md. Without
+--init_from experiment=atlas_small is pretrained first, as by heads.py. None of the sets judges annotation,
+integration or order.
+"""
+
+import argparse
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from cohort_tasks.base import Set
+from cohort_tasks.bulk import bulk
+from cohort_tasks.clustering import clustering
+from cohort_tasks.compress import compress
+from cohort_tasks.phenotype import phenotype
+from cohort_tasks.shift import shift
+from heads import Rows, tables
+from tasks.bench import Bench, Measure
+
+SETS = {
+    "melanoma": Set("melanoma_icb_19patients_logtpm", "response", "patient"),
+    "onek1k_sex": Set("onek1k_40donor_1000g", "sex", "donor"),
+    "icb_bulk": Set("icb_bulk_5cohort", "response", "cohort"),
+    "pbmc3k": Set("pbmc3k", "cell_type"),
+    "gbm": Set("gbm_panobinostat_3patients", "condition", "patient_id"),
+}
+TASKS: dict[str, tuple[Callable[[Bench, Measure, str, Set, int], None], tuple[str, ...]]] = {
+    "phenotype": (phenotype, ("melanoma", "onek1k_sex")),
+    "bulk": (bulk, ("icb_bulk",)),
+    "shift": (shift, ("gbm",)),
+    "clustering": (clustering, ("pbmc3k",)),
+    "compress": (compress, ("pbmc3k",)),
+}
+
+
+def main() -> None:
+    """Run the tasks that are asked for, print the tables of all that has been measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the .h5ad files")
+    parser.add_argument("--output", type=Path, default=Path("outputs/cohorts"))
+    parser.add_argument("--task", choices=list(TASKS), nargs="*", default=list(TASKS))
+    parser.add_argument("--sets", choices=list(SETS), nargs="*", help="only these sets")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--init_from", type=Path, help="a pretrained checkpoint, instead of pretraining one")
+    asked = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    asked.output.mkdir(parents=True, exist_ok=True)
+    rows = Rows(asked.output / "rows.json")
+    bench = Bench(asked.data, asked.output, asked.init_from)
+    for task in asked.task:
+        function, names = TASKS[task]
+        for name in names:
+            if not asked.sets or name in asked.sets:
+                for seed in range(asked.seeds):
+                    function(bench, rows.measure, name, SETS[name], seed)
+    text = "\n".join(tables(rows.rows)) if rows.rows else "Nothing was measured.\n"
+    (asked.output / "tables.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
