@@ -1,12 +1,10 @@
-"""Phenotypes, bulk cohorts, clusters, smaller models and responses on real cells, beside the simple methods, in one
-run.
+"""Phenotypes, bulk cohorts, clusters, smaller models and responses on real cells, beside the simple methods.
 
 python benchmarks/cohorts.py --init_from CHECKPOINT [--data ../shared/data] [--task phenotype shift] [--seeds 1]
 
 Every step is one of the real commands. Finished rows lie in OUTPUT/rows.json: a run that was ended goes on after the
 last. Prints one table a task, mean ± standard deviation over seeds, and writes them to OUTPUT/tables.md. Without
---init_from experiment=atlas_small is pretrained first, as by heads.py. None of the sets judges annotation,
-integration or order.
+--init_from experiment=atlas_small is pretrained first, as by heads.py. None of the sets judges annotation or order.
 """
 
 import argparse
