@@ -7,10 +7,14 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from scfm.numba_cache import choose_folder
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from scfm.api import Model, TokenStore, evaluate, finetune, load, open_store, prepare, train
+
+choose_folder()  # before numba is imported
 
 __all__ = ["Model", "TokenStore", "__version__", "evaluate", "finetune", "load", "open_store", "prepare", "train"]
 
