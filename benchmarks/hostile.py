@@ -20,7 +20,7 @@ from interrupted import BOTH, EVERY, PREPARE, TRAIN, Count, checksum_store, read
 from scipy.sparse import csr_matrix
 
 #: Bytes beyond those of the imports, and seconds, that a command may take for a file of a few kilobytes.
-MEMORY, SECONDS = 2 << 30, 60.0
+MEMORY, SECONDS = 2 << 30, 300.0
 EMBED = ("embed", "init_from=model.ckpt", "input=../base/a.h5ad", "output=out.h5ad", "tokens_per_batch=1024")
 #: Same result, refused in a sentence, or what was wrong.
 SAME, REFUSED = "same", "refused"

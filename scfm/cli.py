@@ -85,12 +85,23 @@ def _run(command: str, cfg: "DictConfig", trials: "list[Trial]") -> Any:
 
     if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":  # a sign of life: libraries take seconds
         log.info("scfm-%s: loading libraries", command)
+    _stay_where_typed()
     sys.path.append(str(Path.cwd()))  # a user's own parts: extensions=[my_module] beside where they work; last, so that
     # a file called html.py there hides no module of anyone else
     import_extensions(cfg.get("extensions") or ())
     check(cfg, shipped(CONFIGS, command))
     run = importlib.import_module(f"scfm.commands.{command}").run
     return _trial(run, cfg, trials) if _in_sweep() else run(cfg)
+
+
+def _stay_where_typed() -> None:
+    """Undo ``hydra.job.chdir=true``: paths of the command line are relative to where it was typed."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.utils import get_original_cwd
+
+    if HydraConfig.get().job.chdir:
+        log.warning("hydra.job.chdir=true is not followed: paths are relative to the folder of the command line.")
+        os.chdir(get_original_cwd())
 
 
 def _in_sweep() -> bool:
@@ -179,7 +190,19 @@ def lenient(arguments: list[str]) -> list[str]:
 
 
 #: Keys whose value is one path or several, so that a comma in it belongs to a name.
-_PATHS = {"input", "output", "store", "init_from", "ckpt_path", "checkpoint", "split", "alias", "folder", "layer"}
+_PATHS = {
+    "input",
+    "output",
+    "store",
+    "init_from",
+    "ckpt_path",
+    "checkpoint",
+    "split",
+    "alias",
+    "folder",
+    "layer",
+    "dir",
+}
 
 
 def quoted(argument: str, *, sweep: bool = False) -> str:
@@ -245,11 +268,19 @@ def _report_errors(command: Callable[[], Any]) -> Any:
     """Users' errors end in one sentence on the screen and exit status 1; others keep their traceback."""
     try:
         return command()
-    except (ValueError, OSError, ImportError, MemoryError) as error:
-        if log.isEnabledFor(logging.DEBUG):
+    except Exception as error:
+        sentence = _sentence_for_user(error)
+        if sentence is None or log.isEnabledFor(logging.DEBUG):
             raise
-        log.error(
-            "%s", f"the memory is full ({error}); take fewer at a time" if isinstance(error, MemoryError) else error
-        )
+        log.error("%s", sentence)
         log.info("Run with hydra.verbose=true to see where this was raised.")
         sys.exit(1)
+
+
+def _sentence_for_user(error: Exception) -> str | None:
+    """What is said of an error that a user can do something about; None for others."""
+    if isinstance(error, MemoryError):
+        return f"the memory is full ({error}); take fewer cells or tokens at a time"
+    if type(error).__module__.partition(".")[0] == "wandb":
+        return f"W&B: {error}; log in with wandb login, or keep the run here (logger.wandb.offline=true)"
+    return str(error) if isinstance(error, ValueError | OSError | ImportError) else None

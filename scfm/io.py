@@ -108,6 +108,15 @@ def move_into_place(part: Path, path: Path) -> None:
         _sync(path.parent)
 
 
+def follow_link(output: str | Path) -> Path:
+    """Where an output that a user names is to be written: the place that a link leads to, also one that is not there.
+
+    Files that scfm names itself are never written through a link, which replaces it.
+    """
+    output = Path(output)
+    return output.resolve() if output.is_symlink() else output
+
+
 def require_replaceable(output: Path, own: Collection[str], inputs: Iterable[str | Path] = ()) -> None:
     """Refuse to replace what scfm did not write, or a place where an input of the same command lies.
 

@@ -7,8 +7,10 @@ import sys
 import time
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
 
 from scfm import cli
 
@@ -109,6 +111,10 @@ main({command!r})
     [
         (ImportError('reading x needs tiledbsoma; pip install "scfm-framework[soma]"'), "reading x needs tiledbsoma"),
         (MemoryError("Unable to allocate 3.1 TiB"), "the memory is full (Unable to allocate 3.1 TiB)"),
+        (
+            type("UsageError", (Exception,), {"__module__": "wandb.errors"})("No API key"),
+            "W&B: No API key; log in with",
+        ),
     ],
 )
 def test_a_missing_package_and_a_full_memory_are_one_sentence(error, said, caplog):
@@ -121,3 +127,22 @@ def test_a_missing_package_and_a_full_memory_are_one_sentence(error, said, caplo
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert record.getMessage().startswith(said)
     assert record.exc_info is None
+
+
+def test_other_errors_keep_their_traceback():
+    def fail():
+        raise RuntimeError("a fault of scfm's own")
+
+    with pytest.raises(RuntimeError, match="own"):
+        cli._report_errors(fail)
+
+
+def test_paths_are_relative_to_where_the_command_was_typed(tmp_path, monkeypatch, caplog):
+    """Also where Hydra was asked to change to the folder of the run."""
+    seen = SimpleNamespace(job=SimpleNamespace(chdir=True), runtime=SimpleNamespace(cwd=str(tmp_path)))
+    monkeypatch.setattr(HydraConfig, "get", lambda: seen)
+    monkeypatch.setattr(HydraConfig, "initialized", lambda: True)
+    monkeypatch.chdir(REPOSITORY)
+    cli._stay_where_typed()
+    assert Path.cwd() == tmp_path
+    assert "hydra.job.chdir=true is not followed" in caplog.text

@@ -6,6 +6,7 @@ import resource
 import signal
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from scfm import io
 from scfm.io import (
     PART,
     atomic_write,
+    follow_link,
     hold,
     move_into_place,
     remove_parts,
@@ -227,6 +229,18 @@ class TestHold:
         monkeypatch.setattr(io.fcntl, "flock", full)
         with pytest.raises(OSError, match="No space left"), hold(tmp_path / "lock", "it"):
             pass
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_an_output_that_is_a_link_is_written_where_it_leads(tmp_path, there):
+    (tmp_path / "far").mkdir()
+    if there:
+        (tmp_path / "far/x.txt").write_text("old")
+    (tmp_path / "x.txt").symlink_to(tmp_path / "far/x.txt")
+    write_text(follow_link(tmp_path / "x.txt"), "new")
+    assert (tmp_path / "x.txt").is_symlink()
+    assert (tmp_path / "far/x.txt").read_text() == "new"
+    assert follow_link("some/where") == Path("some/where")
 
 
 class TestWhatIsReplaced:

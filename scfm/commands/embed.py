@@ -22,7 +22,7 @@ from scfm.inference.options import require_key
 from scfm.inference.parts import PartWriter, claim_parts, is_result, join_parts, note_result, parts_of
 from scfm.inference.vote import add_majority, require_vote
 from scfm.inference.write import make_entries, require_output, require_room, write_result
-from scfm.io import atomic_write, hold
+from scfm.io import atomic_write, follow_link, hold
 from scfm.module import CellModule
 from scfm.published.dictionaries import Dictionaries
 from scfm.published.folder import read_checkpoint
@@ -40,7 +40,7 @@ def run(cfg: DictConfig) -> None:
         FileExistsError: the output is there.
         ValueError: the output is the input, the file and the checkpoint do not fit, or the strategy divides the model.
     """
-    source, output = Path(cfg.input), Path(cfg.output)
+    source, output = Path(cfg.input), follow_link(cfg.output)
     with hold(output.parent / f".{output.name}.lock", output) if is_first_process() else nullcontext():
         require_key(cfg.key)
         if cfg.what not in ("cell", "gene"):
@@ -68,14 +68,14 @@ def _embed_genes(cfg: DictConfig, model: Model, names: tuple[str, ...]) -> None:
     """The table of gene vectors as an .h5ad of its own."""
     options: Any = {name: cfg[name] for name in (*names, "tokens_per_batch", "block_size")}
     table = model.gene_table(cfg.input, by=cfg.by, min_cells=cfg.min_cells, progress=True, **options)
-    with atomic_write(Path(cfg.output)) as part:
+    with atomic_write(follow_link(cfg.output)) as part:
         table.write_h5ad(part)
     log.info("Wrote %d gene vectors of width %d to %s", *table.shape, cfg.output)
 
 
 def _embed(cfg: DictConfig, given: CellInput, checkpoint: Checkpoint, module: CellModule) -> None:
     """Predict part by part, so that an interrupted run goes on, and put the whole into a copy of the file."""
-    source, output = Path(cfg.input), Path(cfg.output)
+    source, output = Path(cfg.input), follow_link(cfg.output)
     folder = _parts_folder(output)
     require_vote(cfg.vote, given.cells.n_cells)
     strategy = build(cfg.strategy) if cfg.strategy is not None else "auto"

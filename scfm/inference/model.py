@@ -19,6 +19,7 @@ from scfm.inference.load import checkpoint_vocab, restore_predictor
 from scfm.inference.options import EmbedOptions, embed_options
 from scfm.inference.save import save_model
 from scfm.inference.write import add_to_adata
+from scfm.io import follow_link
 from scfm.model.backbone import Backbone
 from scfm.module import CellModule
 from scfm.published.dictionaries import Dictionaries, DictionaryOptions
@@ -110,7 +111,7 @@ class Model:
         if isinstance(cells, (str, Path)):
             if output is None:
                 raise ValueError(f"{cells} is a file: give output=..., the .h5ad to write; the input is never modified")
-            reader.write_file(Path(cells), Path(output), key, options, overwrite=overwrite)
+            reader.write_file(Path(cells), follow_link(output), key, options, overwrite=overwrite)
             return Path(output)
         if output is not None:
             raise ValueError("output=... is for a file; an AnnData in memory is written into, or copied by copy=True")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from scfm.cells.quality import Quality
 from scfm.genes import read_alias
-from scfm.io import atomic_write
+from scfm.io import atomic_write, follow_link
 from scfm.preparation.executors import Dask, Local
 from scfm.preparation.job import Job, execute
 from scfm.preparation.options import Genes, Options, resolve_inputs
@@ -139,7 +139,7 @@ def prepare(
     )
     job = Job(
         resolve_inputs(inputs),
-        Path(output),
+        follow_link(output),
         tokenizer,
         options,
         block_size=block_size,
@@ -179,7 +179,8 @@ def append(
         FileNotFoundError: there is no such store, or no such input.
         ValueError: the store is shuffled over its whole corpus, an input is in it already, or as for :func:`prepare`.
     """
-    work = WorkDir(Path(output))
+    output = follow_link(output)
+    work = WorkDir(output)
     work.restore_output()
     store = TokenStore.open(output)
     options = _options(read_manifest(store.path), store.path)
@@ -187,7 +188,7 @@ def append(
         raise ValueError(f"{output} is shuffled over its whole corpus, nothing can be added: prepare all files again")
     found = resolve_inputs(inputs)
     tokenizer = from_dict(store.tokenizer)
-    job = Job(found, Path(output), tokenizer, options, block_size=block_size, on_error=on_error, after=store)
+    job = Job(found, output, tokenizer, options, block_size=block_size, on_error=on_error, after=store)
     names = {file["name"] for file in store.files}
     twice = next((entry["path"] for entry in found if entry["name"] in names), None)
     if twice is not None and not work.is_published(job.plan()):
@@ -214,7 +215,7 @@ def check_sample(
     Raises:
         FileNotFoundError, ValueError: as ``prepare`` does.
     """
-    output = Path(output)
+    output = follow_link(output)
     report = output.with_name(f"{output.name}.dry_run.html")
     fixed = {"limit": SAMPLE_CELLS, "overwrite": False, "share": None}
     with tempfile.TemporaryDirectory() as folder:
