@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from scfm.numba_cache import choose_folder
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from scfm.api import Model, TokenStore, evaluate, finetune, load, open_store, prepare, train
