@@ -116,6 +116,17 @@ def test_annotate_and_project_write_what_the_head_says(cells, made):
     assert adata.obs["scfm_cell_type"].dtype == "category"
 
 
+def test_a_head_is_left_out_where_cells_are_read_from_another_layer(cells, made, caplog):
+    _, _, names, _ = made
+    found = names.embed(cells, copy=True, embedding_layer=0)
+    assert set(found.obsm) == {"X_scfm"}
+    assert list(found.obs) == list(cells.obs)
+    assert "The head was trained on another embedding" in caplog.text
+    with pytest.raises(ValueError, match="leave embedding_layer and embedding_pool out"):
+        names.annotate(cells.copy(), embedding_layer=0)
+    assert "scfm_cell_type" in names.embed(cells, copy=True).obs
+
+
 def test_the_input_in_memory_is_never_changed_by_a_copy(cells, made):
     _, pre, _, _ = made
     adata = cells.copy()

@@ -126,6 +126,10 @@ class Analysis(ABC):
             BlockingIOError: another run is writing it.
             ValueError, FileNotFoundError: cells, model and options do not go together.
         """
+        if not settings.rule.is_own:
+            raise ValueError(
+                "an analysis reads cells by the model's own rule: leave embedding_layer and embedding_pool out"
+            )
         if output is None:
             with tempfile.TemporaryDirectory() as folder:
                 return self._compute(model, cells, Work(Path(folder), settings, progress))
@@ -153,7 +157,7 @@ class Analysis(ABC):
                 "seed": self.seed,
                 "input": str(given.cells.path),
                 "n_cells": given.cells.n_cells,
-                **given.provenance(model.checkpoint),
+                **given.provenance(model.checkpoint, model.backbone),
                 "checkpoint_sha256": file_hash(model.checkpoint.path),
             }
         return replace(result, manifest=manifest)

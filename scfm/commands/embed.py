@@ -15,10 +15,10 @@ from scfm.checkpoint import Checkpoint
 from scfm.closing import closing_block, command_line
 from scfm.config import build, plain
 from scfm.head.base import Written
-from scfm.inference.cell_input import CellInput, Reading, open_input
+from scfm.inference.cell_input import CellInput, open_input
 from scfm.inference.load import restore_predictor
 from scfm.inference.model import Model
-from scfm.inference.options import require_key
+from scfm.inference.options import EmbedOptions, embed_options, require_key
 from scfm.inference.parts import PartWriter, claim_parts, is_result, join_parts, note_result, parts_of
 from scfm.inference.vote import add_majority, require_vote
 from scfm.inference.write import make_entries, require_output, require_room, write_result
@@ -43,8 +43,8 @@ def run(cfg: DictConfig) -> None:
     source, output = Path(cfg.input), follow_link(cfg.output)
     with hold(output.parent / f".{output.name}.lock", output) if is_first_process() else nullcontext():
         require_key(cfg.key)
-        if cfg.what not in ("cell", "gene"):
-            raise ValueError(f"what={cfg.what}; expected cell or gene")
+        if cfg.what not in ("cell", "gene", "state"):
+            raise ValueError(f"what={cfg.what}; expected cell, gene or state")
         if not cfg.overwrite and is_result(_parts_folder(output), output, plain(cfg)):
             shutil.rmtree(_parts_folder(output))
             log.info("%s was finished by the run that was stopped; nothing is left to do", output)
@@ -54,23 +54,32 @@ def run(cfg: DictConfig) -> None:
         require_room(source, cfg.key)
         checkpoint = read_checkpoint(cfg.init_from, Dictionaries.from_config(cfg.tokenizer, cfg.labels))
         module = restore_predictor(checkpoint)
-        names = ("layer", "gene_column", "counts", "mod", "species", "alias", "max_dropped")
-        reading = Reading(**{name: cfg[name] for name in names})
+        options: Any = {name: cfg[name] for name in EmbedOptions.__annotations__}
+        settings = embed_options(cfg.key, options)
         output.parent.mkdir(parents=True, exist_ok=True)
-        if cfg.what == "gene":
-            _embed_genes(cfg, Model(checkpoint, module), names)
+        if cfg.what != "cell":
+            _write_table(cfg, Model(checkpoint, module), options)
             return
-        with open_input(source, checkpoint, reading, keep_counts=module.reads_counts) as cells:
-            _embed(cfg, cells, checkpoint, module)
+        with (
+            settings.rule.applied(module) as ruled,
+            open_input(source, checkpoint, settings.reading, keep_counts=ruled.reads_counts) as cells,
+        ):
+            _embed(cfg, cells, checkpoint, ruled)
 
 
-def _embed_genes(cfg: DictConfig, model: Model, names: tuple[str, ...]) -> None:
-    """The table of gene vectors as an .h5ad of its own."""
-    options: Any = {name: cfg[name] for name in (*names, "tokens_per_batch", "block_size")}
-    table = model.gene_table(cfg.input, by=cfg.by, min_cells=cfg.min_cells, progress=True, **options)
+def _write_table(cfg: DictConfig, model: Model, options: EmbedOptions) -> None:
+    """The table of vectors of genes or of states as an .h5ad of its own."""
+    if cfg.what == "gene":
+        table = model.gene_table(cfg.input, by=cfg.by, min_cells=cfg.min_cells, progress=True, **options)
+    else:
+        if cfg.by is None:
+            raise ValueError("what=state needs by=COLUMN, the obs column of the states, such as by=cell_type")
+        table = model.state_table(
+            cfg.input, by=cfg.by, donor=cfg.donor, min_cells=cfg.min_cells, progress=True, **options
+        )
     with atomic_write(follow_link(cfg.output)) as part:
         table.write_h5ad(part)
-    log.info("Wrote %d gene vectors of width %d to %s", *table.shape, cfg.output)
+    log.info("Wrote %d %s vectors of width %d to %s", len(table), cfg.what, table.n_vars, cfg.output)
 
 
 def _embed(cfg: DictConfig, given: CellInput, checkpoint: Checkpoint, module: CellModule) -> None:
@@ -95,7 +104,9 @@ def _embed(cfg: DictConfig, given: CellInput, checkpoint: Checkpoint, module: Ce
         return
     arrays = join_parts(folder, given.cells.n_cells)
     obs = given.cells.obs if module.task.file_columns else None
-    entries = make_entries(module.task, arrays, cfg.key, given.provenance(checkpoint), str(source), obs)
+    entries = make_entries(
+        module.task, arrays, cfg.key, given.provenance(checkpoint, module.backbone), str(source), obs
+    )
     entries = add_majority(entries, cfg.key, cfg.vote)
     with atomic_write(output, scratch=folder) as part:
         write_result(part, source, given.cells, entries)
@@ -123,5 +134,6 @@ def _depends_on(cfg: DictConfig, source: Path, checkpoint: Checkpoint) -> dict[s
     files = {
         str(path.resolve()): [path.stat().st_size, path.stat().st_mtime_ns] for path in (source, *checkpoint.files)
     }
-    options = {name: cfg[name] for name in ("layer", "gene_column", "counts", "mod", "species", "alias", "part_size")}
+    names = ("layer", "gene_column", "counts", "mod", "species", "alias", "part_size")
+    options = {name: cfg[name] for name in (*names, "embedding_layer", "embedding_pool")}
     return {"files": files, "version": __version__, **options}

@@ -21,6 +21,7 @@ from scfm.evaluation.options import Options
 from scfm.evaluation.origin.backbones import FileGenes, read_origin
 from scfm.evaluation.origin.origin import Origin
 from scfm.genes import read_alias
+from scfm.inference.embedding_rule import reread
 from scfm.io import hold
 from scfm.published.dictionaries import Dictionaries
 from scfm.published.folder import read_checkpoint
@@ -50,6 +51,8 @@ def _evaluate(keys: dict[str, Any], source: Path, output: Path) -> dict[str, Any
     adata = read_file(source)
     record = embedding_records(adata).get(options.embedding, {})
     checkpoint = find_checkpoint(record, wanted, given)
+    if checkpoint is not None:
+        checkpoint = reread(checkpoint, record)  # the embedding may be of another layer than the model's own
     origin = None if checkpoint is None else find_origin(checkpoint, source, options, record, mod)
     about = {"input": str(source), "checkpoint": None if checkpoint is None else str(checkpoint.path)}
     result = evaluate(adata, options, origin=origin, about=about)

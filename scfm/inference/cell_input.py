@@ -18,6 +18,7 @@ from scfm.genes.resolve import Species
 from scfm.inference.batches import CellBatches, report_genes, trained_tokenizer
 from scfm.inference.load import checkpoint_vocab
 from scfm.tokenizer import Tokenizer
+from scfm.types import Backbone
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -91,14 +92,16 @@ class CellInput:
             keep_counts=self.keep_counts, done=done, rank=rank, world=world,
         )  # fmt: skip
 
-    def provenance(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """Plain values on where an embedding of these cells comes from."""
+    def provenance(self, checkpoint: Checkpoint, backbone: Backbone) -> dict[str, Any]:
+        """Plain values on where an embedding of these cells by this backbone of the checkpoint comes from."""
         alias = self.reading.alias
         return {
             "version": __version__,
             "checkpoint": str(checkpoint.path.resolve()),
             "vocab_hash": checkpoint_vocab(checkpoint).hash,
             "tokenizer": self.tokenizer.name,
+            "embedding_layer": backbone.embedding_layer,
+            "embedding_pool": backbone.embedding_pool,
             "counts_from": self.cells.counts_from,
             "gene_column": self.reading.gene_column or "",
             "mod": self.reading.mod,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from tqdm.auto import tqdm
 
 from scfm.checkpoint import Checkpoint
@@ -17,7 +18,8 @@ from scfm.inference.cell_input import CellInput, open_input
 from scfm.inference.gene_table import GeneStates, gene_components, read_gene_states
 from scfm.inference.load import checkpoint_vocab
 from scfm.inference.options import EmbedOptions, Settings, embed_options
-from scfm.inference.predict import predict, predict_step
+from scfm.inference.predict import Step, predict, predict_step
+from scfm.inference.state_table import CellVectors, cell_components, static_step
 from scfm.inference.vote import add_majority, require_vote
 from scfm.inference.write import make_entries, require_output, require_room, write_result
 from scfm.io import atomic_write
@@ -52,8 +54,8 @@ class CellReader:
         Raises:
             ValueError: cells that cannot be read or have too few known genes.
         """
-        with self._open(adata, key, options) as (given, settings):
-            return self._entries_of(given, settings, key)
+        with self._open(adata, key, options) as (given, module, settings):
+            return self._entries_of(given, module, settings, key)
 
     def write_file(self, source: Path, output: Path, key: str, options: EmbedOptions, *, overwrite: bool) -> None:
         """Write a file of cells with all that embedding adds to it.
@@ -70,8 +72,8 @@ class CellReader:
             ValueError: it is the input, or cells that cannot be read or have too few known genes.
         """
         require_output(source, output, overwrite=overwrite, checkpoint=self.checkpoint.path)
-        with self._open(source, key, options) as (given, settings):
-            entries = self._entries_of(given, settings, key)
+        with self._open(source, key, options) as (given, module, settings):
+            entries = self._entries_of(given, module, settings, key)
             with atomic_write(output) as part:
                 write_result(part, source, given.cells, entries)
 
@@ -91,38 +93,77 @@ class CellReader:
             ValueError: no such column, or cells that cannot be read.
         """
         settings = embed_options(key, options)
-        with open_input(cells, self.checkpoint, settings.reading, keep_counts=False) as given:
+        if settings.rule.pool is not None:
+            raise ValueError(
+                f"embedding_pool={settings.rule.pool} is for cells, and a gene has one state in a cell: give "
+                "embedding_layer alone"
+            )
+        with (
+            settings.rule.applied(self.module) as module,
+            open_input(cells, self.checkpoint, settings.reading, keep_counts=False) as given,
+        ):
             vocab, n = checkpoint_vocab(self.checkpoint), given.cells.n_cells
             with self._bar(n, "Reading genes") as bar:
                 states = read_gene_states(
-                    self.module.backbone, vocab, given, by=by, tokens=settings.tokens_per_batch,
-                    block_size=settings.block_size, device=self.module.device,
+                    module.backbone, vocab, given, by=by, tokens=settings.tokens_per_batch,
+                    block_size=settings.block_size, device=module.device,
                     advance=None if bar is None else bar.update,
                 )  # fmt: skip
             return states, gene_components(given, len(vocab)) if components else np.zeros((0, 0))
 
+    def cell_vectors(
+        self, cells: AnnData | str | Path, key: str, options: EmbedOptions
+    ) -> tuple[CellVectors, pd.DataFrame]:
+        """Embeddings of cells beside simple vectors, and their obs.
+
+        Args:
+            cells: an AnnData in memory, or a file.
+            key: the usual name of the embedding.
+            options: see there.
+
+        Raises:
+            ValueError: cells that cannot be read or have too few known genes.
+        """
+        settings = embed_options(key, options)
+        with self._reading(cells, settings) as (given, module):
+            vocab = checkpoint_vocab(self.checkpoint)
+            step = static_step(predict_step(module), module.backbone.input_vectors, vocab)
+            arrays = self._predict(given, step, settings)
+            components = cell_components(given, len(vocab))
+            return CellVectors(arrays["embedding"], arrays["static"], components), given.cells.obs
+
     @contextmanager
-    def _open(self, cells: AnnData | Path, key: str, options: EmbedOptions) -> Iterator[tuple[CellInput, Settings]]:
+    def _open(
+        self, cells: AnnData | Path, key: str, options: EmbedOptions
+    ) -> Iterator[tuple[CellInput, CellModule, Settings]]:
+        """The open cells, the module under the rule that the options ask for, and the options, checked."""
         settings = embed_options(key, options)
         require_room(cells, key)
-        keep_counts = self.module.reads_counts
-        with open_input(cells, self.checkpoint, settings.reading, keep_counts=keep_counts) as given:
-            yield given, settings
+        with self._reading(cells, settings) as (given, module):
+            yield given, module, settings
 
-    def _entries_of(self, given: CellInput, settings: Settings, key: str) -> Written:
+    @contextmanager
+    def _reading(self, cells: AnnData | str | Path, settings: Settings) -> Iterator[tuple[CellInput, CellModule]]:
+        with (
+            settings.rule.applied(self.module) as module,
+            open_input(cells, self.checkpoint, settings.reading, keep_counts=module.reads_counts) as given,
+        ):
+            yield given, module
+
+    def _entries_of(self, given: CellInput, module: CellModule, settings: Settings, key: str) -> Written:
         require_vote(settings.vote, given.cells.n_cells)
-        arrays = self._predict(given, settings)
-        head, about = self.module.task, given.provenance(self.checkpoint)
+        arrays = self._predict(given, predict_step(module), settings)
+        head, about = module.task, given.provenance(self.checkpoint, module.backbone)
         obs = given.cells.obs if head.file_columns else None
         return add_majority(make_entries(head, arrays, key, about, str(given.cells.path), obs), key, settings.vote)
 
-    def _predict(self, given: CellInput, settings: Settings) -> dict[str, np.ndarray]:
+    def _predict(self, given: CellInput, step: Step, settings: Settings) -> dict[str, np.ndarray]:
         n = given.cells.n_cells
         tokens, block_size = settings.tokens_per_batch, settings.block_size
         batches = given.batches(tokens=tokens, block_size=block_size, part_size=max(n, 1))
         with self._bar(n, "Embedding") as bar:
             advance = None if bar is None else bar.update
-            arrays = predict(predict_step(self.module), batches, np.arange(n), self.module.device, advance)
+            arrays = predict(step, batches, np.arange(n), self.module.device, advance)
         if not arrays:
             raise ValueError(f"{given.cells.path}: no cell has a gene that the model knows")
         return arrays

@@ -165,6 +165,16 @@ def make_gene_table(
     return table
 
 
+def log_counts(given: CellInput, n_tokens: int) -> csr_matrix:
+    """log1p(counts per 10,000) of the genes that the vocabulary has, (n, V)."""
+    columns = np.asarray(given.genes.columns)
+    known = np.flatnonzero(columns >= 0)
+    place = csr_matrix((np.ones(len(known)), (known, columns[known])), shape=(len(columns), n_tokens))
+    counts = vstack([csr_matrix(block.counts) @ place for block in given.cells.blocks(columns=())], format="csr")
+    totals = np.asarray(counts.sum(axis=1)).ravel()
+    return counts.multiply(1e4 / np.maximum(totals, 1)[:, None]).tocsr().log1p()
+
+
 def gene_components(given: CellInput, n_tokens: int) -> np.ndarray:
     """The baseline: loadings of genes on the principal components of log1p(counts per 10,000).
 
@@ -175,12 +185,7 @@ def gene_components(given: CellInput, n_tokens: int) -> np.ndarray:
     Returns:
         (V, k) float32, k at most 50; zeros for a gene that no cell has.
     """
-    columns = np.asarray(given.genes.columns)
-    known = np.flatnonzero(columns >= 0)
-    place = csr_matrix((np.ones(len(known)), (known, columns[known])), shape=(len(columns), n_tokens))
-    counts = vstack([csr_matrix(block.counts) @ place for block in given.cells.blocks(columns=())], format="csr")
-    totals = np.asarray(counts.sum(axis=1)).ravel()
-    scaled = counts.multiply(1e4 / np.maximum(totals, 1)[:, None]).tocsr().log1p()
+    scaled = log_counts(given, n_tokens)
     used = np.flatnonzero(np.asarray(scaled.sum(axis=0)).ravel())
     k = min(N_COMPONENTS, scaled.shape[0] - 1, len(used) - 1)
     result = np.zeros((n_tokens, max(k, 1)), dtype=np.float32)

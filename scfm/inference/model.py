@@ -18,7 +18,8 @@ from scfm.inference.gene_table import Moments, make_gene_table
 from scfm.inference.load import checkpoint_vocab, restore_predictor
 from scfm.inference.options import EmbedOptions, embed_options
 from scfm.inference.save import save_model
-from scfm.inference.write import add_to_adata
+from scfm.inference.state_table import make_state_table
+from scfm.inference.write import changed_adata
 from scfm.io import follow_link
 from scfm.model.backbone import Backbone
 from scfm.module import CellModule
@@ -41,13 +42,6 @@ class Model:
     Attributes:
         checkpoint: what was read: config, tokenizer, classes, path.
         module: backbone and head, in evaluation mode.
-
-    Example:
-        >>> import scfm
-        >>> model = scfm.load(checkpoint_path)                      # doctest: +SKIP
-        >>> model.embed(adata)                                      # doctest: +SKIP
-        >>> adata.obsm["X_scfm"].shape                              # doctest: +SKIP
-        (2700, 128)
     """
 
     def __init__(self, checkpoint: Checkpoint, module: CellModule) -> None:
@@ -115,7 +109,7 @@ class Model:
             return Path(output)
         if output is not None:
             raise ValueError("output=... is for a file; an AnnData in memory is written into, or copied by copy=True")
-        return _added(cells, reader.entries(cells, key, options), copy)
+        return changed_adata(cells, reader.entries(cells, key, options), copy)
 
     def annotate(
         self, adata: AnnData, *, copy: bool = False, progress: bool = False, **options: Unpack[EmbedOptions]
@@ -125,10 +119,10 @@ class Model:
         Raises:
             ValueError: the checkpoint has no head that writes any.
         """
-        entries = self._reader(progress).entries(adata, KEY, options)
+        entries = self._head_entries(adata, progress, options)
         if not entries.obs:
             raise ValueError(f"{self._about_head()} writes no obs columns; fine-tune head=annotation/... for names")
-        return _added(adata, Written(obs=entries.obs, uns=entries.uns), copy)
+        return changed_adata(adata, Written(obs=entries.obs, uns=entries.uns), copy)
 
     def project(
         self, adata: AnnData, *, copy: bool = False, progress: bool = False, **options: Unpack[EmbedOptions]
@@ -138,11 +132,11 @@ class Model:
         Raises:
             ValueError: the checkpoint has no head that writes any.
         """
-        entries = self._reader(progress).entries(adata, KEY, options)
+        entries = self._head_entries(adata, progress, options)
         obsm = {name: values for name, values in entries.obsm.items() if name not in (KEY, f"{KEY}_state")}
         if not obsm:
             raise ValueError(f"{self._about_head()} projects nothing; fine-tune head=integration/... for a space")
-        return _added(adata, Written(obsm=obsm, uns=entries.uns), copy)
+        return changed_adata(adata, Written(obsm=obsm, uns=entries.uns), copy)
 
     def gene_embeddings(
         self, contextual: AnnData | str | Path | None = None, *, progress: bool = False, **options: Unpack[EmbedOptions]
@@ -162,8 +156,7 @@ class Model:
         if contextual is None:
             table = self._static()[ids]
         else:
-            reader = self._reader(progress)
-            states, _ = reader.gene_states(contextual, None, KEY, options, components=False)
+            states, _ = self._reader(progress).gene_states(contextual, None, KEY, options, components=False)
             moments = states.moments.get(0) or Moments.zeros(len(self.vocab), self.backbone.width)
             table = moments.mean()[ids].astype(np.float32)
         return pd.DataFrame(table, index=pd.Index([self.vocab.tokens[i] for i in ids], name="gene"))
@@ -192,9 +185,37 @@ class Model:
         Raises:
             ValueError: no such column, or no gene in so many cells.
         """
-        reader = self._reader(progress)
-        states, components = reader.gene_states(cells, by, KEY, options, components=True)
+        states, components = self._reader(progress).gene_states(cells, by, KEY, options, components=True)
         return make_gene_table(states, self.vocab, self._static(), components, by=by, min_cells=min_cells)
+
+    def state_table(
+        self,
+        cells: AnnData | str | Path,
+        *,
+        by: str,
+        donor: str | None = None,
+        min_cells: int = 10,
+        progress: bool = False,
+        **options: Unpack[EmbedOptions],
+    ) -> AnnData:
+        """A vector for each state of cells: mean and geometric median of their embeddings, beside simple vectors.
+
+        Args:
+            cells: an AnnData in memory, or a file.
+            by: obs column of the states, such as the cell type or the disease.
+            donor: obs column of donors, whose number each state shows.
+            min_cells: cells that a state must have.
+            progress: show a progress bar.
+            **options: see :class:`~scfm.inference.options.EmbedOptions`.
+
+        Returns:
+            See :func:`scfm.inference.state_table.make_state_table`.
+
+        Raises:
+            ValueError: no such column, or no state with so many cells.
+        """
+        vectors, obs = self._reader(progress).cell_vectors(cells, KEY, options)
+        return make_state_table(vectors, obs, by=by, donor=donor, min_cells=min_cells)
 
     def _static(self) -> np.ndarray:
         """(V, D) float32, the table of input embeddings."""
@@ -241,8 +262,7 @@ class Model:
         Raises:
             FileExistsError: something lies there.
         """
-        save_model(self.checkpoint, self.backbone, self.head, Path(path))
-        return Path(path)
+        return save_model(self.checkpoint, self.backbone, self.head, Path(path))
 
     def export(self, folder: str | Path, *, dtype: DType = "float32", license: str | None = None) -> list[str]:
         """Write the model as a folder that transformers and the published tools read, as ``scfm-export`` does.
@@ -257,6 +277,11 @@ class Model:
 
     def _reader(self, progress: bool) -> CellReader:
         return CellReader(self.checkpoint, self.module, progress)
+
+    def _head_entries(self, adata: AnnData, progress: bool, options: EmbedOptions) -> Written:
+        if not embed_options(KEY, options).rule.is_own:
+            raise ValueError("a head reads cells as it was trained: leave embedding_layer and embedding_pool out")
+        return self._reader(progress).entries(adata, KEY, options)
 
     def _about_head(self) -> str:
         if not self.head.hooks:
@@ -288,13 +313,9 @@ def load(
     Example:
         >>> model = scfm.load("Geneformer/Geneformer-V1-10M")       # doctest: +SKIP
         >>> model.embed(adata)                                      # doctest: +SKIP
+        >>> adata.obsm["X_scfm"].shape                              # doctest: +SKIP
+        (2700, 256)
     """
     import_extensions(extensions)
     checkpoint = read_checkpoint(path, Dictionaries(**dictionaries))
     return Model(checkpoint, restore_predictor(checkpoint)).to(device)
-
-
-def _added(adata: AnnData, entries: Written, copy: bool) -> AnnData | None:
-    changed = adata.copy() if copy else adata
-    add_to_adata(changed, entries)
-    return changed if copy else None

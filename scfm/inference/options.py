@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, TypedDict
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypedDict
 
 from scfm.genes.resolve import Species
 from scfm.inference.cell_input import Reading
+from scfm.inference.embedding_rule import EmbeddingRule
 
 
 class EmbedOptions(TypedDict, total=False):
@@ -17,6 +18,7 @@ class EmbedOptions(TypedDict, total=False):
         tokens_per_batch: lower it when memory runs out.
         block_size: cells read at once.
         vote: see :func:`~scfm.inference.vote.add_majority`.
+        embedding_layer, embedding_pool: see :class:`~scfm.inference.embedding_rule.EmbeddingRule`.
     """
 
     layer: str | None
@@ -29,6 +31,8 @@ class EmbedOptions(TypedDict, total=False):
     tokens_per_batch: int
     block_size: int
     vote: int
+    embedding_layer: int | None
+    embedding_pool: str | None
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Settings:
     tokens_per_batch: int = 16_384
     block_size: int = 1024
     vote: int = 0
+    rule: EmbeddingRule = field(default_factory=EmbeddingRule)
 
 
 def embed_options(key: str, options: EmbedOptions) -> Settings:
@@ -53,14 +58,16 @@ def embed_options(key: str, options: EmbedOptions) -> Settings:
         raise ValueError(f"unknown option(s) {', '.join(unknown)}; known are: {known}")
     require_key(key)
     rest = dict(options)
-    sizes = {name: rest.pop(name) for name in ("tokens_per_batch", "block_size") if name in rest}
+    sizes: dict[str, Any] = {name: rest.pop(name) for name in ("tokens_per_batch", "block_size") if name in rest}
     for name, value in sizes.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}={value!r}; expected a whole number, 1 or more")
     vote = rest.pop("vote", 0)
     if not isinstance(vote, int):
         raise ValueError(f"vote={vote!r}; expected a number of neighbors, 0 for none")
-    return Settings(Reading(**rest), **sizes, vote=vote)  # type: ignore[arg-type]
+    rule = EmbeddingRule(options.get("embedding_layer"), options.get("embedding_pool"))
+    reading: Any = {name: value for name, value in rest.items() if not name.startswith("embedding_")}
+    return Settings(Reading(**reading), **sizes, vote=vote, rule=rule)
 
 
 def require_key(key: str) -> None:

@@ -13,14 +13,14 @@ from scfm.strategy.checkpoint_io import write_checkpoint
 from scfm.types import Spec
 
 
-def save_model(checkpoint: Checkpoint, backbone: Backbone, head: Head, path: Path) -> None:
+def save_model(checkpoint: Checkpoint, backbone: Backbone, head: Head, path: Path) -> Path:
     """Write a model, as it is now, as a checkpoint that every command reads; without optimizer state.
 
     Args:
         checkpoint: that the model was loaded from.
         backbone: with its weights.
         head: with its weights and classes.
-        path: the .ckpt to write.
+        path: the .ckpt to write; returned.
 
     Raises:
         FileExistsError: something lies there.
@@ -34,6 +34,7 @@ def save_model(checkpoint: Checkpoint, backbone: Backbone, head: Head, path: Pat
     about["classes"] = {**about["classes"], **head.class_names()}
     steps: dict[str, Any] = {name: state[name] for name in ("global_step", "epoch") if name in state}
     write_checkpoint({**steps, "scfm": about, "state_dict": weights}, path)
+    return path
 
 
 def _published_state(checkpoint: Checkpoint, backbone: Backbone) -> dict[str, Any]:

@@ -96,6 +96,13 @@ def add_to_adata(adata: AnnData, entries: Written) -> None:
         adata.uns[name] = {**adata.uns.get(name, {}), **records}
 
 
+def changed_adata(adata: AnnData, entries: Written, copy: bool) -> AnnData | None:
+    """A copy of an AnnData with the entries where ``copy``; else None, and the AnnData itself has them."""
+    changed = adata.copy() if copy else adata
+    add_to_adata(changed, entries)
+    return changed if copy else None
+
+
 def add_to_file(path: Path, entries: Written) -> None:
     """Put entries into an .h5ad in place, without loading its matrix; all else stays as it is.
 

@@ -14,11 +14,9 @@ from scfm.model import attention
 from scfm.model.architecture import build_config, find_class
 from scfm.model.denoiser import Denoiser
 from scfm.model.flops import Work
+from scfm.model.pooling import check_rule
 from scfm.model.readout import Readout
 from scfm.vocab import Vocab
-
-#: How cell embeddings are pooled.
-POOLS = ("mean", "all", "cls", "first", "weighted", "denoised")
 
 
 class Backbone(nn.Module):
@@ -122,6 +120,7 @@ class Backbone(nn.Module):
         self.layer_length = layer_length
         self.readout = self._make_readout(embedding_value, embedding_input, dropout)
         self._check(positions, embedding_length)
+        check_rule(embedding_layer, embedding_pool, layers)
         if embedding_pool == "cls":
             vocab.special("cls")
         self.row = row
@@ -144,13 +143,6 @@ class Backbone(nn.Module):
             raise ValueError(f"model.layer_length={self.layer_length}; expected 1 token or more, or null")
         if not 1 <= self.n_positions <= positions:
             raise ValueError(f"max_length={self.n_positions} must lie between 1 and positions={positions}")
-        if not -self.n_layers - 1 <= self.embedding_layer <= self.n_layers:
-            raise ValueError(
-                f"embedding_layer={self.embedding_layer} of a model with {self.n_layers} layers; expected "
-                f"{-self.n_layers - 1} to {self.n_layers} (0 = input embeddings, -1 = last layer)"
-            )
-        if self.embedding_pool not in POOLS:
-            raise ValueError(f"embedding_pool={self.embedding_pool!r}; expected one of {', '.join(POOLS)}")
         if embedding_length is not None and not 1 <= embedding_length <= self.n_positions:
             raise ValueError(
                 f"model.embedding_length={embedding_length}; expected 1 to {self.n_positions} tokens, or null"

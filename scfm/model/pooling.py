@@ -13,6 +13,8 @@ from scfm.types import Backbone
 from scfm.vocab import Vocab
 
 Pool = Literal["mean", "cls", "first", "all"]
+#: Every ``embedding_pool``; the last two have weights, which a model is made with.
+POOLS = ("mean", "all", "cls", "first", "weighted", "denoised")
 
 
 def pool(hidden: torch.Tensor, batch: Batch, how: Pool, vocab: Vocab) -> torch.Tensor:
@@ -42,6 +44,26 @@ def pool(hidden: torch.Tensor, batch: Batch, how: Pool, vocab: Vocab) -> torch.T
     if how == "mean":
         weight = _not_special(batch.ids, vocab).float()
     return _mean(hidden, batch, weight)
+
+
+def check_rule(layer: int, how: str, n_layers: int) -> None:
+    """Refuse a rule of cell embeddings that a model cannot follow.
+
+    Args:
+        layer: ``embedding_layer``.
+        how: ``embedding_pool``.
+        n_layers: of the model.
+
+    Raises:
+        ValueError: no such layer or pooling.
+    """
+    if not -n_layers - 1 <= layer <= n_layers:
+        raise ValueError(
+            f"embedding_layer={layer} of a model with {n_layers} layers; expected {-n_layers - 1} to {n_layers} "
+            "(0 = input embeddings, -1 = last layer)"
+        )
+    if how not in POOLS:
+        raise ValueError(f"embedding_pool={how!r}; expected one of {', '.join(POOLS)}")
 
 
 def embed(backbone: Backbone, batch: Batch, vocab: Vocab) -> torch.Tensor:

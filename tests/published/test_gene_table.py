@@ -46,8 +46,8 @@ def test_means_and_deviations_by_group_are_those_of_transformers(geneformer, tmp
     paths = (f"input={tmp_path / 'cells.h5ad'}", f"output={tmp_path / 'genes.h5ad'}", f"init_from={folder}")
     command("embed", *paths, "what=gene", "by=cell_type", "min_cells=3")
     np.testing.assert_array_equal(anndata.read_h5ad(tmp_path / "genes.h5ad").X, table.X)
-    with pytest.raises(ValueError, match="expected cell or gene"):
-        command("embed", *paths, "what=state", "overwrite=true")
+    with pytest.raises(ValueError, match="expected cell, gene or state"):
+        command("embed", *paths, "what=donor", "overwrite=true")
     with pytest.raises(ValueError, match="no obs column"):
         loaded.gene_table(adata, by="nothing")
     with pytest.raises(ValueError, match="lower min_cells"):

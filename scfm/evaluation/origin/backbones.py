@@ -22,6 +22,7 @@ from scfm.evaluation.origin.lookup import Lookup, Matches, find_cells
 from scfm.evaluation.origin.origin import Origin
 from scfm.genes.resolve import Species
 from scfm.inference.batches import packed, trained_tokenizer
+from scfm.inference.embedding_rule import reread
 from scfm.inference.load import build_backbone, checkpoint_vocab, restore_backbone
 from scfm.inference.predict import embed_step, predict
 from scfm.model.readout import reads_counts
@@ -98,7 +99,7 @@ def read_pretrained(checkpoint: Checkpoint) -> Checkpoint | None:
         try:
             config = checkpoint.config
             given = Dictionaries.from_config(config.get("tokenizer"), config.get("labels"))
-            return read_checkpoint(path, given, tokenizer=checkpoint.tokenizer)
+            return reread(read_checkpoint(path, given, tokenizer=checkpoint.tokenizer), config["model"])
         except FileNotFoundError as error:  # a published model that is in no cache
             log.warning("%s", error)
     log.warning("%s, from which %s was fine-tuned, is gone: it is not compared with.", path, checkpoint.path)
