@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Features, List, Value
-from datasets.arrow_writer import ArrowWriter
 
 from scfm.io import atomic_write
 from scfm.progress import Progress
@@ -36,8 +35,8 @@ def export_dataset(store: TokenStore, output: str | Path) -> Path:
     if output.exists():
         raise FileExistsError(f"{output} exists; choose another output=..., or remove it first")
     obs = {name: store.obs(name) for name in store.columns}
-    kinds = {"input_ids": List(Value("int32")), "length": Value("int64"), "unique_cell_id": Value("string")}
-    features = Features({**kinds, **{name: Value("string") for name in obs}})
+    kinds = {"input_ids": pa.list_(pa.int32()), "length": pa.int64(), "unique_cell_id": pa.string()}
+    schema = pa.schema({**kinds, **dict.fromkeys(obs, pa.string())})
     repeated = _repeated_names(store)
     with atomic_write(output) as part, Progress("Writing cells", len(store)) as bar:
         part.mkdir()
@@ -45,19 +44,29 @@ def export_dataset(store: TokenStore, output: str | Path) -> Path:
         for first in range(0, len(store), SHARD):
             rows = np.arange(first, min(first + SHARD, len(store)))
             names.append(f"data-{first // SHARD:05d}.arrow")
-            with ArrowWriter(path=str(part / names[-1]), features=features) as writer:
+            with pa.OSFile(str(part / names[-1]), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
                 for block in np.array_split(rows, max(1, len(rows) // 5000)):
-                    writer.write_table(_table(store, block, obs, repeated, features))
+                    writer.write_table(_table(store, block, obs, repeated, schema))
                     bar.advance(len(block))
-                writer.finalize()
-        info = {"citation": "", "description": "", "features": features.to_dict(), "homepage": "", "license": ""}
+        info = {"citation": "", "description": "", "features": _features(list(obs)), "homepage": "", "license": ""}
         write_json(part / "dataset_info.json", info)
         write_json(part / STATE, _state(names, store.fingerprint[:16] or "scfm"))
     return output
 
 
+def _features(columns: list[str]) -> dict[str, Any]:
+    """The columns as every release of datasets knows them: 4 has renamed ``Sequence``, and still reads it."""
+
+    def value(dtype: str) -> dict[str, str]:
+        return {"dtype": dtype, "_type": "Value"}
+
+    ids = {"feature": value("int32"), "_type": "Sequence"}
+    texts = {name: value("string") for name in ("unique_cell_id", *columns)}
+    return {"input_ids": ids, "length": value("int64"), **texts}
+
+
 def _table(
-    store: TokenStore, rows: np.ndarray, obs: dict[str, np.ndarray], repeated: frozenset[str], features: Features
+    store: TokenStore, rows: np.ndarray, obs: dict[str, np.ndarray], repeated: frozenset[str], schema: pa.Schema
 ) -> pa.Table:
     tokens = store.gather(rows)
     ids = pa.ListArray.from_arrays(pa.array(tokens.offsets, pa.int32()), pa.array(tokens.values.astype(np.int32)))
@@ -65,7 +74,7 @@ def _table(
     columns = {"input_ids": ids, "length": pa.array(tokens.lengths), "unique_cell_id": pa.array(names, pa.string())}
     for column, values in obs.items():
         columns[column] = pa.array(_as_text(store.categories(column), values[rows]), pa.string())
-    return pa.table(columns, schema=features.arrow_schema)
+    return pa.table(columns, schema=schema)
 
 
 def _as_text(names: tuple[str, ...] | None, values: np.ndarray) -> list[str]:

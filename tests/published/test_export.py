@@ -7,50 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from datasets import load_from_disk
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 import scfm
-from prepared import median_tokenizer, rank_tokenizer
-from scfm.datasets.synthetic import synthetic_cells
-from scfm.preparation.api import prepare
-from scfm.published import push
-from scfm.store.token_store import TokenStore
-from scfm.tokenizer import GeneStatistics
 from support import SMALL, command
-
-
-@pytest.fixture(scope="module")
-def stores(tmp_path_factory):
-    """The same cells by a tokenizer with medians and by one that ranks."""
-    folder = tmp_path_factory.mktemp("stores")
-    cells = synthetic_cells(n_cells=160, n_genes=80, seed=1)
-    cells.write_h5ad(folder / "cells.h5ad")
-    statistics = GeneStatistics()
-    statistics.update(cells.X.tocsr(), list(cells.var["gene_id"]))
-    kinds = {"median": median_tokenizer(), "rank": rank_tokenizer()}
-    columns = {"obs": ["cell_type", "pseudotime"], "group": "donor"}
-    return {
-        kind: prepare(folder / "cells.h5ad", folder / kind, made.fit(statistics), **columns)
-        for kind, made in kinds.items()
-    }
-
-
-@pytest.fixture(scope="module")
-def trained(stores, tmp_path_factory):
-    """Checkpoints by name, each trained once."""
-    folder, made = tmp_path_factory.mktemp("runs"), {}
-
-    def run(name, *overrides, store="median", steps=2):
-        if name not in made:
-            output = folder / name
-            options = (*SMALL, "model.positions=80", f"trainer.max_steps={steps}", *overrides)
-            command("train", f"store={stores[store].path}", f"output={output}", f"name={name}", *options)
-            made[name] = output / "checkpoints" / "last.ckpt"
-        return made[name]
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -256,25 +217,6 @@ class TestFolder:
         assert not list(tmp_path.iterdir())
 
 
-def test_a_store_as_a_published_dataset(stores, tmp_path):
-    store = stores["median"]
-    command("export", f"store={store.path}", f"output={tmp_path / 'x.dataset'}")
-    made = load_from_disk(str(tmp_path / "x.dataset"))
-    assert made.features["input_ids"].feature.dtype == "int32"
-    assert made.features["length"].dtype == "int64"
-    assert made.features["cell_type"].dtype == "string"
-    assert len(set(made["unique_cell_id"])) == len(store) == len(made)
-    ids = store.gather(np.arange(len(store)))
-    assert all(made[i]["input_ids"] == ids[i].tolist() for i in range(0, len(store), 17))
-    assert list(made["length"]) == store.lengths.tolist()
-    names = np.array(store.categories("cell_type"))
-    assert list(made["cell_type"]) == names[store.obs("cell_type")].tolist()
-    again = TokenStore.open(tmp_path / "x.dataset", store.tokenizer)
-    assert np.array_equal(again.gather(np.arange(len(again))).values, ids.values)
-    with pytest.raises(FileExistsError, match="choose another output"):
-        command("export", f"store={store.path}", f"output={tmp_path / 'x.dataset'}")
-
-
 class TestCommand:
     def test_one_of_checkpoint_and_store(self, stores, tmp_path):
         with pytest.raises(ValueError, match="nothing to export; expected checkpoint"):
@@ -289,65 +231,3 @@ class TestCommand:
         with pytest.raises(ValueError, match="push=USER/NAME"):
             command("export", f"checkpoint={trained('mlm', *KINDS['mlm'])}", f"output={tmp_path / 'out'}", "push=me")
         assert not (tmp_path / "out").exists()
-
-
-class Hub:
-    """Stands for huggingface_hub: notes what it is asked."""
-
-    def __init__(self, *, offline=False, token="t", fault=None):
-        from types import SimpleNamespace
-
-        self.constants = SimpleNamespace(HF_HUB_OFFLINE=offline)
-        self.calls, self._token, self._fault = [], token, fault
-
-    def get_token(self):
-        return self._token
-
-    def HfApi(self):
-        return self
-
-    def create_repo(self, name, **options):
-        self.calls.append(("create_repo", name, options))
-
-    def upload_folder(self, **options):
-        from types import SimpleNamespace
-
-        if self._fault is not None:
-            raise self._fault
-        self.calls.append(("upload_folder", options["repo_id"], options))
-        return SimpleNamespace(commit_url="https://hub/commit")
-
-
-class TestPush:
-    @pytest.fixture
-    def export(self, trained, tmp_path, monkeypatch):
-        def run(hub):
-            monkeypatch.setattr(push, "need", lambda *_: hub)
-            out = tmp_path / "out"
-            command("export", f"checkpoint={trained('mlm', *KINDS['mlm'])}", f"output={out}", "push=me/model")
-
-        return run
-
-    def test_one_private_commit_of_what_was_written(self, export, tmp_path):
-        hub = Hub()
-        export(hub)
-        (made, _, options), (sent, _, upload) = hub.calls
-        assert (made, sent) == ("create_repo", "upload_folder")
-        assert options["private"] is True
-        assert sorted(upload["allow_patterns"]) == sorted(path.name for path in (tmp_path / "out").iterdir())
-
-    @pytest.mark.parametrize(
-        ("hub", "sentence"),
-        [
-            (Hub(offline=True), "HF_HUB_OFFLINE is set"),
-            (Hub(token=None), "no token of the hub"),
-            (Hub(fault=ConnectionError("no route to host")), "no route to host"),
-        ],
-    )
-    def test_what_fails_leaves_a_whole_folder_and_exit_2(self, hub, sentence, export, tmp_path, caplog):
-        with pytest.raises(SystemExit) as end:
-            export(hub)
-        assert end.value.code == 2
-        assert sentence in caplog.text
-        assert not any(name == "upload_folder" for name, *_ in hub.calls)
-        AutoModelForMaskedLM.from_pretrained(tmp_path / "out")
