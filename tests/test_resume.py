@@ -21,7 +21,7 @@ from ranks import environment, finish, start_ranks
 from scfm import checkpoint
 from scfm.callback.save import RESUME_ME
 from scfm.strategy.sharded import atomic_folder
-from scfm.training.resume import newest_whole, resume_path, torn
+from scfm.training.resume import find_damage, newest_whole, resume_path
 from support import write_made_store
 
 STEPS = 240
@@ -136,7 +136,7 @@ class TestTorn:
         for damage in (_cut, _flip):
             shutil.copy2(whole / "checkpoints" / newest.name, newest)
             damage(newest)
-            assert torn(newest) is not None
+            assert find_damage(newest) is not None
             caplog.clear()
             assert newest_whole(folder) == before
             assert newest.name in caplog.text
@@ -156,9 +156,9 @@ class TestTorn:
             (aside / "shard0").write_bytes(b"12345")
             (aside / "shard1").write_bytes(b"67890")
             assert not final.exists()
-        assert torn(final) is None
+        assert find_damage(final) is None
         (final / "shard1").write_bytes(b"6")
-        assert "shard1" in torn(final)
+        assert "shard1" in find_damage(final)
 
 
 def _cut(path):

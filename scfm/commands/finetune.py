@@ -19,7 +19,7 @@ from scfm.head.base import Head
 from scfm.inference.load import checkpoint_vocab, restore_backbone
 from scfm.io import write_text
 from scfm.metrics.direction import falls
-from scfm.model.adapt import anew
+from scfm.model.adapt import reset_adaptation
 from scfm.model.readout import reads_counts
 from scfm.published.dictionaries import Dictionaries
 from scfm.published.folder import read_checkpoint
@@ -72,7 +72,7 @@ def _finetune(cfg: DictConfig, output: Path) -> float | None:
     spec = make_spec(data, backbone.width)
     head = build(cfg.head, spec)
     data = (data.with_counts() if reads_counts(backbone) else data).planned(head.requirements())
-    backbone = build(cfg.adapt, anew(backbone))
+    backbone = build(cfg.adapt, reset_adaptation(backbone))
     _say_what_trains(backbone, head)
     data = prepare_head(head, backbone, data)
     trainer = make_trainer(

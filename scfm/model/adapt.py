@@ -1,6 +1,6 @@
 """How much of a pretrained backbone a fine-tune changes: all of it, its upper layers, or low-rank additions.
 
-:func:`anew` comes first: what an earlier fine-tune froze or added has no say in this one.
+:func:`reset_adaptation` comes first: what an earlier fine-tune froze or added has no say in this one.
 
 What the embedding rule does not read (the prediction head, the layers above ``embedding_layer``) is frozen in every
 case: it would get no gradient, and processes that train together would wait for it.
@@ -14,7 +14,7 @@ from torch import nn
 from scfm.model.backbone import Backbone
 
 
-def anew(backbone: Backbone) -> Backbone:
+def reset_adaptation(backbone: Backbone) -> Backbone:
     """A backbone as a fine-tune finds it: low-rank additions of an earlier one merged, every parameter trained.
 
     Args:

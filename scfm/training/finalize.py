@@ -19,7 +19,7 @@ from scfm.inference.load import restore_predictor
 from scfm.inference.predict import predictions, targets
 from scfm.inference.write import store_columns
 from scfm.module import CellModule
-from scfm.training.amend import amend
+from scfm.training.stored_head import update_head
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def finish(path: Path, data: CellData, device: torch.device) -> Finished:
         _refit(module, data, [*known, data.split.calibration])
     outputs = predictions(module, data, judged)
     if refitted or metrics:
-        amend(path, module.task, keep_trained=True)
+        update_head(path, module.task, keep_trained=True)
         after = _scores(module.task, outputs, data, judged)
         if metrics and len(judged):
             after |= {f"{name}_uncalibrated": value for name, value in before.items() if name.split("/")[0] == "ece"}

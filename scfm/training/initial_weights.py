@@ -19,7 +19,7 @@ from scfm.checkpoint import Checkpoint
 from scfm.config import build, compose_part, plain, target
 from scfm.data.module import CellData
 from scfm.inference.load import checkpoint_vocab, restore_backbone
-from scfm.model.adapt import anew
+from scfm.model.adapt import reset_adaptation
 from scfm.model.backbone import Backbone
 from scfm.model.growth import copy_weights, place_genes
 from scfm.module import CellModule
@@ -145,7 +145,7 @@ def initialize_backbone(backbone: Backbone, checkpoint: Checkpoint, data: CellDa
         checkpoint: where the weights are from; low-rank additions of a fine-tune are merged.
         data: the cells, whose vocabulary may be larger.
     """
-    old, vocab = anew(restore_backbone(checkpoint)), data.store.vocab
+    old, vocab = reset_adaptation(restore_backbone(checkpoint)), data.store.vocab
     copy_weights(backbone, old.state_dict())
     log.info("The run begins at step 0 with the weights of %s (step %d).", checkpoint.path, checkpoint.step)
     _say_positions(old, backbone, data.longest)

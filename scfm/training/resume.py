@@ -52,7 +52,7 @@ def resume_path(ckpt_path: str | None, output: Path) -> str | None:
 def newest_whole(folder: Path) -> Path | None:
     """The newest checkpoint that is not cut off; those that are get a line in the log."""
     for path in _by_time(folder):
-        fault = torn(path)
+        fault = find_damage(path)
         if fault is None:
             log.info("Resuming from %s.", path)
             _warn_of_later(path, folder)
@@ -94,7 +94,7 @@ def read_begun(ckpt_path: str | None, output: Path) -> Mapping[str, Any] | None:
         output: folder of the run.
     """
     if ckpt_path in ("last", "auto"):
-        path = next((path for path in _by_time(output / "checkpoints") if torn(path) is None), None)
+        path = next((path for path in _by_time(output / "checkpoints") if find_damage(path) is None), None)
     else:
         path = None if ckpt_path is None else Path(ckpt_path)
     if path is None or not path.exists():
@@ -106,7 +106,7 @@ def read_begun(ckpt_path: str | None, output: Path) -> Mapping[str, Any] | None:
     return config if isinstance(config, Mapping) else None
 
 
-def torn(path: Path) -> str | None:
+def find_damage(path: Path) -> str | None:
     """What is wrong with a checkpoint on disk, or None when every byte is as it was written."""
     if path.is_dir():
         lacking = list_missing(path)

@@ -16,7 +16,7 @@ from scfm.head.trajectory.ordinal import Ordinal
 from scfm.inference.load import restore_backbone, restore_predictor
 from scfm.model.adapt import merge
 from scfm.store.token_store import TokenStore
-from scfm.training.amend import amend
+from scfm.training.stored_head import update_head
 from support import command, write_made_store
 
 FAST = (
@@ -124,7 +124,7 @@ def test_prototypes_are_means_of_all_cells_to_learn_from_and_take_new_classes(fi
     assert np.isfinite(module.task.prototypes.radius.numpy()).all()
 
     module.task.add_class("new", found[:5] + 50)
-    amend(best, module.task)
+    update_head(best, module.task)
     again = restore_predictor(checkpoint.read(best)).task
     logits = np.zeros((1, 4))
     moved = again.write({"position": found[:5].mean(0, keepdims=True) + 50, "logits": logits})

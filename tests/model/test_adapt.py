@@ -3,7 +3,7 @@ import sys
 import pytest
 import torch
 
-from scfm.model.adapt import anew, frozen, full, lora, merge
+from scfm.model.adapt import frozen, full, lora, merge, reset_adaptation
 from scfm.model.pooling import embed
 
 CAUSAL = [pytest.param(False, id="bert"), pytest.param(True, id="gpt2")]
@@ -63,7 +63,7 @@ def test_what_an_earlier_fine_tune_froze_or_added_has_no_say(before, causal, sma
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     tuned = backbone(batch)
-    again = anew(backbone)
+    again = reset_adaptation(backbone)
     torch.testing.assert_close(again(batch), tuned, atol=1e-5, rtol=1e-5)
     assert list(again.state_dict()) == list(plain.state_dict())
     assert trainable(again) == trainable(plain)

@@ -7,7 +7,7 @@ from scfm.head.base import Head
 from scfm.strategy.checkpoint_io import write_checkpoint
 
 
-def amend(path: str | Path, task: Head, *, keep_trained: bool = False) -> Path:
+def update_head(path: str | Path, task: Head, *, keep_trained: bool = False) -> Path:
     """Put a head, changed without training, into its checkpoint; the rest of the file stays as it is.
 
     Args:
