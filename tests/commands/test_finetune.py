@@ -86,10 +86,14 @@ def test_a_fine_tune_may_begin_where_another_adapted(before, finetune):
 
 
 def test_several_label_columns(finetune):
-    _, folder = finetune("head.label=[cell_type,donor]", "trainer.max_steps=2", "data.unseen=ignore")
+    options = ("head.label=[cell_type,donor]", "head.weights=learned", "data.unseen=ignore")
+    _, folder = finetune(*options, "trainer.max_steps=2")
     found = json.loads((folder / "metrics.json").read_text())
     assert {"test/macro_f1", "test/macro_f1/donor", "test/coverage", "test/coverage/donor"} <= set(found)
     assert f"Of donor, {found['test/coverage/donor']:.1%} keep a name" in (folder / "report.html").read_text()
+    restored = restore_predictor(checkpoint.read(folder / "checkpoints/last.ckpt")).task
+    assert (restored.weights.log_variance != 0).all()
+    assert "train/weight/donor" in pd.read_csv(folder / "metrics.csv").columns
 
 
 def test_thresholds_come_from_cells_kept_apart_and_are_shipped(finetune):

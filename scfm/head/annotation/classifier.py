@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from scfm.batch import Batch
+from scfm.head.annotation.column_weights import ColumnWeights
 from scfm.head.annotation.label_layer import LabelLayer
 from scfm.head.annotation.levels import Levels
 from scfm.head.annotation.pseudo import pseudo_label_loss
@@ -49,7 +50,8 @@ class Classifier(StateHead):
         pseudo_weight: weight of the pseudo-label loss of unlabeled cells; 0 for none.
         pseudo_confidence: smallest probability of a call that becomes a pseudo-label.
         token_drop: share of tokens left out of the view that is trained on a pseudo-label.
-        weights: of the columns in the loss, in their order; null: all 1.
+        weights: of the columns in the loss, in their order; ``learned``: by their uncertainty
+            (:class:`~scfm.head.annotation.column_weights.ColumnWeights`); null: all 1.
 
     Raises:
         ValueError: no such column, fewer than two classes, no labeled cell, or a number out of its range.
@@ -76,7 +78,7 @@ class Classifier(StateHead):
         pseudo_weight: float = 0.0,
         pseudo_confidence: float = 0.9,
         token_drop: float = 0.2,
-        weights: list[float] | None = None,
+        weights: list[float] | Literal["learned"] | None = None,
     ) -> None:
         super().__init__()
         shares = {
@@ -89,9 +91,7 @@ class Classifier(StateHead):
         self.labels = (label,) if isinstance(label, str) else tuple(label)
         if not self.labels or len(set(self.labels)) != len(self.labels):
             raise ValueError(f"head.label={list(self.labels)}; expected one obs column or several different ones")
-        self.weights = [1.0] * len(self.labels) if weights is None else list(weights)
-        if len(self.weights) != len(self.labels) or not all(0 <= weight < float("inf") for weight in self.weights):
-            raise ValueError(f"head.weights={weights}; expected a number, 0 or more, for each of {list(self.labels)}")
+        self.weights = ColumnWeights(self.labels, weights)
         self.state = CellState(
             spec,
             gene_components,
@@ -146,15 +146,17 @@ class Classifier(StateHead):
         """``loss``, ``accuracy`` of the labeled cells of each column, and ``n_targets`` of the first."""
         logits = self.logits(backbone, batch)
         metrics: Metrics = {}
-        losses = []
+        losses, counts = [], []
         for i, column in enumerate(self.columns):
             truth = batch.obs[column.label]
             loss, n_labeled = column.loss(logits[i], truth)
-            losses.append(self.weights[i] * loss)
+            losses.append(loss)
+            counts.append(n_labeled)
             right = ((logits[i].argmax(1) == truth) & (truth >= 0)).sum()
             metrics[self._key("accuracy", i)] = right / n_labeled.clamp(min=1)
             metrics.setdefault("n_targets", n_labeled)
-        loss = torch.stack(losses).sum()
+        loss = self.weights(losses, counts)
+        metrics |= self.weights.metrics(self.labels)
         if self.pseudo_weight and self.training:
             extra, n_used = pseudo_label_loss(self, backbone, batch, logits)
             loss = loss + self.pseudo_weight * extra
