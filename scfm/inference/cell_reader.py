@@ -24,6 +24,7 @@ from scfm.inference.vote import add_majority, require_vote
 from scfm.inference.write import make_entries, require_output, require_room, write_result
 from scfm.io import atomic_write
 from scfm.module import CellModule
+from scfm.published.gene_classifier import GeneClassifier
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -107,6 +108,7 @@ class CellReader:
                 states = read_gene_states(
                     module.backbone, vocab, given, by=by, tokens=settings.tokens_per_batch,
                     block_size=settings.block_size, device=module.device,
+                    classifier=GeneClassifier.from_checkpoint(self.checkpoint),
                     advance=None if bar is None else bar.update,
                 )  # fmt: skip
             return states, gene_components(given, len(vocab)) if components else np.zeros((0, 0))

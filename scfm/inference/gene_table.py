@@ -17,6 +17,7 @@ from scfm.genes import symbol_of
 from scfm.inference.cell_input import CellInput
 from scfm.inference.predict import predict
 from scfm.model.backbone import Backbone
+from scfm.published.gene_classifier import GeneClassifier
 from scfm.vocab import Vocab
 
 #: Components of the baseline gene vectors.
@@ -69,6 +70,9 @@ class GeneStates:
 
     groups: Sequence[str]
     moments: dict[int, Moments] = field(default_factory=dict)
+    #: Of a published classifier of genes: its classes, and (V, C) sums of their probabilities by group.
+    classes: tuple[str, ...] = ()
+    probabilities: dict[int, torch.Tensor] = field(default_factory=dict)
 
 
 @torch.inference_mode()
@@ -81,6 +85,7 @@ def read_gene_states(
     tokens: int,
     block_size: int,
     device: torch.device,
+    classifier: GeneClassifier | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> GeneStates:
     """Read cells once and sum the hidden states of each gene, in the layer that cell embeddings are read from.
@@ -95,6 +100,7 @@ def read_gene_states(
         tokens: of a batch.
         block_size: cells read at once.
         device: where the backbone is.
+        classifier: of a published model, whose probabilities are summed too.
         advance: told of the cells of each batch.
 
     Raises:
@@ -107,11 +113,12 @@ def read_gene_states(
             raise ValueError(f"by={by!r} is no obs column; the file has {', '.join(map(str, given.cells.obs.columns))}")
         codes, names = pd.factorize(given.cells.obs[by].astype("object"), sort=True)
         groups = [str(name) for name in names]
-    states = GeneStates(groups)
+    states = GeneStates(groups, classes=() if classifier is None else classifier.classes)
     n_before = len({"cls", "bos"} & vocab.specials.keys())
 
     def add(batch: Batch) -> dict[str, np.ndarray]:
         hidden = backbone.hidden(batch, backbone.embedding_layer).double().cpu()
+        likely = None if classifier is None else classifier.probabilities(backbone.hidden(batch, -1))
         ids, ranks, cell = batch.ids.cpu(), batch.positions.cpu() - n_before, batch.token_cell.cpu()
         owner = torch.from_numpy(codes[batch.index.cpu().numpy()])[cell]
         for group in owner.unique().tolist():
@@ -119,6 +126,9 @@ def read_gene_states(
                 chosen = owner == group
                 moments = states.moments.setdefault(group, Moments.zeros(len(vocab), backbone.width))
                 moments.add(ids[chosen], ranks[chosen], hidden[chosen])
+                if likely is not None:
+                    empty = torch.zeros(len(vocab), likely.shape[1], dtype=torch.float64)
+                    states.probabilities.setdefault(group, empty).index_add_(0, ids[chosen], likely[chosen])
         return {}
 
     batches = given.batches(tokens=tokens, block_size=block_size, part_size=max(n, 1))
@@ -141,7 +151,8 @@ def make_gene_table(
 
     Returns:
         (gene and group) x D: mean states in X, ``layers["sd"]`` over cells, ``obs`` with gene, symbol, n_cells,
-        mean_rank and the group, ``obsm["X_static"]`` and ``obsm["X_pca"]``.
+        mean_rank and the group, ``obsm["X_static"]`` and ``obsm["X_pca"]``. Of a published classifier of genes also
+        ``obs["probability_CLASS"]``, the mean over cells.
 
     Raises:
         ValueError: no gene is in so many cells.
@@ -153,6 +164,8 @@ def make_gene_table(
         n = moments.n.numpy()[ids]
         obs = pd.DataFrame({"gene": tokens, "symbol": [symbol_of(token) or token for token in tokens]})
         obs["n_cells"], obs["mean_rank"] = n.astype(np.int64), moments.ranks.numpy()[ids] / n
+        for i, name in enumerate(states.classes):
+            obs[f"probability_{name}"] = states.probabilities[group].numpy()[ids, i] / n
         if by is not None:
             obs[by] = states.groups[group]
         obs.index = pd.Index(tokens if by is None else [f"{token}|{states.groups[group]}" for token in tokens])

@@ -17,7 +17,7 @@ from scfm.inference.cell_reader import CellReader
 from scfm.inference.gene_table import Moments, make_gene_table
 from scfm.inference.load import checkpoint_vocab, restore_predictor
 from scfm.inference.options import EmbedOptions, embed_options
-from scfm.inference.save import save_model
+from scfm.inference.saved_model import save_model
 from scfm.inference.state_table import make_state_table
 from scfm.inference.write import changed_adata
 from scfm.io import follow_link

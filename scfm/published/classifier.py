@@ -13,6 +13,8 @@ from torch import Tensor
 from scfm.config import build, check_stored
 from scfm.head.annotation.pooled import PooledClassifier
 from scfm.published.architecture import Architecture
+from scfm.published.gene_classifier import LABEL as GENE_LABEL
+from scfm.published.gene_classifier import PREFIX
 from scfm.tokenizer.dictionary import read_dictionary
 from scfm.types import Spec
 from scfm.vocab import Vocab
@@ -51,8 +53,7 @@ def read_head(
     if not any(name.startswith(("classifier.", "classification_heads.")) for name in weights):
         return None  # a pooler alone was never trained
     if architecture.name == "BertForTokenClassification":
-        log.warning("%s is a classifier of genes: its backbone is read, its linear layer is left out.", where)
-        return None
+        return _read_gene_classifier(weights, architecture, labels, where)
     tasks = sorted({int(found[1]) for name in weights if (found := _TASK.fullmatch(name))})
     kind = "bert"
     if tasks:
@@ -89,6 +90,20 @@ def read_head(
     for name in poolers.get(kind, ()):
         state[f"state.pooler.{name.rpartition('.')[2]}"] = weights[name]
     return HeadParts({"head": node}, classes, {f"task.{name}": value for name, value in state.items()})
+
+
+def _read_gene_classifier(
+    weights: Mapping[str, Tensor], architecture: Architecture, labels: str | None, where: str
+) -> HeadParts:
+    """The linear layer of a classifier of genes, which tables of genes read (``scfm-embed what=gene``)."""
+    sizes = {name: tuple(value.shape) for name, value in weights.items()}
+    n = sizes.get("classifier.bias", (0,))[0]
+    if sizes != {"classifier.weight": (n, architecture.sizes["width"]), "classifier.bias": (n,)}:
+        raise ValueError(f"the head of {where} is not that of {architecture.name}: {sizes}; copy the folder again")
+    names = _class_names([n], labels, architecture, multiple=False)[LABEL]
+    log.info("%s is a classifier of genes; scfm-embed what=gene writes its probabilities of %s.", where, list(names))
+    kept = {f"{PREFIX}{end}": weights[f"classifier.{end}"] for end in ("weight", "bias")}
+    return HeadParts({}, {GENE_LABEL: names}, kept)
 
 
 def _known(linear: Sequence[str], kind: str) -> set[str]:

@@ -9,6 +9,7 @@ from scfm.checkpoint import Checkpoint, describe, read_state
 from scfm.head.base import Head
 from scfm.inference.load import checkpoint_vocab
 from scfm.model.backbone import Backbone
+from scfm.published.gene_classifier import gene_classifier_weights
 from scfm.strategy.checkpoint_io import write_checkpoint
 from scfm.types import Spec
 
@@ -30,6 +31,7 @@ def save_model(checkpoint: Checkpoint, backbone: Backbone, head: Head, path: Pat
     state = _published_state(checkpoint, backbone) if checkpoint.published else read_state(checkpoint.path)
     weights = {f"backbone.{name}": value.cpu() for name, value in backbone.state_dict().items()}
     weights |= {f"task.{name}": value.cpu() for name, value in head.state_dict().items()}
+    weights |= gene_classifier_weights(checkpoint.weights)
     about = dict(state["scfm"])
     about["classes"] = {**about["classes"], **head.class_names()}
     steps: dict[str, Any] = {name: state[name] for name in ("global_step", "epoch") if name in state}
