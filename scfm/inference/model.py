@@ -313,8 +313,6 @@ def load(
     Example:
         >>> model = scfm.load("Geneformer/Geneformer-V1-10M")       # doctest: +SKIP
         >>> model.embed(adata)                                      # doctest: +SKIP
-        >>> adata.obsm["X_scfm"].shape                              # doctest: +SKIP
-        (2700, 256)
     """
     import_extensions(extensions)
     checkpoint = read_checkpoint(path, Dictionaries(**dictionaries))
