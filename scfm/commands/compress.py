@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from scfm.checkpoint import read, read_state
+from scfm.closing import closing_block, command_line
 from scfm.compression.compress import CompressOptions, compress
 from scfm.compression.distill import Distill
 from scfm.config import plain
@@ -52,7 +53,11 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
         found = compress(checkpoint, about, TokenStore.open(cfg.store), options, _bar)
         write_checkpoint(found.state, output)
         write_text(output.with_suffix(".csv"), found.curve.to_csv(index=False))
-    log.info("Wrote %s, and what each step costs to %s", output, output.with_suffix(".csv"))
+    first, last = found.curve.iloc[0], found.curve.iloc[-1]
+    sizes = f"{first['megabytes']:.1f} to {last['megabytes']:.1f} MB"
+    result = f"{sizes}; {last['neighbor_overlap']:.1%} of the nearest neighbors stay"
+    following = command_line("embed", init_from=output, input="...", output="...")
+    log.info("%s", closing_block([result], [output, output.with_suffix(".csv")], following))
     return found.curve.to_dict("records")
 
 

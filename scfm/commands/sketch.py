@@ -5,6 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from scfm.closing import closing_block
 from scfm.inference.write import require_output
 from scfm.io import hold
 from scfm.sketch.sketch import SketchOptions, draw_sketch
@@ -31,4 +32,7 @@ def run(cfg: DictConfig) -> None:
         reading = {"layer": cfg.layer, "counts": cfg.counts, "mod": cfg.mod}
         chosen = draw_sketch(source, options, progress=True, **reading)
         write_sketch(source, chosen, output, block_size=cfg.block_size, **reading)
-    log.info("Wrote %d cells with weights to %s", len(chosen), output)
+    result = (
+        f"{len(chosen):,} cells by {cfg.method}; weigh them by {'weight' if output.suffix == '.csv' else 'scfm_weight'}"
+    )
+    log.info("%s", closing_block([result], [output]))

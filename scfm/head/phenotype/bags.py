@@ -167,6 +167,12 @@ class Bags:
     values: Tensor
     mask: Tensor
 
+    def pooled(self) -> Bags:
+        """The mean of each sample's cells as its only cell."""
+        weight = self.mask.to(self.values.dtype)
+        total = torch.einsum("sn,snd->sd", weight, self.values) / weight.sum(1, keepdim=True).clamp(min=1)
+        return Bags(total.unsqueeze(1), self.mask.any(1, keepdim=True))
+
     def draw(self, cells: int, generator: torch.Generator) -> Bags:
         """At most so many cells of each sample, drawn at random."""
         if self.mask.shape[1] <= cells:

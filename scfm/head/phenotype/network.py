@@ -56,6 +56,11 @@ class BagNetwork(nn.Module):
             self.score = nn.Parameter(torch.zeros(n_maps, hidden))
         self.context = InducedContext(width, inducing) if inducing else None
 
+    @property
+    def is_linear(self) -> bool:
+        """Whether logits are a linear map of the mean of the cells."""
+        return self.pool == "mean" and self.context is None
+
     def forward(self, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (S, K) and attention (S, n, A), A = K with branches, else 1; padded cells have attention 0.
 

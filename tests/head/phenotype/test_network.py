@@ -136,6 +136,16 @@ def test_with_an_instance_term_and_branches_too():
     assert (logits[0].argmax(-1) == truth).float().mean() > 0.9
 
 
+def test_the_mean_of_the_cells_says_all_to_a_linear_network():
+    network = random_network(pool="mean")
+    cells, mask = torch.randn(2, 6, 5), torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
+    part = Bags(cells, mask).pooled()
+    torch.testing.assert_close(network(part.values, part.mask)[0], network(cells, mask)[0])
+    assert (
+        network.is_linear and not random_network(pool="mean", inducing=2).is_linear and not random_network().is_linear
+    )
+
+
 def test_sub_bags_hold_cells_of_their_sample():
     values = torch.arange(12.0).view(2, 6, 1)
     mask = torch.tensor([[True] * 6, [True] * 2 + [False] * 4])
