@@ -71,18 +71,14 @@ def synthetic_cells(
     log_level = _Levels(rng, n_genes, n_types, n_batches, n_donors, marker_strength, batch_strength)
     totals = depth * np.exp(rng.normal(0, 0.35, n_cells))
     pieces = []
-    for low in range(0, n_cells, PIECE):
-        part = slice(low, low + PIECE)
+    for part in (slice(low, low + PIECE) for low in range(0, n_cells, PIECE)):
         level = np.exp(log_level(pseudotime[part], kind[part], batch[part], donor[part]))
         mean = level / level.sum(axis=1, keepdims=True) * totals[part, None]
         pieces.append(csr_matrix(rng.poisson(mean * rng.gamma(8.0, 1 / 8.0, mean.shape)).astype(np.int32)))
-    columns = {
-        "cell_type": _categorical("type", kind, n_types),
-        "batch": _categorical("batch", batch, n_batches),
-        "donor": _categorical("donor", donor, n_donors),
-        "pseudotime": pseudotime,
-    }
-    obs = pd.DataFrame(columns, index=pd.Index([f"cell{i}" for i in range(n_cells)], dtype=object))
+    named = {"cell_type": ("type", kind, n_types), "batch": ("batch", batch, n_batches)}
+    columns = {name: _categorical(*parts) for name, parts in {**named, "donor": ("donor", donor, n_donors)}.items()}
+    obs = pd.DataFrame({**columns, "pseudotime": pseudotime})
+    obs.index = pd.Index([f"cell{i}" for i in range(n_cells)], dtype=object)
     return AnnData(vstack(pieces, format="csr"), obs=obs, var=var, uns={"source": f"scfm synthetic cells, seed {seed}"})
 
 

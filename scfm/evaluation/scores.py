@@ -11,7 +11,7 @@ import pandas as pd
 from scfm.evaluation.cells import Cells
 from scfm.evaluation.correction import batch_components
 from scfm.metrics.integration import integration_scores
-from scfm.metrics.silhouette import to_codes
+from scfm.metrics.mixing.silhouette import to_codes
 from scfm.metrics.structure import consensus_distances, ksim, neighbor_overlap, scgraph
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from scfm.metrics.integration import nmi_ari
+from scfm.metrics.mixing.silhouette import to_codes
 from scfm.metrics.neighbors import find_neighbors
-from scfm.metrics.silhouette import to_codes
 from scfm.metrics.structure import neighbor_overlap
 
 #: Fewer cells of a group inside a type than this are not told apart by a probe.

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 from scipy.stats import pearsonr, spearmanr, trim_mean
 
+from scfm.metrics.mixing.silhouette import to_codes
 from scfm.metrics.neighbors import find_neighbors
-from scfm.metrics.silhouette import to_codes
 
 
 def neighbor_overlap(before: np.ndarray, after: np.ndarray, groups: np.ndarray | None = None, k: int = 30) -> float:

@@ -14,8 +14,7 @@ from scfm.genes import read_alias
 from scfm.io import atomic_write, follow_link
 from scfm.preparation.executors import Dask, Local
 from scfm.preparation.job import Job, execute
-from scfm.preparation.options import Genes, Options, resolve_inputs
-from scfm.preparation.share import Share
+from scfm.preparation.options import Genes, Options, Share, resolve_inputs
 from scfm.preparation.side import Side
 from scfm.preparation.workdir import WorkDir
 from scfm.store.layout import MANIFEST, REPORT

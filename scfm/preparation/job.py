@@ -15,9 +15,8 @@ from scfm.preparation.assemble import assemble_store
 from scfm.preparation.encode import encode_parts
 from scfm.preparation.executors import Dask, Local
 from scfm.preparation.fit_tokenizer import count_genes, save_tokenizer
-from scfm.preparation.options import Options
+from scfm.preparation.options import Options, Share
 from scfm.preparation.rearrange import close_inputs
-from scfm.preparation.share import Share
 from scfm.preparation.steps import Steps
 from scfm.preparation.survey import check_genes, fix_corpus, survey_files
 from scfm.preparation.workdir import WorkDir

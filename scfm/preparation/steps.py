@@ -9,7 +9,7 @@ from concurrent.futures import BrokenExecutor, Executor
 from typing import Any, Literal
 
 from scfm.preparation.executors import run_all
-from scfm.preparation.share import Share
+from scfm.preparation.options import Share
 from scfm.preparation.workdir import WorkDir
 from scfm.progress import Progress
 

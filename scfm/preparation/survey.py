@@ -11,8 +11,7 @@ import pandas as pd
 
 from scfm.cells.file import CellFile
 from scfm.cells.names import WINDOW
-from scfm.preparation.options import Options
-from scfm.preparation.share import Share
+from scfm.preparation.options import Options, Share
 from scfm.preparation.side import join_fields, survey_fields
 from scfm.preparation.steps import Steps
 from scfm.preparation.worker import WorkerState, worker_state

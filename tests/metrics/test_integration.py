@@ -5,10 +5,10 @@ import pytest
 from sklearn.metrics import silhouette_samples as of_sklearn
 
 from scfm.metrics.integration import batch_variance, graph_connectivity, integration_scores, pcr_comparison
-from scfm.metrics.kbet import acceptance, kbet_per_label
-from scfm.metrics.lisi import cilisi, clisi, ilisi, lisi
+from scfm.metrics.mixing.kbet import acceptance, kbet_per_label
+from scfm.metrics.mixing.lisi import cilisi, clisi, ilisi, lisi
+from scfm.metrics.mixing.silhouette import bras, isolated_labels, silhouette_samples
 from scfm.metrics.neighbors import Neighbors, find_neighbors
-from scfm.metrics.silhouette import bras, isolated_labels, silhouette_samples
 
 
 def test_silhouette_equals_scikit_learn(blobs):

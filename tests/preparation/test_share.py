@@ -11,7 +11,7 @@ import pytest
 from scfm.datasets.synthetic import synthetic_cells
 from scfm.preparation import encode as module
 from scfm.preparation.api import append, prepare
-from scfm.preparation.share import Share
+from scfm.preparation.options import Share
 from scfm.preparation.workdir import WorkDir
 from scfm.store.verify import verify
 from scfm.tokenizer import MedianTokenizer, RankTokenizer

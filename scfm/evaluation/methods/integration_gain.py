@@ -14,9 +14,9 @@ from scfm.evaluation.methods.backbone_gain import RANDOM, WITH, WITHOUT, Backbon
 from scfm.head.integration.triplet import Triplet
 from scfm.head.survey import Survey, build_row_table, lookup_rows
 from scfm.metrics.annotation import interval
-from scfm.metrics.lisi import lisi
+from scfm.metrics.mixing.lisi import lisi
+from scfm.metrics.mixing.silhouette import to_codes
 from scfm.metrics.neighbors import find_neighbors
-from scfm.metrics.silhouette import to_codes
 
 #: Steps of each training, cells of a step, learning rate.
 STEPS, CELLS, RATE = 100, 512, 3e-3

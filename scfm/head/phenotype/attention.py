@@ -92,19 +92,10 @@ class Attention(StateHead):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if kind not in KINDS:
-            raise ValueError(f"head.kind={kind!r}; expected one of {', '.join(KINDS)}")
-        check_positive(cells=cells, steps=steps, width=width, hidden=hidden)
+        _check_kind(kind, event)
+        _check_sizes(width, hidden, min_cells)
+        check_positive(cells=cells, steps=steps)
         check_not_negative(decay=decay, inducing=inducing, instances=instances)
-        if max(width, hidden) > 64 or min_cells < 2:
-            raise ValueError(
-                f"head.width={width}, hidden={hidden}, min_cells={min_cells}; expected widths up to 64 (samples are "
-                "few) and bags of at least 2 cells"
-            )
-        if (kind == "survival") != (event is not None):
-            raise ValueError(
-                f"head.kind={kind}, event={event}; expected head.event with head.kind=survival and only there"
-            )
         self.names = spec.categories("head.sample", sample)
         self.classes: Sequence[str] = spec.categories("head.label", label) if kind in ("class", "ordinal") else ()
         if self.classes and len(self.classes) < 2:
@@ -121,12 +112,11 @@ class Attention(StateHead):
         self.sampling = None if kind == "survival" else Sampling(by=sample, micro_batches="equal")
         self.state = CellState(spec, gene_components, max_tokens, score="log")
         self.space = SampleSpace(self.state.width, width, len(self.types))
-        outputs = n_outputs(kind, len(self.classes))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = BagNetwork(
                 width,
-                outputs,
+                n_outputs(kind, len(self.classes)),
                 hidden=hidden,
                 pool=pool,
                 branches=branches,
@@ -316,3 +306,19 @@ class Attention(StateHead):
 
 def _on(codes: np.ndarray | None, device: torch.device) -> Tensor | None:
     return None if codes is None else torch.from_numpy(codes).to(device)
+
+
+def _check_sizes(width: int, hidden: int, min_cells: int) -> None:
+    check_positive(width=width, hidden=hidden)
+    if max(width, hidden) > 64 or min_cells < 2:
+        raise ValueError(
+            f"head.width={width}, hidden={hidden}, min_cells={min_cells}; expected widths up to 64 (samples are "
+            "few) and bags of at least 2 cells"
+        )
+
+
+def _check_kind(kind: str, event: str | None) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"head.kind={kind!r}; expected one of {', '.join(KINDS)}")
+    if (kind == "survival") != (event is not None):
+        raise ValueError(f"head.kind={kind}, event={event}; expected head.event with head.kind=survival and only there")

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from scfm.metrics.mixing.silhouette import to_codes
 from scfm.metrics.neighbors import Neighbors, find_neighbors
-from scfm.metrics.silhouette import to_codes
 
 
 def lisi(neighbors: Neighbors, groups: np.ndarray, perplexity: float | None = None) -> np.ndarray:

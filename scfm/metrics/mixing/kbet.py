@@ -7,8 +7,8 @@ from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from scipy.stats import chi2
 
+from scfm.metrics.mixing.silhouette import to_codes
 from scfm.metrics.neighbors import Neighbors, find_neighbors
-from scfm.metrics.silhouette import to_codes
 
 #: Below this many cells all eigenvectors are computed at once, which is faster and exact.
 DENSE = 1000

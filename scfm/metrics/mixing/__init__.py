@@ -1,0 +1,1 @@
+"""How evenly batches mix around a cell, and how far types stay apart."""
