@@ -35,8 +35,6 @@ STYLE = """
 *{box-sizing:border-box}
 body{font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif;color:var(--ink);
 background:var(--paper);max-width:1180px;margin:0 auto;padding:24px 32px 64px;overflow-wrap:anywhere}
-@media(max-width:640px){body{padding:12px 12px 40px}h1{font-size:22px!important}.summary p{font-size:16px!important}
-th,td{padding:4px 7px!important}}
 h1{font-size:27px;margin:8px 0 4px}
 h2{font-size:20px;margin:38px 0 8px;border-bottom:1px solid var(--line);padding-bottom:4px}
 p{margin:8px 0;max-width:60em}.summary p{font-size:18px;background:var(--own);border-left:4px solid #0072b2;
@@ -53,6 +51,9 @@ figcaption{font-size:14px;color:var(--quiet);max-width:60em}
 code{background:var(--head);padding:.1em .3em}svg{vertical-align:top;max-width:100%;height:auto}
 svg text{font-size:11px;fill:var(--ink)}svg .t{font-size:14px;text-anchor:middle}svg .m{text-anchor:middle}
 svg .e{text-anchor:end}svg path{fill:none;stroke:var(--ink)}svg .a rect{fill:var(--a)}svg .b rect{fill:var(--b)}
+@media(max-width:640px){body{padding:12px 12px 40px}h1{font-size:22px}.summary p{font-size:16px}
+th,td{padding:4px 7px}figure{overflow-x:auto}figure img{max-width:none}
+figcaption{position:sticky;left:0}}
 """
 
 

@@ -81,6 +81,19 @@ def test_names_stand_on_the_map_where_they_cover_no_other():
     assert all(np.linalg.norm(np.array(text.get_position()) - centers[text.get_text()]) < 0.3 for text in axes.texts)
 
 
+@pytest.mark.parametrize("n_types", [3, 24, 60])
+def test_a_legend_does_not_press_the_maps_flat(n_types):
+    values = np.array([f"type {i % n_types} with a name that takes a second line" for i in range(240)])
+    points = np.random.default_rng(0).normal(size=(240, 2))
+    figure = plot.maps({"X": points, "PCA": points}, {"label": values, "called": values})
+    figure.canvas.draw()
+    for axes in figure.axes:
+        box = axes.get_window_extent()
+        assert min(box.width, box.height) > 2.2 * figure.dpi
+    legends = [axes.get_legend().get_window_extent() for axes in figure.axes if axes.get_legend()]
+    assert not legends[0].overlaps(legends[1])
+
+
 def test_the_numbers_of_a_picture_are_those_that_were_drawn(tmp_path):
     points = {"X": np.array([[0.0, 1], [2, 3], [4, 5]])}
     figure = plot.maps(points, {"type": np.array(["a", "b", "a"]), "time": np.array([0.5, 1.5, np.nan])})

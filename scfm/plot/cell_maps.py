@@ -13,11 +13,12 @@ from matplotlib.patheffects import withStroke
 
 from scfm.plot.figure import ABSENT, GRAY, INK, categories, make_figure, style
 
-ROWS_OF_LEGEND = 24
+#: Lines of a legend that stand beside a map without pressing it flat, and inches of such a column.
+ROWS_OF_LEGEND, LEGEND_WIDTH = 18, 2.1
 #: A name stands on the map if it has this share of the cells and no more letters than that.
 SMALLEST_NAMED, LONGEST_NAMED = 0.005, 22
 #: Width and height of a letter, as shares of a map's width and height.
-LETTER = (0.018, 0.036)
+LETTER = (0.018, 0.042)
 
 
 def draw_cells(
@@ -114,11 +115,16 @@ def _legend(axes: Axes, names: Sequence[str], present: set[str]) -> None:
         bbox_to_anchor=(1.01, 1.0),
         fontsize=8.5,
         frameon=False,
-        ncols=max(1, -(-len(shown) // ROWS_OF_LEGEND)),
+        ncols=_legend_columns([name for _, name in shown]),
         handletextpad=0.2,
         columnspacing=0.8,
         borderaxespad=0,
     )
+
+
+def _legend_columns(names: Sequence[str]) -> int:
+    lines = sum(1 + _wrapped(name).count("\n") for name in names)
+    return max(1, -(-lines // ROWS_OF_LEGEND))
 
 
 def _wrapped(name: str) -> str:
@@ -138,10 +144,8 @@ def maps(coordinates: Mapping[str, np.ndarray], colorings: Mapping[str, np.ndarr
         The figure.
     """
     n_rows, n_columns = len(colorings), len(coordinates)
-    longest = max(
-        (len(categories(v)) for v in colorings.values() if not np.issubdtype(v.dtype, np.floating)), default=1
-    )
-    side = 1.7 * -(-longest // ROWS_OF_LEGEND)
+    texts = [categories(v) for v in colorings.values() if not np.issubdtype(v.dtype, np.floating)]
+    side = LEGEND_WIDTH * max((_legend_columns(names) for names in texts), default=1)
     figure = make_figure(4.1 * n_columns + side, 3.9 * n_rows)
     grid = figure.subplots(n_rows, n_columns, squeeze=False)
     named = {what: set(categories(v)) for what, v in colorings.items() if not np.issubdtype(v.dtype, np.floating)}
@@ -160,6 +164,8 @@ def _alike(names: set[str], others: Sequence[set[str]]) -> list[str]:
 
 def umap(coordinates: np.ndarray, values: np.ndarray, title: str) -> Figure:
     """One map of cells with its legend; see :func:`draw_cells`."""
-    figure = make_figure(7.2, 5.2)
+    named = not np.issubdtype(np.asarray(values).dtype, np.floating)
+    columns = _legend_columns(categories(values)) if named else 1
+    figure = make_figure(5.1 + LEGEND_WIDTH * columns, 5.2)
     draw_cells(figure.subplots(), coordinates, values, title)
     return figure

@@ -30,16 +30,19 @@ def confusion_matrix(true: np.ndarray, predicted: np.ndarray, *, title: str = ""
     table = pd.crosstab(true, predicted).reindex(index=rows, columns=columns, fill_value=0)
     shares = table.to_numpy() / np.maximum(table.to_numpy().sum(axis=1, keepdims=True), 1)
     cell = 0.46 if len(rows) <= 25 else 0.23
-    names = max(len(name) for name in columns) * 0.075 + 0.5
+    shown = [name if len(name) <= 34 else f"{name[:31]}..." for name in columns]
+    names = max(map(len, shown)) * 0.075 + 0.5
     figure = make_figure(max(5.0, cell * len(columns) + names + 1.0), max(3.6, cell * len(rows) + names))
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     font = 9 if len(rows) <= 25 else 7
-    axes.set_xticks(range(len(columns)), columns, rotation=45 if len(rows) <= 25 else 90, fontsize=font)
+    axes.set_xticks(range(len(columns)), shown, rotation=45 if len(rows) <= 25 else 90, fontsize=font)
     for tick in axes.get_xticklabels():
         tick.set(ha="right" if len(rows) <= 25 else "center", rotation_mode="anchor" if len(rows) <= 25 else "default")
     axes.set_yticks(
-        range(len(rows)), [f"{name} ({n})" for name, n in zip(rows, table.sum(axis=1), strict=True)], fontsize=font
+        range(len(rows)),
+        [f"{name} ({n})" for name, n in zip(shown[: len(rows)], table.sum(axis=1), strict=True)],
+        fontsize=font,
     )
     axes.set_xlabel("called", fontsize=10)
     axes.set_ylabel("true (cells)", fontsize=10)
