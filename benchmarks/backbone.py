@@ -111,17 +111,10 @@ def read_spaces(store: TokenStore, checkpoint: Checkpoint, components: PCA) -> I
         torch.nn.init.zeros_(backbone.readout.correction[-1].weight)
         torch.nn.init.zeros_(backbone.readout.correction[-1].bias)
         yield "without the layers", embed(backbone, store, checkpoint)
-    yield "random weights", embed(with_random_axes(build_backbone(checkpoint)), store, checkpoint)
+    yield "random weights", embed(build_backbone(checkpoint), store, checkpoint)
     values = read_log_counts(store)
     yield "PCA of the corpus, applied", components.transform(values)
     yield "PCA of these cells", PCA(COMPONENTS, svd_solver="arpack", random_state=0).fit_transform(values)
-
-
-def with_random_axes(backbone: Backbone) -> Backbone:
-    """Gene axes at random, where the read-out has some: they would be zeros."""
-    if isinstance(backbone.readout, Denoiser):
-        torch.nn.init.normal_(backbone.readout.axes)
-    return backbone
 
 
 def embed(backbone: Backbone, store: TokenStore, checkpoint: Checkpoint) -> np.ndarray:

@@ -71,7 +71,7 @@ class Checkpoint:
 
 
 def _whole(path: str) -> str:
-    return path if path.startswith("hf://") else str(Path(path).resolve())
+    return path if "://" in path else str(Path(path).resolve())
 
 
 def describe(

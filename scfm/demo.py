@@ -23,8 +23,8 @@ from scfm.page import Section, image, paragraph, settings, table, versions, writ
 log = logging.getLogger(__name__)
 
 OUTPUT = Path("outputs/demo")
-#: A laptop's share: the 256 most expressed genes of each cell.
-SMALL = ("trainer.accelerator=cpu", "data.max_length=256", "data.tokens_per_batch=2048", "data.test=0.2")
+#: A laptop's share.
+SMALL = ("trainer.accelerator=cpu", "data.max_length=1024", "data.tokens_per_batch=16384", "data.test=0.2")
 
 
 def commands(cells: Path) -> list[list[str]]:
@@ -36,21 +36,20 @@ def commands(cells: Path) -> list[list[str]]:
             "prepare",
             f"input={cells}",
             f"output={store}",
-            "tokenizer=geneformer_v2",
+            "init_from=scfm://small",
             "obs=[cell_type,lane]",
             "group=lane",
             "keep_counts=true",
         ],
         [
             "train",
+            "init_from=scfm://small",
             f"store={store}",
-            "objective=mlm",
-            "model=tiny",
-            "model.embedding_pool=weighted",
-            "start.factorization=correspondence",
+            "objective=mlm_denoise",
             f"output={pretrained}",
             *SMALL,
-            "trainer.max_steps=400",
+            "trainer.max_steps=60",
+            "optim.lr=3e-4",
         ],
         [
             "finetune",

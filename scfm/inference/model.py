@@ -256,13 +256,15 @@ class Model:
         self.module.eval()
         return asked.analyse(self, cells, settings, output=output, overwrite=overwrite, progress=progress)
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, *, int8: bool = False) -> Path:
         """Write the model, as it is now, as a checkpoint that every command reads; without optimizer state.
+
+        ``int8=True`` stores matrices as 8-bit numbers with a scale for each row, a quarter of the file.
 
         Raises:
             FileExistsError: something lies there.
         """
-        return save_model(self.checkpoint, self.backbone, self.head, Path(path))
+        return save_model(self.checkpoint, self.backbone, self.head, Path(path), int8=int8)
 
     def export(self, folder: str | Path, *, dtype: DType = "float32", license: str | None = None) -> list[str]:
         """Write the model as a folder that transformers and the published tools read, as ``scfm-export`` does.

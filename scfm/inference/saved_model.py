@@ -8,13 +8,14 @@ from typing import Any
 from scfm.checkpoint import Checkpoint, describe, read_state
 from scfm.head.base import Head
 from scfm.inference.load import checkpoint_vocab
+from scfm.int8 import pack_weights
 from scfm.model.backbone import Backbone
 from scfm.published.gene_classifier import gene_classifier_weights
 from scfm.strategy.checkpoint_io import write_checkpoint
 from scfm.types import Spec
 
 
-def save_model(checkpoint: Checkpoint, backbone: Backbone, head: Head, path: Path) -> Path:
+def save_model(checkpoint: Checkpoint, backbone: Backbone, head: Head, path: Path, *, int8: bool = False) -> Path:
     """Write a model, as it is now, as a checkpoint that every command reads; without optimizer state.
 
     Args:
@@ -22,6 +23,7 @@ def save_model(checkpoint: Checkpoint, backbone: Backbone, head: Head, path: Pat
         backbone: with its weights.
         head: with its weights and classes.
         path: the .ckpt to write; returned.
+        int8: store matrices as 8-bit numbers with a scale for each row.
 
     Raises:
         FileExistsError: something lies there.
@@ -32,6 +34,7 @@ def save_model(checkpoint: Checkpoint, backbone: Backbone, head: Head, path: Pat
     weights = {f"backbone.{name}": value.cpu() for name, value in backbone.state_dict().items()}
     weights |= {f"task.{name}": value.cpu() for name, value in head.state_dict().items()}
     weights |= gene_classifier_weights(checkpoint.weights)
+    weights = pack_weights(weights) if int8 else weights
     about = dict(state["scfm"])
     about["classes"] = {**about["classes"], **head.class_names()}
     steps: dict[str, Any] = {name: state[name] for name in ("global_step", "epoch") if name in state}

@@ -37,7 +37,8 @@ class Denoiser(Readout):
         self.axes: Tensor
         self.center: Tensor
         self.linear: Tensor
-        self.register_buffer("axes", torch.zeros(n_tokens, width))
+        with torch.random.fork_rng(devices=[]):  # without a start the axes are random, as all else is then
+            self.register_buffer("axes", torch.randn(n_tokens, width))
         self.register_buffer("center", torch.zeros(width))
         self.register_buffer("linear", torch.eye(width))
         self.norm = nn.LayerNorm(width)

@@ -11,6 +11,8 @@ import torch
 
 from scfm.checkpoint import Checkpoint, read
 from scfm.config import build, check_stored
+from scfm.datasets.models import SCHEME as SHIPPED
+from scfm.datasets.models import shipped_model
 from scfm.published.architecture import Architecture, read_architecture
 from scfm.published.classifier import HeadParts, read_head
 from scfm.published.dictionaries import Dictionaries, read_tokenizer
@@ -30,8 +32,8 @@ def read_checkpoint(
     """Read a checkpoint of scfm, or a published model.
 
     Args:
-        path: a .ckpt file, a folder of ours, a transformers folder (one with ``config.json``), or ``hf://USER/NAME``,
-            with ``/FOLDER`` and ``@REVISION`` where wanted.
+        path: a .ckpt file, a folder of ours, a transformers folder (one with ``config.json``), ``scfm://small``, the
+            model that comes with the package, or ``hf://USER/NAME``, with ``/FOLDER`` and ``@REVISION`` where wanted.
         given: where the dictionaries of a published model are; by default they are looked for beside it.
         tokenizer: state of a tokenizer to take where no dictionary of a published model is found.
 
@@ -39,6 +41,8 @@ def read_checkpoint(
         FileNotFoundError: nothing lies there, or no dictionaries.
         ValueError: it cannot be read, see :func:`scfm.checkpoint.read` and :func:`read_folder`.
     """
+    if str(path).startswith(SHIPPED):
+        return read(shipped_model(str(path)))
     if str(path).startswith(SCHEME):
         return read_folder(find_snapshot(str(path)), given or Dictionaries(), tokenizer=tokenizer)
     folder = Path(path)

@@ -7,14 +7,17 @@ import math
 import pandas as pd
 import pytest
 import torch
-from strategy.two_ranks import COMMON, STRATEGIES
+from strategy.two_ranks import COMMON, DENOISED, STRATEGIES
 from transformers import AutoModelForMaskedLM
 
 import stoppable
 from ranks import finish, start_ranks
 from scfm import checkpoint
+from scfm.datasets.synthetic import synthetic_cells
 from scfm.inference.load import restore_backbone
 from scfm.module import CellModule
+from scfm.preparation.api import prepare
+from scfm.tokenizer import MedianTokenizer
 from support import SMALL, command, write_made_store
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(900)]  # the first test waits for all runs of two ranks
@@ -33,6 +36,8 @@ def folder(made_store, tmp_path_factory):
     command("train", *one, f"output={folder}/ar_single", "objective=ar")
     command("train", *one, f"output={folder}/spectral_single", "start=spectral")
     command("train", *one, f"output={folder}/one_step", "trainer.max_steps=1")
+    counted = prepare_counted(folder)
+    command("train", f"store={counted}", *SMALL, *COMMON, *DENOISED, f"output={folder}/denoised_single")
     store, changing = str(made_store), f"{folder}/changing"
     stoppable.run(store, f"{folder}/unchanged", *stoppable.CHANGING, "trainer.max_steps=12")
     stoppable.run(store, changing, *stoppable.CHANGING, "trainer.max_steps=5")
@@ -40,6 +45,15 @@ def folder(made_store, tmp_path_factory):
     finish(start_ranks(two_ranks_script(), made_store, folder, world=1), seconds=200)
     stoppable.run(store, changing, *stoppable.CHANGING, "trainer.max_steps=12", "ckpt_path=last")
     return folder
+
+
+def prepare_counted(folder):
+    """A small store that keeps counts."""
+    synthetic_cells(n_cells=120, n_genes=40, n_types=3, n_batches=1, seed=0).write_h5ad(folder / "cells.h5ad")
+    specials = {"pad": "<pad>", "mask": "<mask>", "cls": "<cls>", "eos": "<eos>"}
+    tokenizer = MedianTokenizer(name="small", max_length=24, specials=specials)
+    prepare([folder / "cells.h5ad"], folder / "counted", tokenizer, keep_counts=True, workers=1)
+    return folder / "counted"
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +105,12 @@ def test_next_gene_prediction_too(folder, name):
 def test_the_spectral_start_is_that_of_one_process(folder, name):
     assert differ(weights(folder / "spectral_single"), weights(folder / f"spectral_{name}")) < TOLERANCE
     assert differ(weights(folder / "spectral_single"), weights(folder / "single")) > 0.1
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp2", "deepspeed_zero3"])
+def test_the_denoised_embedding_is_that_of_one_process(folder, name):
+    difference = differ(weights(folder / "denoised_single"), weights(folder / f"denoised_{name}"))
+    assert difference < 3 * TOLERANCE  # a layer that begins at 0 divides small gradients by small ones
 
 
 @pytest.mark.parametrize("name", ["ddp", "ddp_apart"])

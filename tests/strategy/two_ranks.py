@@ -27,6 +27,16 @@ COMMON = (
     "schedule=constant",
     "start=random",
 )
+#: On a store with counts.
+DENOISED = (
+    "start=spectral",
+    "start.factorization=correspondence",
+    "start.min_cells=3",
+    "start.components=8",
+    "objective=mlm_denoise",
+    "model.embedding_pool=denoised",
+    "model.layer_length=12",
+)
 STRATEGIES = {
     "ddp": ("strategy=ddp",),
     "ddp_apart": ("strategy=ddp", "strategy.overlap=false"),
@@ -80,6 +90,8 @@ def spectral(store: str, folder: str) -> None:
     """The spectral start, which the first rank alone computes."""
     for name in ("ddp", "ddp_apart", "fsdp2", "deepspeed_zero2", "deepspeed_zero3"):
         train(store, f"{folder}/spectral_{name}", *COMMON, "start=spectral", *STRATEGIES[name])
+    for name in ("ddp", "fsdp2", "deepspeed_zero3"):
+        train(f"{folder}/counted", f"{folder}/denoised_{name}", *COMMON, *DENOISED, *STRATEGIES[name])
 
 
 def resume_by_strategy(store: str, folder: str) -> None:

@@ -28,7 +28,6 @@ from scfm.inference.predict import embed_step, predict
 from scfm.model.readout import reads_counts
 from scfm.published.dictionaries import Dictionaries
 from scfm.published.folder import read_checkpoint
-from scfm.published.hub import SCHEME
 from scfm.store.token_store import TokenStore
 from scfm.tokenizer import Tokenizer, from_dict
 from scfm.tokenizer.token_counts import gather_counts
@@ -95,7 +94,7 @@ def read_pretrained(checkpoint: Checkpoint) -> Checkpoint | None:
     if checkpoint.command != "finetune":
         return checkpoint
     path = checkpoint.config["init_from"]
-    if Path(path).exists() or path.startswith(SCHEME):
+    if Path(path).exists() or "://" in path:
         try:
             config = checkpoint.config
             given = Dictionaries.from_config(config.get("tokenizer"), config.get("labels"))
