@@ -1,6 +1,6 @@
 """What a pretrained backbone knows of cells that were not in its corpus, frozen, beside what needs no transformer.
 
-python benchmarks/backbone.py --checkpoint outputs/atlas/checkpoints/last.ckpt --corpus stores/atlas
+python benchmarks/backbone.py --checkpoint scfm://small --corpus stores/small
     [--data ../shared/data] [--role tuning|judging] [--sets my.yaml] [--seeds 3]
 
 For each set of ``sets.py`` (or of ``my.yaml``) the embedding X_scfm stands beside: the same without the layers (only of
@@ -31,7 +31,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from scfm.checkpoint import Checkpoint, read
+from scfm.checkpoint import Checkpoint
 from scfm.data.module import CellData
 from scfm.inference.load import build_backbone, restore_backbone
 from scfm.inference.predict import embeddings
@@ -40,6 +40,7 @@ from scfm.model.backbone import Backbone
 from scfm.model.denoiser import Denoiser
 from scfm.model.start.axes import log_counts
 from scfm.preparation.api import prepare
+from scfm.published.folder import read_checkpoint
 from scfm.store.token_store import TokenStore
 from scfm.tokenizer import from_dict
 
@@ -52,7 +53,7 @@ FEWEST = 10
 def main() -> None:
     """Print one table a set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--checkpoint", default="scfm://small")
     parser.add_argument("--corpus", type=Path, required=True, help="the store that it was pretrained on, with counts")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--role", choices=["tuning", "judging"], default="tuning")
@@ -64,7 +65,7 @@ def main() -> None:
     own = from_yaml(options.sets)["backbone"] if options.sets else None
     sets = own or (tuning("backbone") if options.role == "tuning" else judging("backbone"))
     sets = {name: one for name, one in sets.items() if not options.only or name in options.only}
-    checkpoint = read(options.checkpoint)
+    checkpoint = read_checkpoint(options.checkpoint)
     components = fit_corpus(TokenStore.open(options.corpus))
     for one in sets.values():
         record_look(one)

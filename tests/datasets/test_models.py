@@ -28,9 +28,8 @@ def model():
 def test_the_file_is_small_and_tells_no_path(model):
     path = shipped_model("scfm://small")
     assert path.stat().st_size < 8e6
-    assert not [text for text in texts(model.checkpoint.config) if text.startswith(("/", "~", "."))], (
-        "paths of a machine"
-    )
+    paths = [text for text in texts(model.checkpoint.config) if text.startswith(("/", "~", "."))]
+    assert not paths, "the paths of the machine that made it"
     assert all(value.dtype != torch.float32 for name, value in model.checkpoint.weights.items() if "weight" in name)
 
 
