@@ -5,10 +5,11 @@ python benchmarks/backbone.py --checkpoint scfm://small --corpus stores/small
 
 For each set of ``sets.py`` (or of ``my.yaml``) the embedding X_scfm stands beside: the same without the layers (only of
 ``model.embedding_pool=denoised``), the same model with random weights, 64 principal components fitted on the corpus of
-the pretraining and applied, and those of the cells themselves, which see the cells that are asked about. Columns:
-macro-F1 of a linear probe, of the 15 nearest neighbors by cosine and of a linear probe that learned from a tenth of the
-labels (mean over splits; donors are kept whole where a set has them), the bio score of scIB, and R2 of a cell's number
-of genes predicted from the embedding. A look at a judging set is counted (``looks.py``).
+the pretraining and applied, and those of the cells themselves, which see the cells that are asked about, alone and
+beside X_scfm. Columns: macro-F1 of a linear probe, of the 15 nearest neighbors by cosine and of a linear probe that
+learned from a tenth of the labels (mean over splits; donors are kept whole where a set has them), the bio score of
+scIB, and R2 of a cell's number of genes predicted from the embedding. A look at a judging set is counted
+(``looks.py``).
 """
 
 import argparse
@@ -107,7 +108,8 @@ def read_spaces(store: TokenStore, checkpoint: Checkpoint, components: PCA) -> I
     """Each embedding of the cells of a store, by name."""
     torch.manual_seed(0)
     backbone = restore_backbone(checkpoint)
-    yield "X_scfm, frozen", embed(backbone, store, checkpoint)
+    frozen = embed(backbone, store, checkpoint)
+    yield "X_scfm, frozen", frozen
     if isinstance(backbone.readout, Denoiser):
         torch.nn.init.zeros_(backbone.readout.correction[-1].weight)
         torch.nn.init.zeros_(backbone.readout.correction[-1].bias)
@@ -115,7 +117,9 @@ def read_spaces(store: TokenStore, checkpoint: Checkpoint, components: PCA) -> I
     yield "random weights", embed(build_backbone(checkpoint), store, checkpoint)
     values = read_log_counts(store)
     yield "PCA of the corpus, applied", components.transform(values)
-    yield "PCA of these cells", PCA(COMPONENTS, svd_solver="arpack", random_state=0).fit_transform(values)
+    own = PCA(COMPONENTS, svd_solver="arpack", random_state=0).fit_transform(values)
+    yield "PCA of these cells", own
+    yield "PCA of these cells and X_scfm", np.hstack([own / own.std(), (frozen - frozen.mean(0)) / frozen.std()])
 
 
 def embed(backbone: Backbone, store: TokenStore, checkpoint: Checkpoint) -> np.ndarray:

@@ -11,7 +11,7 @@ SCHEME = "scfm://"
 def shipped_model(address: str) -> Path:
     """The checkpoint behind ``scfm://NAME``.
 
-    ``scfm://small`` is ``experiment=atlas_small`` on 29,974 human cells of 13 open files, in half precision: its card
+    ``scfm://small`` is ``experiment=atlas_small`` on 29,974 human cells of 13 open files, as 8-bit numbers: its card
     is ``docs/small_model.md``, and ``scripts/make_small_model.py`` makes it again.
 
     Raises:
