@@ -7,13 +7,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
 from scfm.genes.report import GeneReport, likely_cause
 from scfm.genes.resolve import (
+    Answers,
+    Company,
     Species,
+    company,
     ensembl_id,
     foreign_names,
     looks_like_mouse,
@@ -23,7 +26,7 @@ from scfm.genes.resolve import (
 )
 from scfm.genes.spelling import clean_names
 from scfm.genes.table import symbol_of, table, tokens_of_symbols
-from scfm.vocab import Vocab
+from scfm.vocab import MAX_SIZE, Vocab
 
 log = logging.getLogger(__name__)
 
@@ -154,12 +157,9 @@ class _Tokens:
         return direct if direct in same or not same else same[0]
 
 
-class _Column(NamedTuple):
-    """What became of one column: its token (-1: none), and why."""
-
-    token: int
-    excluded: bool = False
-    rescued: bool = False
+#: What became of a column as one number, of which many are kept: its token, or -1 where it has none; this where it is
+#: left out on purpose; and this more where a retired name led to the token.
+_EXCLUDED, _RESCUED = -2, MAX_SIZE
 
 
 class _Matcher:
@@ -179,20 +179,20 @@ class _Matcher:
         self.any_case = species == "other" or (species == "human" and not looks_like_mouse(names))
         self.foreign = foreign_names(names) if species == "human" else frozenset()
 
-    def __call__(self, name: str) -> _Column:
+    def __call__(self, name: str) -> int:
         direct = self.tokens.find_by_name(name, self.any_case and name not in self.foreign)
         aliased = bool(self.alias) and (ensembl_id(name) or name).upper() in self.alias
         gene = self.gene_of(name) if self.exclude is not None or direct < 0 or aliased else None
-        if is_excluded(name, gene, self.exclude):
-            return _Column(-1, excluded=True)
+        if self.exclude is not None and is_excluded(name, gene, self.exclude):
+            return _EXCLUDED
         token = direct if direct >= 0 and not aliased else self.tokens.find_by_gene(name, gene, direct)
         if token >= 0 or gene is not None:
-            return _Column(token, rescued=token != direct and token in self.tokens.retired)
+            return token + _RESCUED * (token != direct and token in self.tokens.retired)
         gene = self.rescue(name)
         token = self.tokens.find_by_gene(name, gene, -1)
-        if token >= 0 and is_excluded(name, gene, self.exclude):
-            return _Column(-1, excluded=True)
-        return _Column(token, rescued=token >= 0)
+        if token < 0:
+            return -1
+        return _EXCLUDED if is_excluded(name, gene, self.exclude) else token + _RESCUED
 
 
 def limit_alias(alias: Mapping[str, str], vocab: Vocab) -> dict[str, str]:
@@ -216,6 +216,52 @@ def _merge(columns: np.ndarray, names: Sequence[str], vocab: Vocab, policy: Poli
         columns = columns.copy()
         columns[later] = -1
     return columns, len(later)
+
+
+class Harmonizer:
+    """Finds the tokens of the genes of file after file, see :func:`harmonize` for the arguments and the rules.
+
+    What it found for a name is kept for the next file.
+    """
+
+    def __init__(
+        self,
+        vocab: Vocab,
+        *,
+        alias: Mapping[str, str] | None = None,
+        species: Species = "human",
+        exclude: re.Pattern[str] | None = None,
+    ) -> None:
+        self._vocab, self._species, self._exclude = vocab, species, exclude
+        self._tokens = _Tokens(vocab, alias or {}, species)
+        self._alias = {name: target for name, target in (alias or {}).items() if self._tokens.knows(target)}
+        self._keep = self._alias.keys() | set(vocab.tokens)
+        self._answers: dict[Company, Answers[int]] = {}
+
+    def __call__(self, names: Sequence[str], policy: Policy = "collapse") -> GeneMap:
+        """Where the columns of one file go.
+
+        Args:
+            names: (G,) its gene names.
+            policy: what to do with several columns of one gene.
+
+        Raises:
+            ValueError: an unknown policy or species, or columns that meet under ``refuse``.
+        """
+        if policy not in ("collapse", "first", "refuse"):
+            raise ValueError(f"policy is {policy!r}; expected collapse, first or refuse")
+        stripped = [str(name).strip() for name in names]
+        clean, prefix = clean_names(stripped, self._keep)
+        if prefix:
+            log.warning("Nearly all of the %d gene names begin with %r; it is removed", len(clean), prefix)
+        matcher = _Matcher(self._tokens, clean, self._alias, self._species, self._exclude)
+        codes = np.array(self._answers.setdefault(company(clean), Answers()).find(clean, matcher), dtype=np.int64)
+        rescued = codes >= _RESCUED
+        tokens = np.where(codes == _EXCLUDED, -1, np.where(rescued, codes - _RESCUED, codes)).astype(np.int32)
+        columns, n_merged = _merge(tokens, stripped, self._vocab, policy)
+        return GeneMap(
+            columns, tuple(stripped), codes == _EXCLUDED, n_merged, rescued if rescued.any() else None, self._species
+        )
 
 
 def harmonize(
@@ -250,18 +296,4 @@ def harmonize(
     Raises:
         ValueError: an unknown policy or species, or columns that meet under ``refuse``.
     """
-    if policy not in ("collapse", "first", "refuse"):
-        raise ValueError(f"policy is {policy!r}; expected collapse, first or refuse")
-    stripped = [str(name).strip() for name in names]
-    tokens = _Tokens(vocab, alias or {}, species)
-    alias = {name: target for name, target in (alias or {}).items() if tokens.knows(target)}
-    names, prefix = clean_names(stripped, alias.keys() | set(vocab.tokens))
-    if prefix:
-        log.warning("Nearly all of the %d gene names begin with %r; it is removed", len(names), prefix)
-    matcher = _Matcher(tokens, names, alias, species, exclude)
-    matches = [matcher(name) for name in names]
-    excluded = np.array([column.excluded for column in matches], dtype=bool)
-    columns = np.array([column.token for column in matches], dtype=np.int32)
-    columns, n_merged = _merge(columns, stripped, vocab, policy)
-    rescued = np.array([column.rescued for column in matches], dtype=bool)
-    return GeneMap(columns, tuple(stripped), excluded, n_merged, rescued if rescued.any() else None, species)
+    return Harmonizer(vocab, alias=alias, species=species, exclude=exclude)(names, policy)

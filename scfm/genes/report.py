@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 from scfm.genes.resolve import ENSEMBL, looks_like_mouse
@@ -40,6 +41,11 @@ def likely_cause(names: Sequence[str], species: str = "human") -> str:
         names: of the genes.
         species: what the user said they are of: what was given already is not advised.
     """
+    return _likely_cause(tuple(names), species)
+
+
+@lru_cache(maxsize=4)  # of one file it is asked twice
+def _likely_cause(names: Sequence[str], species: str) -> str:
     if not names:
         return "the file has no genes"
     every, names = names, names[:: -(-len(names) // _SAMPLE)]

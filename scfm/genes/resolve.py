@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache
-from typing import Literal, TypeAlias
+from typing import Generic, Literal, TypeAlias, TypeVar
 
 from scfm.genes.spelling import clean_names, symbols_of_date
 from scfm.genes.table import loose, loose_retired, loose_symbols, orthologs, retired, table
@@ -36,6 +36,11 @@ def ensembl_id(name: str) -> str | None:
 
 def looks_like_mouse(names: Sequence[str]) -> bool:
     """Whether most names that a species' spelling tells apart (``Actb`` or ``ACTB``) are spelled as in mouse."""
+    return _looks_like_mouse(tuple(names))
+
+
+@lru_cache(maxsize=4)  # of one file it is asked several times
+def _looks_like_mouse(names: tuple[str, ...]) -> bool:
     human, mouse = (own.intersection(names) for own in _own_spellings())
     return len(mouse) > len(human)
 
@@ -45,6 +50,11 @@ def foreign_names(names: Sequence[str]) -> frozenset[str]:
 
     In upper case they would pass for human genes. A file with ``ACTB`` and ``Actb`` holds genes of both species.
     """
+    return _foreign_names(tuple(names))
+
+
+@lru_cache(maxsize=4)
+def _foreign_names(names: tuple[str, ...]) -> frozenset[str]:
     mouse = _own_spellings()[1]
     present = set(names)
     both = any(name.upper() in present for name in mouse.intersection(present))
@@ -58,23 +68,18 @@ def _own_spellings() -> tuple[frozenset[str], frozenset[str]]:
     return human - mouse, mouse - human
 
 
-def _human(names: Sequence[str]) -> Callable[[str], str | None]:
-    """The function that resolves a human name."""
-    genes = table("human")
-    foreign = foreign_names(names)  # the user has to ask for orthologs
-
-    def resolve_one(name: str) -> str | None:
-        """By id, else by symbol, else by a symbol with other signs."""
-        ensembl = ensembl_id(name)
-        if ensembl is not None:
-            return ensembl
-        if name in foreign:
-            return None
-        return genes.by_symbol.get(name.upper()) or loose_symbols("human").get(loose(name))
-
-    return resolve_one
+@lru_cache(maxsize=1 << 17)
+def _human(name: str) -> str | None:
+    """The gene of a human name: by id, else by symbol, else by a symbol with other signs."""
+    return ensembl_id(name) or table("human").by_symbol.get(name.upper()) or loose_symbols("human").get(loose(name))
 
 
+def _human_among_mouse(name: str) -> str | None:
+    """The same in a file with names of mice, which are not taken for human: orthologs have to be asked for."""
+    return ensembl_id(name) if name in _own_spellings()[1] else _human(name)
+
+
+@lru_cache(maxsize=1 << 17)
 def retired_gene(name: str) -> str | None:
     """The human gene of a retired symbol or an alias, None where it is none or means several genes."""
     found = retired().by_name.get(name.upper()) or loose_retired().get(loose(name))
@@ -108,7 +113,7 @@ def species_resolver(names: Sequence[str], species: Species) -> Callable[[str], 
         ValueError: an unknown species.
     """
     if species == "human":
-        return _human(names)
+        return _human_among_mouse if foreign_names(names) else _human
     if species == "mouse":
         return _mouse
     if species == "other":
@@ -159,6 +164,60 @@ def _with_repeats(one: Callable[[str], str | None], names: Sequence[str]) -> Cal
     return resolve_repeated
 
 
+T = TypeVar("T")
+
+
+class Answers(Generic[T]):
+    """What a function of one gene name gave: the files of a corpus share most names.
+
+    The function may also look at whether the name that a name repeats (``ACTB`` of ``ACTB-1``) is in the same file;
+    an answer that this may have changed is not kept.
+
+    Args:
+        largest: names to keep; they are all forgotten when there are more.
+    """
+
+    def __init__(self, largest: int = 1 << 19) -> None:
+        self._largest = largest
+        self._kept: dict[str, T] = {}
+        self._repeated: dict[str, str] = {}
+
+    def find(self, names: Sequence[str], function: Callable[[str], T]) -> list[T]:
+        """``function(name)`` of the names of one file.
+
+        Args:
+            names: (G,) all names of the file.
+            function: the same for every file.
+        """
+        if len(self._kept) > self._largest:
+            self._kept, self._repeated = {}, {}
+        kept, repeated = self._kept, self._repeated
+        present = set(names)
+        for name in present - kept.keys():
+            match = MADE_UNIQUE.fullmatch(name) if name[-1:].isdecimal() else None
+            if match:
+                repeated[name] = match[1]
+            if match is None or match[1] not in present:
+                kept[name] = function(name)
+        own = {name: function(name) for name in present & repeated.keys() if repeated[name] in present}
+        return [own[name] if name in own else kept[name] for name in names] if own else [kept[name] for name in names]
+
+
+#: What the answers about the names of a file depend on beside the name: whether most are of mice, whether some are.
+Company: TypeAlias = tuple[bool, bool]
+
+
+def company(names: Sequence[str]) -> Company:
+    """See :data:`Company`."""
+    return looks_like_mouse(names), bool(foreign_names(names))
+
+
+@cache
+def _answers(species: Species, beside: Company) -> Answers[str | None]:
+    """The genes of names that :func:`resolve` found without an alias."""
+    return Answers()
+
+
 def resolve(
     names: Sequence[str], *, alias: Mapping[str, str] | None = None, species: Species = "human"
 ) -> list[str | None]:
@@ -183,4 +242,5 @@ def resolve(
     """
     names, _ = clean_names(names, alias or ())
     gene_of, rescue = make_resolver(names, alias=alias, species=species), make_rescuer(names, species)
-    return [gene_of(name) or rescue(name) for name in names]
+    answers: Answers[str | None] = Answers() if alias else _answers(species, company(names))
+    return answers.find(names, lambda name: gene_of(name) or rescue(name))

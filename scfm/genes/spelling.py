@@ -10,6 +10,7 @@ from scfm.genes.table import loose, loose_symbols, table
 
 #: A name written as bytes or in quotes: ``b'ACTB'``, ``"ACTB"``.
 _QUOTED = re.compile(r"""b?(['"])(.+)\1""")
+_QUOTES = ("'", '"')
 
 #: Where the prefix of a genome may end: ``GRCh38_``, ``GRCh38premrna-``, ``hg19___``.
 _END = re.compile(r"[_\-:|.]+(?=[^_\-:|.])")
@@ -45,10 +46,10 @@ def clean_names(names: Sequence[str], keep: Collection[str] = ()) -> tuple[list[
     Returns:
         (G,) names, and the prefix, "" where there is none.
     """
-    plain = [_strip_quotes(name.strip()) for name in names]
+    plain = [name if name[-1:] not in _QUOTES else _strip_quotes(name) for name in map(str.strip, names)]
     prefix = shared_prefix(plain)
     short = [name.removeprefix(prefix) or name for name in plain] if prefix else plain
-    return [old if old.upper() in keep else new for old, new in zip(names, short, strict=True)], prefix
+    return [old if old != new and old.upper() in keep else new for old, new in zip(names, short, strict=True)], prefix
 
 
 def shared_prefix(names: Sequence[str]) -> str:
@@ -56,9 +57,9 @@ def shared_prefix(names: Sequence[str]) -> str:
     some = names[:: -(-len(names) // SAMPLE)] if len(names) >= FEWEST else []
     counted = _prefixes(some)
     for prefix in sorted(counted, key=len, reverse=True):
-        with_it = [name for name in some if name.startswith(prefix)]
         if counted[prefix] < SHARE * len(some):
             continue
+        with_it = [name for name in some if name.startswith(prefix)]
         known = sum(is_known(name) for name in with_it)
         without = sum(is_known(name.removeprefix(prefix)) for name in with_it)
         if without > known and without * 2 > len(with_it):

@@ -8,6 +8,7 @@ Multilinear hashing: Carter and Wegman, J. Comput. Syst. Sci. 18 (1979).
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -23,12 +24,14 @@ def gene_weights(columns: np.ndarray, tokens: Sequence[str]) -> np.ndarray:
         columns: (G,) token id of each column, -1 where it has none.
         tokens: the vocabulary's tokens.
     """
-    known = columns >= 0
-    names = (tokens[token].encode() for token in columns[known].tolist())
-    digests = b"".join(hashlib.blake2b(name, digest_size=8).digest() for name in names)
-    weights = np.zeros(len(columns), dtype=np.uint64)
-    weights[known] = np.frombuffer(digests, dtype="<u8") | 1
-    return weights
+    return np.where(columns >= 0, _token_weights(tuple(tokens))[columns], np.uint64(0))
+
+
+@lru_cache(maxsize=2)  # the files of a corpus have one vocabulary
+def _token_weights(tokens: tuple[str, ...]) -> np.ndarray:
+    """(V,) uint64: the multiplier of each token."""
+    digests = b"".join(hashlib.blake2b(token.encode(), digest_size=8).digest() for token in tokens)
+    return np.frombuffer(digests, dtype="<u8").astype(np.uint64) | np.uint64(1)
 
 
 def cell_hashes(counts: csr_matrix, columns: np.ndarray, vocab: Vocab) -> np.ndarray:

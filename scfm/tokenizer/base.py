@@ -7,12 +7,13 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from functools import lru_cache
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from scfm.genes import GeneMap, biotype_of, harmonize, limit_alias
+from scfm.genes import GeneMap, Harmonizer, biotype_of, limit_alias
 from scfm.genes.gene_map import Policy, is_excluded
 from scfm.genes.resolve import Species
 from scfm.tokenizer.dictionary import read_mapping, read_tokens
@@ -142,14 +143,7 @@ class Tokenizer:
             species: the species of the names.
             alias: a user's own names, which take precedence over the tokenizer's alias map.
         """
-        return harmonize(
-            names,
-            self.require_vocab(),
-            alias={**self.alias, **(alias or {})},
-            policy=policy,
-            species=species,
-            exclude=re.compile(self.drop_genes) if self.drop_genes else None,
-        )
+        return _harmonizer(self, species, tuple((alias or {}).items()))(names, policy)
 
     def encode(
         self, counts: csr_matrix, columns: np.ndarray, totals: np.ndarray | None = None, *, checked: bool = False
@@ -242,6 +236,16 @@ class Tokenizer:
         vocab = None if state["vocab"] is None else Vocab.from_dict(state["vocab"])
         alias = {name: target for target, names in state["alias"].items() for name in names}
         return cls(vocab, alias, **state["options"])
+
+
+@lru_cache(maxsize=4)  # files of one corpus follow each other
+def _harmonizer(tokenizer: Tokenizer, species: Species, alias: tuple[tuple[str, str], ...]) -> Harmonizer:
+    return Harmonizer(
+        tokenizer.require_vocab(),
+        alias={**tokenizer.alias, **dict(alias)},
+        species=species,
+        exclude=re.compile(tokenizer.drop_genes) if tokenizer.drop_genes else None,
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scfm.genes import biotype_of, harmonize, limit_alias, read_alias, resolve, symbol_of, symbol_token
+from scfm.genes import Harmonizer, biotype_of, harmonize, limit_alias, read_alias, resolve, symbol_of, symbol_token
 from scfm.genes.report import likely_cause
+from scfm.genes.resolve import Answers
 from scfm.genes.table import orthologs, table
 from scfm.vocab import Vocab
 
@@ -143,6 +144,42 @@ def test_the_order_of_columns_does_not_change_their_tokens():
     names = ["ACTB", "Actb", f"{CD3E}.3", "foo", "HLA-A", "ENSMUSG00000029580"]
     order = np.random.default_rng(0).permutation(len(names))
     assert [columns(names)[i] for i in order] == columns([names[i] for i in order])
+
+
+#: Files whose names mean other things beside other names: made unique or not, of mouse or human, with a prefix.
+FILES = [
+    ["ACTB", "ACTB-1", "CD3E", "foo"],
+    ["ACTB-1", "CD3E-1", "HLA-A"],
+    ["Actb", "Cd3e", "Gapdh", "ACTB", f"{CD3E}.3"],
+    ["hla_a", "actb", "ACTB.2", "H3F3B"],
+    [f"GRCh38_{name}" for name in ("ACTB", "CD3E", "HLA-A")],
+    ["ACTB-1", "CD3E", "CD3E-1", f"{ACTB}.1", ACTB],
+    [],
+]
+
+
+@pytest.mark.parametrize("species", ["human", "mouse", "other"])
+@pytest.mark.parametrize("alias", [None, {"FOO": ACTB, "CD3E": HLA_A}])
+def test_files_before_do_not_change_what_the_names_of_a_file_mean(species, alias):
+    rng = np.random.default_rng(0)
+    for vocab in (ENSEMBL, SYMBOLS):
+        alone = [harmonize(names, vocab, species=species, alias=alias) for names in FILES]
+        resolved = [resolve(names, species=species, alias=alias) for names in FILES]
+        for _ in range(5):
+            several = Harmonizer(vocab, species=species, alias=alias)
+            for i in rng.permutation(len(FILES)):
+                found = several(FILES[i])
+                assert found.columns.tolist() == alone[i].columns.tolist()
+                assert (found.rescued is None) == (alone[i].rescued is None)
+                assert resolve(FILES[i], species=species, alias=alias) == resolved[i]
+
+
+def test_memory_for_names_has_an_end():
+    answers = Answers(largest=10)
+    for start in range(0, 100, 10):
+        names = [f"g{i}" for i in range(start, start + 10)]
+        assert answers.find(names, str.upper) == [name.upper() for name in names]
+        assert len(answers._kept) <= 20
 
 
 def test_report_accounts_for_every_gene_and_count():
