@@ -2,9 +2,13 @@
 
 import shutil
 
+import anndata as ad
+import numpy as np
 import pytest
 
+from prepared import median_tokenizer
 from scfm.preparation import encode as module
+from scfm.preparation import fit_tokenizer
 from scfm.preparation.api import prepare
 from support import checksums
 
@@ -105,3 +109,20 @@ def test_a_full_disk_is_resumable(files, fitted, tmp_path, monkeypatch, referenc
     monkeypatch.setattr(module, "encode_part", original)
     prepare(files, tmp_path / "s", fitted, cells_per_part=50, obs=["donor"])
     assert checksums(tmp_path / "s") == reference
+
+
+def test_medians_are_exact_again_where_the_file_that_made_them_too_many_is_left_out(files, tmp_path, monkeypatch):
+    cells = ad.read_h5ad(files[0])
+    cells.X = cells.X.astype(np.float32)
+    cells.X.data[cells.X.indptr[160]] = np.nan
+    cells.write_h5ad(tmp_path / "bad.h5ad")
+    n_values = ad.read_h5ad(files[1]).X.nnz
+    monkeypatch.setattr(fit_tokenizer, "EXACT_LIMIT", n_values + 10)  # fewer than in both files
+    counted = []
+    original = fit_tokenizer.count_part
+    monkeypatch.setattr(fit_tokenizer, "count_part", lambda *args: (counted.append(args[2]), original(*args))[1])
+    given = [tmp_path / "bad.h5ad", files[1]]
+    store = prepare(given, tmp_path / "s", median_tokenizer(), cells_per_part=50, on_error="skip")
+    assert len(counted) > len(set(counted)), "the parts of the other file are counted again"
+    alone = prepare(files[1], tmp_path / "alone", median_tokenizer(), cells_per_part=50)
+    assert store.tokenizer["medians"] == alone.tokenizer["medians"]

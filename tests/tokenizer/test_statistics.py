@@ -1,5 +1,7 @@
 """Corpus statistics: exact where small, within the stated error where large, the same however the corpus is cut."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -126,10 +128,68 @@ def test_state_goes_through_a_file(tmp_path, limit):
     assert [path.name for path in tmp_path.iterdir()] == ["part.npz"]
 
 
-def test_memory_of_the_sketch_does_not_grow_with_cells():
+def test_memory_of_the_sketch_does_not_grow_with_cells(monkeypatch):
+    monkeypatch.setattr("scfm.tokenizer.sketch.WAITING", 1000)
     small = gather([cells(500, 1)], exact_limit=1)
     large = gather([cells(500, 1)] * 40, exact_limit=1)
-    assert len(large.to_dict()["pages"]) == len(small.to_dict()["pages"])
+    assert np.array_equal(large.to_dict()["bins"], small.to_dict()["bins"])
+    assert np.array_equal(large.to_dict()["bin_counts"], 40 * small.to_dict()["bin_counts"].astype(np.int64))
+
+
+@pytest.mark.parametrize("waiting", [0, 700, 10**6])
+def test_when_values_are_put_into_pages_changes_nothing(monkeypatch, waiting, tmp_path):
+    blocks = [cells(100, seed) for seed in range(5)]
+    expected = gather(blocks, exact_limit=0)
+    monkeypatch.setattr("scfm.tokenizer.sketch.WAITING", waiting)
+    total = gather(blocks[:2], exact_limit=0)
+    for i, block in enumerate(blocks[2:]):
+        part = gather([block], exact_limit=0 if i else 10**6)
+        part.save(tmp_path / "part.npz")
+        total.merge(GeneStatistics.load(tmp_path / "part.npz"))
+    same(expected, total)
+
+
+def old_state(statistics):
+    """The arrays as they were saved until 0.1: rows and values as they came, or the pages of the sketch."""
+    state = statistics.to_dict()
+    state["genes"] = np.array(json.loads(bytes(state.pop("names"))), dtype=np.str_)
+    if statistics.exact:
+        rows = np.repeat(np.arange(len(statistics.genes), dtype=np.int32), statistics.n_cells)
+        order = np.random.default_rng(0).permutation(len(rows))
+        sketch = Sketch()
+        state |= {"rows": rows[order], "values": state["values"][order]}
+    else:
+        for name in ("bins", "bin_counts", "n_bins"):
+            del state[name]
+        sketch = statistics._sketch
+        sketch.settle()
+        state |= {"rows": np.empty(0, np.int32), "values": np.empty(0)}
+    return state | {"page_of": sketch.page_of, "pages": sketch.pages[: sketch.n_pages]}
+
+
+@pytest.mark.parametrize("limit", [10, 10**6])
+def test_statistics_of_an_older_release_are_read(tmp_path, limit):
+    statistics = gather([cells()], exact_limit=limit)
+    with (tmp_path / "old.npz").open("wb") as file:
+        np.savez_compressed(file, **old_state(statistics))
+    same(statistics, GeneStatistics.load(tmp_path / "old.npz"))
+
+
+def test_parts_that_are_sketched_at_once_give_what_the_whole_gives():
+    blocks = [cells(100, seed) for seed in range(4)]
+    whole = gather(blocks, exact_limit=1000)
+    assert not whole.exact
+    total = GeneStatistics(exact_limit=1000)
+    for i, block in enumerate(blocks):
+        total.merge(gather([block], exact_limit=1000 if i % 2 else 0))
+    same(whole, total)
+
+
+def test_names_with_any_sign_go_through_a_file(tmp_path):
+    names = ["a\nb", 'c"d', "é", "\u2028"]
+    statistics = gather([csr_matrix(np.eye(4, dtype=np.float32))], names)
+    statistics.save(tmp_path / "part.npz")
+    assert GeneStatistics.load(tmp_path / "part.npz").genes == names
 
 
 def test_refusals(tmp_path):
