@@ -1,9 +1,10 @@
 """Ranking of cells straight from CSR: exact, compiled, and without the GIL.
 
 The order of a cell's tokens is defined on float64: value descending, equal values by ascending token id, and only then
-truncated. Where columns meet on one token, or ties are long because raw counts are ranked, counts are added up in a
-dense row of the vocabulary beside a bitmap of the touched tokens: reading the bitmap gives them in ascending order.
-Otherwise a row is read in its own order. :mod:`scfm.tokenizer.sorting` sorts.
+truncated. Where ties are long because raw counts are ranked, and where a row's columns do not ascend, counts are added
+up in a dense row of the vocabulary beside a bitmap of the touched tokens: reading the bitmap gives them in ascending
+order. Otherwise a row is read in its own order, and after it the few tokens that several columns share.
+:mod:`scfm.tokenizer.sorting` sorts.
 """
 
 from __future__ import annotations
@@ -13,7 +14,20 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from scfm.tokenizer.row import BAD_TOTAL, EMPTY, FINE, INFINITE, NAN, NEGATIVE, add_up, check, collect, scale, take
+from scfm.tokenizer.row import (
+    BAD_TOTAL,
+    EMPTY,
+    FINE,
+    INFINITE,
+    NAN,
+    NEGATIVE,
+    add_up,
+    check,
+    collect,
+    scale,
+    take,
+    take_shared,
+)
 from scfm.tokenizer.sorting import BUCKETS, compiled, order, place, repair, span
 from scfm.types import Ragged
 
@@ -103,6 +117,8 @@ def _rank_block(
     data: np.ndarray,
     columns: np.ndarray,
     direct: bool,
+    own: np.ndarray,
+    shared: np.ndarray,
     medians: np.ndarray,
     scales: np.ndarray,
     totals: np.ndarray,
@@ -127,7 +143,12 @@ def _rank_block(
             return row, fault
         n = -1
         if direct:
-            n = take(indices, data, start, stop, columns, scales, total, work.values, work.medians, work.tokens)
+            n = take(indices, data, start, stop, own, scales, total, work.values, work.medians, work.tokens)
+            if n >= 0 and len(shared):
+                n = take_shared(
+                    indices, data, start, stop, shared, medians, total, work.dense, work.values, work.medians,
+                    work.tokens, n,
+                )  # fmt: skip
         if n < 0:
             add_up(indices, data, start, stop, columns, work.dense, work.words)
             n = collect(work.dense, work.words, medians, work.values, work.medians, work.tokens)
@@ -187,18 +208,20 @@ def rank(
     Raises:
         CellError: a NaN, an infinite or negative count, or a total that is not above 0.
     """
-    unique = bool(np.bincount(columns[columns >= 0], minlength=1).max() <= 1)
-    counts = _plain(counts, sort=not unique)
+    columns = columns.astype(np.int32)
+    meeting = (columns >= 0) & (np.bincount(columns[columns >= 0], minlength=n_tokens)[columns] > 1)
+    counts = _plain(counts, sort=bool(meeting.any()))
     prefix = np.empty(0, np.uint16) if prefix is None else prefix.astype(np.uint16)
     suffix = np.empty(0, np.uint16) if suffix is None else suffix.astype(np.uint16)
     # Ties among raw counts are long: there, tokens must come in ascending order, which the direct way does not give.
-    direct = medians is not None and unique
-    scales = np.where(columns >= 0, medians[columns], 1.0) if medians is not None and direct else _NONE
+    direct = medians is not None
+    own, shared = np.where(meeting, -1, columns), np.where(meeting, columns, -1) if meeting.any() else columns[:0]
+    scales = _NONE if medians is None else np.where(own >= 0, medians[own], 1.0)
     longest = np.minimum(np.diff(counts.indptr), limit) + len(prefix) + len(suffix)
     ids = np.empty(int(longest.sum()), dtype=np.uint16)
     offsets = np.zeros(counts.shape[0] + 1, dtype=np.int64)
     row, fault = _rank_block(
-        counts.indptr, counts.indices, counts.data, columns.astype(np.int32), direct,
+        counts.indptr, counts.indices, counts.data, columns, direct, own.astype(np.int32), shared.astype(np.int32),
         _NONE if medians is None else medians, scales, _NONE if totals is None else np.asarray(totals, np.float64),
         checked, limit, prefix, suffix, _make_work(_work_size(counts, n_tokens)), ids, offsets,
     )  # fmt: skip

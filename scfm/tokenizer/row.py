@@ -85,6 +85,41 @@ def take(
 
 
 @compiled
+def take_shared(
+    indices: np.ndarray,
+    data: np.ndarray,
+    start: int,
+    stop: int,
+    shared: np.ndarray,
+    scales: np.ndarray,
+    total: float,
+    dense: np.ndarray,
+    values: np.ndarray,
+    medians: np.ndarray,
+    tokens: np.ndarray,
+    n: int,
+) -> int:
+    """Add the tokens that several columns have (``shared``, (G,), else -1) to the ``n`` of :func:`take`.
+
+    A file has few such columns. ``dense`` is zero before and after.
+    """
+    first = n
+    for k in range(start, stop):
+        token = shared[indices[k]]
+        if token >= 0 and data[k] > 0:
+            if dense[token] == 0:
+                tokens[n] = token
+                n += 1
+            dense[token] += np.float64(data[k])
+    for i in range(first, n):
+        values[i] = dense[tokens[i]]
+        medians[i - first] = scales[tokens[i]]
+        dense[tokens[i]] = 0.0
+    scale(values[first:n], medians, total)
+    return n
+
+
+@compiled
 def scale(values: np.ndarray, medians: np.ndarray, total: float) -> None:
     """((x / total) * 10000) / median in exactly this order."""
     for i in range(len(values)):
