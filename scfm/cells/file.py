@@ -6,6 +6,7 @@ counts. The file is never held in memory as a whole and never written to.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -102,7 +103,8 @@ class CellFile:
         names, self.genes_from = gene_names(var, gene_column)
         self.var_columns = var_columns(var)
         self._keep = gene_mask(var, mod)
-        self.genes = names if self._keep is None else [names[i] for i in np.flatnonzero(self._keep)]
+        kept = names if self._keep is None else [names[i] for i in np.flatnonzero(self._keep)]
+        self.genes = [sys.intern(name) for name in kept]  # open files share most names
         self._renamed = {} if on_duplicate_cells == "ignore" else repeated_cells(source)
         if self._renamed and on_duplicate_cells == "refuse":
             row, name = next(iter(self._renamed.items()))
