@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scfm.deferred import defer_torchmetrics
 from scfm.help.text import answer, refuse_families
 from scfm.metrics.direction import falls
 from scfm.trust.allowed import CONFIGS
@@ -86,6 +87,7 @@ def _run(command: str, cfg: "DictConfig", trials: "list[Trial]") -> Any:
     if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":  # a sign of life: libraries take seconds
         log.info("scfm-%s: loading libraries", command)
     _stay_where_typed()
+    defer_torchmetrics()
     sys.path.append(str(Path.cwd()))  # a user's own parts: extensions=[my_module] beside where they work; last, so that
     # a file called html.py there hides no module of anyone else
     import_extensions(cfg.get("extensions") or ())

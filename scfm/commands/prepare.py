@@ -12,8 +12,6 @@ from scfm.config import build
 from scfm.preparation.advice import advice_text, advise
 from scfm.preparation.api import append, check_sample, prepare
 from scfm.preparation.options import resolve_inputs
-from scfm.published.dictionaries import Dictionaries
-from scfm.published.folder import read_checkpoint
 from scfm.store.layout import REPORT
 from scfm.store.token_store import TokenStore
 from scfm.store.verify import verify as check
@@ -101,6 +99,9 @@ def make_tokenizer(cfg: DictConfig) -> Tokenizer:
     if cfg.vocab not in ("same", "extend"):
         raise ValueError(f"vocab={cfg.vocab}; expected same or extend")
     if cfg.init_from is not None:
+        from scfm.published.dictionaries import Dictionaries  # torch and transformers: a second or more
+        from scfm.published.folder import read_checkpoint
+
         checkpoint = read_checkpoint(cfg.init_from, Dictionaries.from_config(_dictionaries(cfg)))
         tokenizer = from_dict(checkpoint.tokenizer)
         return replace(tokenizer, growing=True) if cfg.vocab == "extend" else tokenizer

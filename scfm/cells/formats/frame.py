@@ -9,7 +9,6 @@ from typing import Any
 import h5py
 import numpy as np
 import pandas as pd
-from anndata.io import read_elem
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +139,13 @@ def _is_text(element: Any) -> bool:
     return isinstance(element, h5py.Dataset) and h5py.check_string_dtype(element.dtype) is not None
 
 
+def _is_plain(element: Any) -> bool:
+    """Whether this is a list of texts or numbers in HDF5, which needs no AnnData to be read."""
+    encoding = element.attrs.get("encoding-type", "array")
+    listed = isinstance(element, h5py.Dataset) and element.ndim == 1 and encoding in ("array", "string-array")
+    return listed and (_is_text(element) or element.dtype.kind in "iufb")
+
+
 def _length(element: Any) -> int:
     if hasattr(element, "shape"):
         return int(element.shape[0])
@@ -191,6 +197,10 @@ def _whole(element: Any) -> Any:
         ValueError: it knows none like this, or the element is damaged.
     """
     try:
+        if _is_plain(element):
+            return element.asstr()[()] if _is_text(element) else element[()]
+        from anndata.io import read_elem  # importing anndata takes longer than opening a file
+
         return read_elem(element)
     except Exception as error:  # AnnData's own class is private and differs between versions
         raise ValueError(f"its {element.name} is of no kind that AnnData can read, or is damaged") from error
