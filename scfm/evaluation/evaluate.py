@@ -42,8 +42,10 @@ from scfm.evaluation.verdict import (
 )
 from scfm.metrics.correction import correction_scores
 from scfm.metrics.integration import VERSION
+from scfm.metrics.neighbors import remember_neighbors
 
 
+@remember_neighbors()
 def evaluate(
     adata: AnnData,
     options: Options | None = None,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,10 +59,38 @@ def find_neighbors(embedding: np.ndarray, k: int, *, metric: str = "euclidean", 
     Returns:
         The neighbors; a cell comes first among its own even where others lie on the same spot.
     """
-    k = min(k, len(embedding))
+    k, memory = min(k, len(embedding)), _memory.get()
+    key = _content(embedding, metric) if memory is not None else ""
+    if memory is not None and key in memory and memory[key].indices.shape[1] >= k:
+        return memory[key].nearest(k)
     search = NearestNeighbors(n_neighbors=k, algorithm="brute", metric=metric, n_jobs=n_jobs).fit(embedding)
     distances, indices = search.kneighbors(embedding)
-    return Neighbors(*_self_first(indices, distances))
+    found = Neighbors(*_self_first(indices, distances))
+    if memory is not None:
+        memory[key] = found
+    return found
+
+
+_memory: ContextVar[dict[str, Neighbors] | None] = ContextVar("neighbors that were found", default=None)
+
+
+@contextmanager
+def remember_neighbors() -> Iterator[None]:
+    """Search the neighbors of an embedding once for all metrics that are computed inside; ``k`` descending.
+
+    Memory: 16 bytes for each cell, neighbor and embedding: 29 MB for 90 of 20,000 cells.
+    """
+    token = _memory.set({})
+    try:
+        yield
+    finally:
+        _memory.reset(token)
+
+
+def _content(embedding: np.ndarray, metric: str) -> str:
+    """What tells an embedding from another: a hash of its numbers."""
+    values = np.ascontiguousarray(embedding)
+    return f"{metric} {values.shape} {values.dtype} {hashlib.blake2b(values.data, digest_size=16).hexdigest()}"
 
 
 def nearest(query: np.ndarray, reference: np.ndarray, k: int, *, itself: bool = False) -> np.ndarray:
