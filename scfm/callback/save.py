@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import stat
 import subprocess
 import threading
 import time
@@ -75,6 +76,8 @@ class Save(Checkpoint):
         self._saved_at = time.monotonic()
 
     def _note(self, number: int, frame: Any) -> None:
+        if number == signal.SIGHUP:
+            leave_terminal()
         if number == signal.SIGINT:
             if self._signal == signal.SIGINT:
                 raise KeyboardInterrupt
@@ -228,6 +231,15 @@ class Save(Checkpoint):
         """Remove all but the last ones."""
         for path in self._by_age()[: -self.keep_last]:
             remove(path)
+
+
+def leave_terminal() -> None:
+    """Write to nowhere what went to a terminal that has closed: a bar that cannot be drawn would end the run."""
+    for descriptor in (1, 2):
+        if stat.S_ISCHR(os.fstat(descriptor).st_mode):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)
 
 
 def _drop_rows(trainer: pl.Trainer, step: int) -> None:

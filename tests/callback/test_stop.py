@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import signal
 
 import pandas as pd
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from scfm import checkpoint
-from scfm.callback.save import RESUME_ME
+from scfm.callback.save import RESUME_ME, leave_terminal
 from scfm.objective.mlm import MLM
 
 
@@ -45,7 +46,8 @@ OPTIONS = ("trainer.max_steps=6", "validate_every=4", "callbacks.checkpoint.ever
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_it_saves_at_the_end_of_the_step_and_resumes(train, send, number, tmp_path, caplog):
+def test_it_saves_at_the_end_of_the_step_and_resumes(train, send, number, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("scfm.callback.save.leave_terminal", lambda: None)  # the terminal of the tests stays
     send(number, after=2)
     with pytest.raises(SystemExit) as ended:
         train(*OPTIONS)
@@ -65,6 +67,30 @@ def test_a_run_under_nohup_goes_on_when_its_terminal_closes(train, send):
         assert names(train(*OPTIONS)) == {"last.ckpt"}
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_bar_on_a_terminal_that_has_closed_ends_nothing():
+    def draw(leaves):
+        terminal, screen = pty.openpty()
+        os.dup2(screen, 1)
+        os.close(screen)
+        os.close(terminal)
+        if leaves:
+            leave_terminal()
+        os.write(1, b"step 3 of 6")
+
+    statuses = []
+    for leaves in (False, True):
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            try:
+                draw(leaves)
+            except OSError:
+                os._exit(5)
+            os._exit(0)
+        statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    assert statuses == [5, 0]
 
 
 @pytest.mark.parametrize(("every", "expected"), [("2", "goes on from .*step-2.ckpt"), ("null", "Nothing is saved yet")])

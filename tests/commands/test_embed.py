@@ -209,8 +209,14 @@ def test_any_input_that_can_be_read_gives_an_h5ad(made, tmp_path):
     cells = ad.read_h5ad(made / "cells.h5ad")
     cells.write_zarr(tmp_path / "cells.zarr")
     cells.write_loom(tmp_path / "cells.loom")
+    with h5py.File(tmp_path / "cells.h5", "w") as file:  # Cell Ranger's
+        counts, matrix = csr_matrix(cells.X), file.create_group("matrix")
+        matrix["barcodes"] = np.array([name.encode() for name in cells.obs_names])
+        matrix["features/id"] = np.array([name.encode() for name in cells.var["gene_id"]])
+        matrix["shape"] = np.array(cells.shape[::-1])
+        matrix["data"], matrix["indices"], matrix["indptr"] = counts.data.astype("i4"), counts.indices, counts.indptr
     wanted = embed(made, "pre", made / "cells.h5ad", tmp_path / "out.h5ad")
-    for name in ("cells.zarr", "cells.loom"):
+    for name in ("cells.zarr", "cells.loom", "cells.h5"):
         found = embed(made, "pre", tmp_path / name, tmp_path / f"{name}.h5ad")
         np.testing.assert_array_equal(found.obsm["X_scfm"], wanted.obsm["X_scfm"])
         assert (found.X != cells.X).nnz == 0
