@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -18,7 +19,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from scfm.callback.agreement import Agreement
 from scfm.callback.metrics_table import MetricsTable
 from scfm.callback.rescale import rescale_progress
-from scfm.io import disk_full, remove
+from scfm.io import atomic_write, disk_full, remove
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +104,8 @@ class Save(Checkpoint):
 
         What a killed run logged after the checkpoint is logged again; of a finished run, only the last validation is.
         """
+        own, origin = Path(os.path.realpath(self.folder)), Path(str(trainer.ckpt_path)).parent
+        adopt_best(checkpoint, own, origin, first=trainer.is_global_zero)
         rescale_progress(checkpoint, trainer.world_size)
         _drop_rows(trainer, checkpoint["global_step"])
 
@@ -231,6 +234,35 @@ class Save(Checkpoint):
         """Remove all but the last ones."""
         for path in self._by_age()[: -self.keep_last]:
             remove(path)
+
+
+def adopt_best(checkpoint: dict[str, Any], folder: Path, origin: Path, *, first: bool) -> None:
+    """Have a run that resumes in another folder keep its best checkpoint there, not in the folder it came from.
+
+    A copied run would otherwise go on in the files of the original; a path of a stranger's checkpoint is never used.
+
+    Args:
+        checkpoint: that is resumed; the states of its callbacks are changed.
+        folder: of the checkpoints of this run.
+        origin: where the checkpoint lies; the best one is copied from there.
+        first: whether this is the first rank, which copies.
+    """
+    for state in (checkpoint.get("callbacks") or {}).values():
+        if not (isinstance(state, dict) and state.get("best_model_path")) or state.get("dirpath") == str(folder):
+            continue
+        name = Path(state["best_model_path"]).name
+        source, own = origin / name, folder / name
+        is_own = os.path.realpath(origin) == str(folder)
+        if not source.is_file():
+            log.warning("The best checkpoint so far, %s, is not beside the one that is resumed: it is forgotten.", name)
+        elif not is_own and first:
+            with atomic_write(own) as part:
+                shutil.copyfile(source, part)
+        best = str(own) if source.is_file() else ""
+        score = state.get("best_model_score")
+        state |= {"dirpath": str(folder), "best_model_path": best, "kth_best_model_path": best, "last_model_path": ""}
+        state["best_k_models"] = {best: score} if best else {}
+        state["best_model_score"] = score if best else None
 
 
 def leave_terminal() -> None:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from scfm.callback.save import adopt_best
 from scfm.objective.mlm import MLM
 
 
@@ -84,3 +85,36 @@ def test_a_full_disk_ends_the_run_in_a_sentence(train, monkeypatch, tmp_path):
             train(*options)
     assert saved(tmp_path / "run") == {"step-2.ckpt"}
     assert saved(train(*options, "ckpt_path=last")) == {"step-2.ckpt", "step-4.ckpt", "last.ckpt"}
+
+
+def state_of_best(folder):
+    """What Lightning stores of the best checkpoint of a run."""
+    best = str(folder / "best.ckpt")
+    state = {"dirpath": str(folder), "best_model_path": best, "kth_best_model_path": best, "last_model_path": ""}
+    return {"callbacks": {"ModelCheckpoint": {**state, "best_k_models": {best: 0.5}, "best_model_score": 0.5}}}
+
+
+@pytest.mark.parametrize("how", ["same", "copied", "elsewhere", "not there", "of a stranger"])
+def test_a_run_in_another_folder_keeps_its_best_checkpoint_there(tmp_path, how, caplog):
+    """The files of the run that was copied, or that a stranger's checkpoint names, are neither read nor changed."""
+    before, now = tmp_path / "before", tmp_path / "now"
+    before.mkdir()
+    now.mkdir()
+    (before / "best.ckpt").write_text("of the first run")
+    if how == "copied":
+        (now / "best.ckpt").write_text("a copy")
+    folder = {"same": before, "of a stranger": tmp_path}.get(how, now)
+    origin = {"elsewhere": before, "same": before}.get(how, now)
+    checkpoint = state_of_best(before)
+    adopt_best(checkpoint, folder, origin, first=True)
+    (state,) = checkpoint["callbacks"].values()
+    known = how in ("same", "copied", "elsewhere")
+    expected = str(folder / "best.ckpt") if known else ""
+    assert state["dirpath"] == str(folder)
+    assert state["best_model_path"] == state["kth_best_model_path"] == expected
+    assert state["best_k_models"] == ({expected: 0.5} if known else {})
+    assert ("it is forgotten" in caplog.text) == (not known)
+    assert (before / "best.ckpt").read_text() == "of the first run"
+    if known:
+        content = {"copied": "a copy"}.get(how, "of the first run")
+        assert (folder / "best.ckpt").read_text() == content

@@ -142,6 +142,14 @@ def replace(path, name, values):
         file[name].attrs.update(attributes)
 
 
+def test_layers_that_are_an_array(h5ad, cells):
+    path = h5ad(cells)
+    with h5py.File(path, "r+") as file:
+        del file["layers"]
+        file["layers"] = np.zeros(3)
+    assert "its layers are damaged: expected a group, found an array" in refusal(path)
+
+
 def test_obs_var_and_x_of_different_length(h5ad, cells):
     path = h5ad(cells)
     with h5py.File(path, "r+") as file:

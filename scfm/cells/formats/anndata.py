@@ -38,6 +38,8 @@ class AnnDataGroup:
         self._obs = self._frame("obs")
         self.n_cells = self._obs.length
         self.obs_columns = self._obs.columns
+        if "layers" in group and hasattr(group["layers"], "shape"):
+            raise ValueError("its layers are damaged: expected a group, found an array")
         names = sorted(group["layers"].keys()) if "layers" in group else []
         self.layers: Mapping[str, Place] = {
             name: self._place(f"layers[{name!r}]", f"layers/{name}", "var") for name in names
