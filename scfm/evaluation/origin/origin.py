@@ -85,8 +85,9 @@ def check_head(cells: Cells, label: str, training: Lookup | None) -> tuple[bool,
     share, certain = _shares(training(cells.names, cells.expression.counts), cells.codes >= 0)
     if share and certain:
         return False, (
-            f"{share:.1%} of the labeled cells are in the store that this embedding was fine-tuned on, so that "
-            f"scores are too high, and the names its head gave are not scored: {split}"
+            f"{share:.1%} of the labeled cells are in the store that this embedding was fine-tuned on, by counts, "
+            f"leading genes or cell names, so that scores are too high, and the names its head gave are not scored: "
+            f"{split}"
         )
     if share:
         return False, (

@@ -47,6 +47,7 @@ def test_a_head_is_scored_only_where_its_training_cells_were_looked_for_and_not_
     assert judged is fair
     assert words in note
     assert not note.startswith("No cell")
+    assert training is None or "cell names" in note, "what was compared is said"
 
 
 def test_only_labeled_cells_count(cells):
