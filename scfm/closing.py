@@ -1,12 +1,16 @@
 """How a command ends on the screen: the result, the files, the next command, in one block."""
 
 import shlex
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+#: Letters of a sentence on a line, beside the eight of the title.
+WIDTH = 72
+
 
 def closing_block(result: Sequence[str], files: Sequence[str | Path], next_command: str = "") -> str:
-    """The block; each line has at most one file or sentence, so that it can be copied.
+    """The block. Sentences are wrapped to 80 columns; files and the command stand on lines of their own, to be copied.
 
     Args:
         result: sentences on what came out.
@@ -20,7 +24,8 @@ def closing_block(result: Sequence[str], files: Sequence[str | Path], next_comma
         files   out.h5ad
         next    scfm-evaluate input=out.h5ad
     """
-    rows = [("result", result), ("files", files), ("next", [next_command] if next_command else [])]
+    sentences = [line for text in result for line in textwrap.wrap(text, WIDTH, break_long_words=False)]
+    rows = [("result", sentences), ("files", files), ("next", [next_command] if next_command else [])]
     lines = [f"{title if i == 0 else '':6}  {text}" for title, texts in rows for i, text in enumerate(texts)]
     return "\n".join(["", *lines])
 

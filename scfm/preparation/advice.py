@@ -19,6 +19,7 @@ SAMPLE = 512
 SHALLOW = 1000
 #: Columns that look like labels and like groups, the likeliest first.
 _LABELS = ("cell_?type", "cell_?ontology", "annotation", "cell_?label", "celltype|cell type", "label", "cluster")
+_OTHERS = "condition|disease|treat|stim|batch|tissue|sex|time|stage|assay|method"
 _GROUPS = ("donor", "patient", "individual", "subject", "mouse", "sample", "lane", "library", "batch")
 
 
@@ -79,7 +80,8 @@ def _counts(detected: int, ones: float) -> list[Advice]:
 def _columns(obs: pd.DataFrame) -> list[Advice]:
     names = [str(name) for name in obs.columns if 2 <= obs[name].nunique() <= max(2, len(obs) // 2)]
     label, group = _likeliest(names, _LABELS), _likeliest(names, _GROUPS)
-    carried = [name for name in (label, group) if name is not None]
+    others = [name for name in names if re.search(_OTHERS, name, re.IGNORECASE)][:4]
+    carried = list(dict.fromkeys(name for name in (label, group, *others) if name is not None))
     advice = []
     if carried:
         reason = "columns of obs that a head can learn from or that splits need"

@@ -25,7 +25,7 @@ def cells():
 def test_columns_that_look_like_labels_and_donors_are_named(cells, tmp_path):
     cells.write_h5ad(tmp_path / "a.h5ad")
     words, why = keys(tmp_path / "a.h5ad")
-    assert "obs=[cell_type,donor]" in words
+    assert "obs=[cell_type,donor,batch]" in words
     assert "group=donor" in words
     assert "4 values" in why
 
