@@ -162,6 +162,11 @@ class Batch:
         assert len(values) == self.n_tokens, f"{len(values)} values for {self.n_tokens} tokens"
         return replace(self, token_fields={**self.token_fields, name: values})
 
+    def with_obs(self, obs: Mapping[str, Tensor]) -> Batch:
+        """The same cells with further fields of theirs, (B, ...) each."""
+        assert all(len(values) == self.n_cells for values in obs.values()), "a field has a row for each cell"
+        return replace(self, obs={**self.obs, **obs}) if obs else self
+
     def padded_to(self, row: int, longest: int) -> Batch:
         """The row filled up to a constant number of tokens with dummy cells that no real cell sees.
 

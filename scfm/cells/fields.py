@@ -126,7 +126,8 @@ class FieldReader:
     def _checked(self, values: csr_matrix, start: int) -> csr_matrix:
         """The values, once they are what is expected of them."""
         counted = self.request.kind == "protein" and self.request.raw
-        bad = first_bad(np.abs(values.data) if not self.request.raw else values.data, whole=counted)
+        any_sign = self.request.kind == "protein" and not self.request.raw
+        bad = first_bad(np.abs(values.data) if any_sign else values.data, whole=counted)
         if bad < 0:
             return values
         row = start + int(np.searchsorted(values.indptr, bad, side="right")) - 1

@@ -62,7 +62,9 @@ def run(cfg: DictConfig) -> None:
             return
         with (
             settings.rule.applied(module) as ruled,
-            open_input(source, checkpoint, settings.reading, keep_counts=ruled.reads_counts) as cells,
+            open_input(
+                source, checkpoint, settings.reading, keep_counts=ruled.reads_counts, fields=ruled.task.reads
+            ) as cells,
         ):
             _embed(cfg, cells, checkpoint, ruled)
 

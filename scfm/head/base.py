@@ -57,6 +57,8 @@ class Head(
         labels, learned, counts, sampling, fields: what :meth:`requirements` returns; a subclass sets them.
         file_columns: obs columns of a file that :meth:`write` reads, where the file has them: as ``obs/NAME`` among its
             arrays, (n,) text, "" where missing.
+        reads: second modalities that :meth:`predict` reads where new cells have them; their features are
+            ``spec.fields``.
 
     Example:
         >>> class Depth(Head):
@@ -81,6 +83,7 @@ class Head(
     sampling: Sampling | None = None
     fields: tuple[str, ...] = ()
     file_columns: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
 
     def requirements(self) -> Needs:
         """What the head needs of the data; called before the survey, and after it for the ``sampling``."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
+import torch
 from torch.utils.data import IterableDataset
 
 from scfm.batch import Batch
@@ -15,9 +16,11 @@ from scfm.checkpoint import Checkpoint
 from scfm.data.order import Order
 from scfm.data.packing import pack
 from scfm.genes import GeneMap, GeneReport
+from scfm.store.fields import pad_field
+from scfm.store.file_field import FileField
 from scfm.tokenizer import Tokenizer, from_dict
 from scfm.tokenizer.token_counts import gather_counts
-from scfm.types import Ragged
+from scfm.types import Ragged, field_key
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +36,7 @@ class CellBatches(IterableDataset[Batch]):
         block_size: cells read at once.
         part_size: cells of a part; a batch never spans two.
         keep_counts: whether batches carry the counts behind their tokens.
+        fields: second modalities that batches carry, by kind.
         done: parts to leave out.
         rank: this process does every ``world``-th part.
         world: number of processes.
@@ -48,13 +52,14 @@ class CellBatches(IterableDataset[Batch]):
         block_size: int,
         part_size: int,
         keep_counts: bool = False,
+        fields: Mapping[str, FileField] | None = None,
         done: Collection[int] = (),
         rank: int = 0,
         world: int = 1,
     ) -> None:
         self.cells, self.genes, self.tokenizer = cells, genes, tokenizer
         self.tokens, self.block_size, self.part_size = tokens, block_size, part_size
-        self.keep_counts = keep_counts
+        self.keep_counts, self.fields = keep_counts, dict(fields or {})
         self.parts = [part for part in range(rank, -(-cells.n_cells // part_size), world) if part not in done]
 
     def __iter__(self) -> Iterator[Batch]:
@@ -69,7 +74,20 @@ class CellBatches(IterableDataset[Batch]):
                     if self.keep_counts
                     else None
                 )
-                yield from packed(tokens, block.start + counted, budget=self.tokens, counts=counts)
+                fields = {kind: field.rows(block.start, counted) for kind, field in self.fields.items()}
+                for batch, places in _packed(tokens, block.start + counted, budget=self.tokens, counts=counts):
+                    obs = {
+                        field_key(kind): pad_field(kind, take_rows(fields[kind], places), field.n_features)
+                        for kind, field in self.fields.items()
+                    }
+                    yield batch.with_obs({name: torch.from_numpy(values) for name, values in obs.items()})
+
+
+def take_rows(values: Ragged, rows: np.ndarray) -> Ragged:
+    """Some rows, in that order."""
+    lengths = values.lengths[rows]
+    chosen = [values[row] for row in rows]
+    return Ragged(np.concatenate([values.values[:0], *chosen]), np.concatenate([[0], np.cumsum(lengths)]))
 
 
 def packed(tokens: Ragged, index: np.ndarray, *, budget: int, counts: Ragged | None = None) -> Iterator[Batch]:
@@ -81,6 +99,13 @@ def packed(tokens: Ragged, index: np.ndarray, *, budget: int, counts: Ragged | N
         budget: tokens of a batch, at most (the longest cell fits in any case).
         counts: behind the tokens, where batches shall carry them.
     """
+    yield from (batch for batch, _ in _packed(tokens, index, budget=budget, counts=counts))
+
+
+def _packed(
+    tokens: Ragged, index: np.ndarray, *, budget: int, counts: Ragged | None
+) -> Iterator[tuple[Batch, np.ndarray]]:
+    """The same, each batch with the places of its cells."""
     rows = np.flatnonzero(tokens.lengths)
     if len(rows) == 0:
         return
@@ -91,7 +116,7 @@ def packed(tokens: Ragged, index: np.ndarray, *, budget: int, counts: Ragged | N
         values = np.concatenate([tokens[row] for row in chosen])
         offsets = np.concatenate([[0], np.cumsum(tokens.lengths[chosen])])
         beside = None if counts is None else np.concatenate([counts[row] for row in chosen])
-        yield pack(Ragged(values, offsets), index[chosen], counts=beside)
+        yield pack(Ragged(values, offsets), index[chosen], counts=beside), chosen
 
 
 def trained_tokenizer(checkpoint: Checkpoint) -> Tokenizer:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from scfm import __version__
 from scfm.cells.counts import Demand
+from scfm.cells.fields import FieldRequest, MissingFieldError
 from scfm.cells.file import CellFile, open_cells
 from scfm.checkpoint import Checkpoint
 from scfm.genes import GeneMap, GeneReport, read_alias
 from scfm.genes.resolve import Species
 from scfm.inference.batches import CellBatches, report_genes, trained_tokenizer
 from scfm.inference.load import checkpoint_vocab
+from scfm.store.file_field import FileField
 from scfm.tokenizer import Tokenizer
 from scfm.types import Backbone
 
@@ -67,6 +69,7 @@ class CellInput:
         keep_counts: whether the head reads the counts behind the tokens.
         report: what became of the genes.
         reading: how they were found.
+        fields: second modalities that the head reads, by kind; a file may lack them.
     """
 
     cells: CellFile
@@ -75,6 +78,7 @@ class CellInput:
     keep_counts: bool
     report: GeneReport
     reading: Reading
+    fields: Mapping[str, FileField] = field(default_factory=dict)
 
     def batches(
         self,
@@ -89,7 +93,7 @@ class CellInput:
         """See :class:`~scfm.inference.batches.CellBatches`."""
         return CellBatches(
             self.cells, self.genes, self.tokenizer, tokens=tokens, block_size=block_size, part_size=part_size,
-            keep_counts=self.keep_counts, done=done, rank=rank, world=world,
+            keep_counts=self.keep_counts, fields=self.fields, done=done, rank=rank, world=world,
         )  # fmt: skip
 
     def provenance(self, checkpoint: Checkpoint, backbone: Backbone) -> dict[str, Any]:
@@ -113,7 +117,12 @@ class CellInput:
 
 @contextmanager
 def open_input(
-    cells: str | Path | AnnData, checkpoint: Checkpoint, reading: Reading, *, keep_counts: bool
+    cells: str | Path | AnnData,
+    checkpoint: Checkpoint,
+    reading: Reading,
+    *,
+    keep_counts: bool,
+    fields: Sequence[str] = (),
 ) -> Iterator[CellInput]:
     """Open cells for a checkpoint.
 
@@ -122,6 +131,7 @@ def open_input(
         checkpoint: brings the tokenizer.
         reading: how genes and counts are found.
         keep_counts: whether the head reads the counts behind the tokens.
+        fields: second modalities that the head reads where the cells have them.
 
     Raises:
         FileNotFoundError: no such file.
@@ -141,4 +151,26 @@ def open_input(
         genes = tokenizer.harmonize(opened.genes, species=reading.species, alias=alias)
         report = report_genes(opened, genes, reading.max_dropped)
         log.info("%s", report)
-        yield CellInput(opened, genes, tokenizer, keep_counts, report, reading)
+        found = {kind: _open_field(opened, kind, checkpoint) for kind in fields}
+        yield CellInput(opened, genes, tokenizer, keep_counts, report, reading, found)
+
+
+def _open_field(cells: CellFile, kind: str, checkpoint: Checkpoint) -> FileField:
+    """The second modality of a file by the names that the checkpoint knows; empty where the file lacks it.
+
+    Raises:
+        ValueError: the file has it, and shares no feature with the checkpoint.
+    """
+    names = checkpoint.fields.get(kind, ())
+    try:
+        reader = cells.open_field(FieldRequest(kind, raw=False))  # type: ignore[arg-type]
+    except MissingFieldError:
+        return FileField(None, kind, names)
+    found = FileField(reader, kind, names)
+    if not found.n_known:
+        raise ValueError(
+            f"{cells.path}: none of the {len(reader.names):,} {kind} of its {reader.label} ({reader.names[0]}, ...) is "
+            f"among the {len(names):,} of the checkpoint ({', '.join(names[:1])}, ...)"
+        )
+    log.info("%d of %d %s of %s are known to the model.", found.n_known, len(reader.names), kind, reader.label)
+    return found

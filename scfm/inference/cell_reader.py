@@ -148,7 +148,9 @@ class CellReader:
     def _reading(self, cells: AnnData | str | Path, settings: Settings) -> Iterator[tuple[CellInput, CellModule]]:
         with (
             settings.rule.applied(self.module) as module,
-            open_input(cells, self.checkpoint, settings.reading, keep_counts=module.reads_counts) as given,
+            open_input(
+                cells, self.checkpoint, settings.reading, keep_counts=module.reads_counts, fields=module.task.reads
+            ) as given,
         ):
             yield given, module
 

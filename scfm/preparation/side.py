@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from scfm.cells.fields import FieldKind, FieldReader, FieldRequest, MissingFieldError
 from scfm.cells.file import CellFile
 from scfm.cells.protein_names import is_isotype
 from scfm.preparation.worker import WorkerState
-from scfm.store.fields import VALUE_TYPES, Field, merge_fields
+from scfm.store.fields import Field, merge_fields
+from scfm.store.file_field import FileField
 from scfm.types import FIELDS, PEAKS, PROTEIN, Ragged
 
 #: Cells that are read at once.
@@ -173,65 +174,18 @@ class FieldEncoder:
     """
 
     def __init__(self, run: WorkerState, cells: CellFile) -> None:
-        self._fields = run.corpus.get("fields", {})
-        self._readers: dict[str, FieldReader] = {}
-        self._numbers: dict[str, np.ndarray] = {}
+        readers: dict[str, FieldReader] = {}
         for request in requested_fields(run.options):
-            try:
-                reader = cells.open_field(request)
-            except MissingFieldError:
-                continue  # the survey has allowed it
-            place = {name: number for number, name in enumerate(self._fields[request.kind]["names"])}
-            self._readers[request.kind] = reader
-            self._numbers[request.kind] = np.array([place.get(name, -1) for name in reader.names], dtype=np.int64)
+            with suppress(MissingFieldError):  # the survey has allowed it
+                readers[request.kind] = cells.open_field(request)
+        self._fields = {
+            kind: FileField(readers.get(kind), kind, state["names"])
+            for kind, state in run.corpus.get("fields", {}).items()
+        }
 
     def __call__(self, start: int, rows: np.ndarray) -> dict[str, Ragged]:
-        """The modalities of some cells.
-
-        Args:
-            start: row of the first cell of a block in its file.
-            rows: (B,) places in the block, ascending.
-        """
-        return {kind: self._encode(kind, start, rows) for kind in self._fields}
-
-    def _encode(self, kind: str, start: int, rows: np.ndarray) -> Ragged:
-        if kind not in self._readers or not len(rows):
-            return Ragged(np.zeros(0, dtype=VALUE_TYPES[kind]), np.zeros(len(rows) + 1, dtype=np.int64))
-        values, present = self._readers[kind].read(start, start + int(rows[-1]) + 1)
-        numbers = self._numbers[kind]
-        if kind == PROTEIN:
-            return panel_rows(values[rows], present[rows], numbers, len(self._fields[kind]["names"]))
-        return open_rows(values[rows], numbers)
-
-
-def panel_rows(values: csr_matrix, present: np.ndarray, numbers: np.ndarray, n_features: int) -> Ragged:
-    """Rows of a panel: the value of each protein of the store, NaN for one that the file does not measure.
-
-    Args:
-        values: (B, F) of the file's panel.
-        present: (B,) bool, cells that were stained; the others get an empty row.
-        numbers: (F,) number in the store of each protein of the file.
-        n_features: proteins of the store.
-    """
-    wide = np.full((int(present.sum()), n_features), np.nan, dtype=np.float32)
-    wide[:, numbers] = values[present].toarray()
-    return Ragged(wide.ravel(), np.concatenate([[0], np.cumsum(present * n_features)]).astype(np.int64))
-
-
-def open_rows(values: csr_matrix, numbers: np.ndarray) -> Ragged:
-    """Rows of open peaks: their numbers, ascending.
-
-    Args:
-        values: (B, F) counts or 0 and 1.
-        numbers: (F,) number in the store of each peak of the file, -1 for one that is not kept.
-    """
-    cell = np.repeat(np.arange(values.shape[0]), np.diff(values.indptr))
-    peak = numbers[values.indices]
-    kept = (values.data > 0) & (peak >= 0)
-    cell, peak = cell[kept], peak[kept]
-    order = np.lexsort([peak, cell])
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(cell, minlength=values.shape[0]))]).astype(np.int64)
-    return Ragged(peak[order].astype(np.int32), offsets)
+        """The modalities of some cells, see :meth:`scfm.store.file_field.FileField.rows`."""
+        return {kind: field.rows(start, rows) for kind, field in self._fields.items()}
 
 
 def describe_fields(survey: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
