@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scfm.head.blocks import FOLDS, MAX_CELLS, Fold, column_scales, weigh_blocks
+from scfm.head.blocks import Fold, column_scales, make_folds, weigh_blocks
 
 #: Penalties that are tried for each target.
 PENALTIES = np.logspace(0, 4, 9)
@@ -37,7 +37,7 @@ def choose_ridge(
         blocks: widths of the blocks of columns, the backbone's first.
         groups: (n,) donors or the like, which stay together where there are enough of them.
     """
-    folds = _folds(len(values), groups)
+    folds = make_folds(len(values), groups)
     if not folds:
         return RidgeChoice((1.0,) * len(blocks), np.full(targets.shape[1], float(np.median(PENALTIES))))
 
@@ -120,18 +120,3 @@ def _patterns(targets: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         cells = np.flatnonzero(kinds[:, number])
         if len(cells) > 1:
             yield cells, np.flatnonzero(member.ravel() == number)
-
-
-def _folds(n: int, groups: np.ndarray | None) -> list[Fold]:
-    """(cells to fit on, cells to score) of each fold, of at most 4,000 cells; none where there are too few."""
-    from sklearn.model_selection import GroupKFold, KFold
-
-    places = np.arange(n)
-    if n > MAX_CELLS:
-        places = np.sort(np.random.default_rng(0).choice(places, MAX_CELLS, replace=False))
-    if len(places) < 2 * FOLDS:
-        return []
-    split = KFold(FOLDS, shuffle=True, random_state=0).split(places)
-    if groups is not None and len(np.unique(groups[places])) >= FOLDS:
-        split = GroupKFold(FOLDS, shuffle=True, random_state=0).split(places, groups=groups[places])
-    return [(places[kept], places[held]) for kept, held in split]

@@ -99,6 +99,29 @@ def cell_folds(codes: np.ndarray, groups: np.ndarray | None = None) -> list[Fold
     return []
 
 
+def make_folds(n: int, groups: np.ndarray | None) -> list[Fold]:
+    """Folds of cells, whole groups on one side where there are enough of them.
+
+    Args:
+        n: number of cells.
+        groups: (n,) donors or the like; None for none.
+
+    Returns:
+        (cells to fit on, cells to score) of each fold, of at most 4,000 cells; none where there are too few.
+    """
+    from sklearn.model_selection import GroupKFold, KFold
+
+    places = np.arange(n)
+    if n > MAX_CELLS:
+        places = np.sort(np.random.default_rng(0).choice(places, MAX_CELLS, replace=False))
+    if len(places) < 2 * FOLDS:
+        return []
+    split = KFold(FOLDS, shuffle=True, random_state=0).split(places)
+    if groups is not None and len(np.unique(groups[places])) >= FOLDS:
+        split = GroupKFold(FOLDS, shuffle=True, random_state=0).split(places, groups=groups[places])
+    return [(places[kept], places[held]) for kept, held in split]
+
+
 def class_log_likelihood(classes: np.ndarray, probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """(n,) log-probability of the true class of each cell.
 

@@ -1,7 +1,7 @@
 """Whether a metric is better the larger or the smaller it is."""
 
 #: Metrics that are better the smaller they are.
-FALLING = ("loss", "error", "reconstruction", "kl", "ece")
+FALLING = ("loss", "error", "reconstruction", "kl", "ece", "foscttm")
 
 
 def falls(metric: str) -> bool:

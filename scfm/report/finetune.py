@@ -43,6 +43,7 @@ from scfm.page import (
     warning,
     write_page,
 )
+from scfm.report.alignment import alignment_sections
 from scfm.report.annotation import call_figures
 from scfm.report.figures import picture
 from scfm.report.gains import ADDS, NOT_COMPARED, integration_gain, naming_gain, order_gain
@@ -103,6 +104,7 @@ def report(output: Path, done: Finished, data: CellData, before: Checkpoint) -> 
         *judged,
         *protein_sections(output, done, data),
         *sample_sections(output, all_written, done.part),
+        *alignment_sections(output, done, data),
         Section("Maps", [maps]),
         Section("Training", [image(curves.read_bytes(), "Logged over the run.")] if curves.is_file() else []),
         Section("Metrics", [settings({name: f"{value:.4f}" for name, value in done.metrics.items()})]),
