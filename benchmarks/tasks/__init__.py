@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from sets import CellSet
 
+from tasks.alignment import alignment
 from tasks.annotation import annotation
 from tasks.bench import Bench, Measure
 from tasks.integration import integration
@@ -21,4 +22,5 @@ TASKS: dict[str, Callable[[Bench, Measure, CellSet, int], None]] = {
     "integration": integration,
     "visualization": visualization,
     "protein": protein,
+    "alignment": alignment,
 }
