@@ -10,7 +10,14 @@ from scipy.stats import t as student
 #: The metrics that decide, of tasks where that is not the first column alone.
 DECIDE = {"integration": ("total", "bio")}
 #: Cells that are tested over cells that are learned from, where a seed is a split; 0 where all cells are scored.
-TEST_SHARE = {"annotation": 0.25, "rejection": 0.25, "trajectory": 0.25, "visualization": 0.25, "protein": 0.25}
+TEST_SHARE = {
+    "annotation": 0.25,
+    "rejection": 0.25,
+    "trajectory": 0.25,
+    "visualization": 0.25,
+    "protein": 0.25,
+    "alignment": 0.25,
+}
 COLUMNS = ("task", "set", "setting", "metric", "ours", "rival", "difference", "low", "high", "outcome", "seconds_ratio")
 
 

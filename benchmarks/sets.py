@@ -25,7 +25,15 @@ import yaml
 
 #: ``backbone`` is a frozen backbone under a probe; the others are heads that are fine-tuned.
 Task = Literal[
-    "backbone", "annotation", "rejection", "trajectory", "pseudotime", "integration", "visualization", "protein"
+    "backbone",
+    "annotation",
+    "rejection",
+    "trajectory",
+    "pseudotime",
+    "integration",
+    "visualization",
+    "protein",
+    "alignment",
 ]
 Role = Literal["tuning", "judging"]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -111,6 +119,7 @@ PANCREAS_REST = CellSet(
     without="pancreas_endocrinogenesis_739_7192g",
 )
 CITE = CellSet("cite_pbmc", ("cite_pbmc_1k",))
+A549 = CellSet("a549", ("a549_dex_scicar",), "time")
 EMBRYO = CellSet("embryo", ("embryo_deng_133",), "stage", time="stage_rank", species="mouse")
 
 TUNING: dict[Task, tuple[CellSet, ...]] = {
@@ -122,6 +131,7 @@ TUNING: dict[Task, tuple[CellSet, ...]] = {
     "integration": (NSCLC, ONEK1K, BARON),
     "visualization": (PBMC3K, NSCLC),
     "protein": (),
+    "alignment": (),
 }
 JUDGING: dict[Task, tuple[CellSet, ...]] = {
     "backbone": (ZHENG, HAO, KANG),
@@ -132,6 +142,7 @@ JUDGING: dict[Task, tuple[CellSet, ...]] = {
     "integration": (MIXOLOGY, PBMC_ZHENG, KANG),
     "visualization": (ZHENG, PANCREAS),
     "protein": (CITE,),
+    "alignment": (A549,),
 }
 
 
@@ -222,6 +233,7 @@ def _allowed(values: Mapping[str, Any]) -> tuple[Task, ...]:
         "trajectory": time,
         "pseudotime": time,
         "protein": False,
+        "alignment": False,
     }
     return tuple(task for task in TASKS if needs.get(task, label))
 

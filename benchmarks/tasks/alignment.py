@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from anndata.io import read_elem
 from omegaconf import OmegaConf
+from sets import CellSet
 
 from scfm.checkpoint import read
 from scfm.config import build
@@ -15,15 +16,16 @@ from scfm.evaluation.alignment import CCA, HEAD, SHUFFLED, compare_alignment
 from scfm.inference.load import restore_predictor
 from scfm.inference.predict import predictions
 from scfm.store.token_store import TokenStore
-from tasks.bench import Bench, Measure, Set, call
+from tasks.bench import Bench, Measure, call
 
 
-def alignment(bench: Bench, measure: Measure, name: str, one: Set, seed: int) -> None:
+def alignment(bench: Bench, measure: Measure, one: CellSet, seed: int) -> None:
     """Pairs that find each other, and labels carried from genes to peaks, on test cells; a seed is a new split."""
+    name, label = one.name, str(one.label)
     source = bench.data / f"{one.files[0]}.h5mu"
     store = bench.output / "stores" / name
     if not store.exists():
-        call(["prepare", f"input={source}", f"output={store}", f"obs=[{one.label}]", "side.peaks=auto",
+        call(["prepare", f"input={source}", f"output={store}", f"obs=[{label}]", "side.peaks=auto",
               "keep_counts=true", "workers=1", f"init_from={bench.checkpoint}"])  # fmt: skip
     run = f"{name}-{seed}"
     folder = bench.output / "runs" / run
@@ -33,13 +35,13 @@ def alignment(bench: Bench, measure: Measure, name: str, one: Set, seed: int) ->
     def scores(method: str) -> dict[str, float]:
         if not tables:
             if not (folder / "checkpoints/best.ckpt").is_file():
-                bench.finetune(run, one.heads[0], store, seed)
+                bench.finetune(run, "multimodal_clip", store, seed)
             tables["scores"] = compare(folder, store)
         return dict(tables["scores"].loc[method])
 
     for method, shown in ((HEAD, "scfm, multimodal/clip"), (CCA, CCA), (SHUFFLED, SHUFFLED)):
         measure({**key, "method": shown}, lambda method=method: scores(method))  # type: ignore[misc]
-    measure({**key, "method": "largest class"}, lambda: {f"{one.label} carried over": majority(source, one.label)})
+    measure({**key, "method": "largest class"}, lambda: {f"{label} carried over": majority(source, label)})
 
 
 def compare(folder: Path, store: Path) -> pd.DataFrame:

@@ -30,62 +30,6 @@ def call(arguments: list[str]) -> Any:
     return command([arguments[0], *lenient(arguments[1:])])
 
 
-@dataclass(frozen=True)
-class Set:
-    """Real cells with a truth.
-
-    Attributes:
-        task: what they are for.
-        files: one or more, without .h5ad; several are batches of one set, on their common genes.
-        label: obs column of the truth.
-        group: obs column that is kept whole in splits, or that holds the batches.
-        species: of the gene names.
-        root: for pseudotime, the lowest truth counts as the root type; -1 in the truth is no truth.
-        settings: shares of the labels.
-        heads: experiments that are measured; all split the cells alike.
-        most: cells of each group, drawn once; None for all.
-        names: one name for the same label in several files; "" for none.
-    """
-
-    task: str
-    files: tuple[str, ...]
-    label: str
-    group: str | None = None
-    species: str = "human"
-    settings: tuple[float, ...] = (1.0,)
-    heads: tuple[str, ...] = ("annotation_classifier",)
-    most: int | None = None
-    names: dict[str, str] = field(default_factory=dict)
-
-
-#: What pbmc3k and the sorted cells call the same types.
-PBMC = {
-    "CD4TCM": "Memory CD4 T", "CD4TN": "Naive CD4 T", "CD4Treg": "CD4 Treg", "CD8TN": "CD8 T",
-    "Monocyte": "CD14+ Mono", "unknown": "",
-}  # fmt: skip
-
-#: Experiments that name cell types.
-NAMING = ("annotation_classifier", "annotation_prototype")
-
-SETS = {
-    "zheng": Set("annotation", ("zheng_sorted_pbmc_3500",), "cell_type", settings=(1.0, 0.1), heads=NAMING),
-    "breast": Set("annotation", ("breast_tnbc_cid4465",), "cell_type_minor", settings=(1.0, 0.1), heads=NAMING),
-    "crohn": Set("annotation", ("crohn_gut_scp1884_1020",), "cell_type", "donor"),
-    "kang": Set("annotation", ("kang_pbmc_ctrl",), "cell_type", "donor", settings=(1.0, 0.1), heads=NAMING, most=500),
-    "zheng_unknown": Set("rejection", ("zheng_sorted_pbmc_3500",), "cell_type"),
-    "hao_unknown": Set("rejection", ("hao_pbmc_small",), "cell_type"),
-    "pancreas": Set("trajectory", ("pancreas_endocrinogenesis_739_7192g",), "stage_rank", species="mouse"),
-    "pancreas_root": Set("pseudotime", ("pancreas_endocrinogenesis_739_7192g",), "stage_rank", species="mouse"),
-    "paul15_root": Set("pseudotime", ("paul15_2730",), "ery_rank", species="mouse"),
-    "zheng_map": Set("visualization", ("zheng_sorted_pbmc_3500",), "cell_type"),
-    "pancreas_map": Set("visualization", ("pancreas_endocrinogenesis_739_7192g",), "cell_type", species="mouse"),
-    "cite_pbmc": Set("protein", ("cite_pbmc_1k",), "", heads=("multimodal_protein",)),
-    "a549": Set("alignment", ("a549_dex_scicar",), "time", heads=("multimodal_clip",)),
-    "sc_mixology": Set("integration", ("sc_mixology_cell_lines",), "cell_line", "batch"),
-    "pbmc3k+zheng": Set("integration", ("pbmc3k", "zheng_sorted_pbmc_3500"), "cell_type", "batch", names=PBMC),
-}
-
-
 class Bench:
     """Where cells, stores, checkpoints and fine-tunes lie.
 
