@@ -53,7 +53,7 @@ def shift(bench: Bench, measure: Measure, name: str, one: Set, seed: int) -> Non
               "trainer.enable_progress_bar=false", "overwrite=true", "max_dropped=1"])  # fmt: skip
         about = ad.read_h5ad(target).uns["scfm"]["X_scfm"]["head"]
         ids = cells.var["gene_id"].astype(str).to_numpy() if "gene_id" in cells.var else cells.var_names.to_numpy()
-        place = {gene: i for i, gene in enumerate(ids)}
+        place = {gene.partition(".")[0]: i for i, gene in enumerate(ids)}  # without the version of an Ensembl id
         found = np.mean([delta[p] for p in others], axis=0)  # genes that the model does not know
         for gene, value in zip(about["genes"], np.asarray(about["change"])[0], strict=True):
             if gene in place:
