@@ -43,9 +43,6 @@ from scfm.training.trainer import make_trainer
 
 log = logging.getLogger(__name__)
 
-#: Components of variable genes beside the others, where the store keeps counts.
-VARIABLE_COMPONENTS = 50
-
 
 def run(cfg: DictConfig) -> float | None:
     """Fine-tune; the value of ``cfg.metric`` of the best checkpoint, for a sweep."""
@@ -169,7 +166,7 @@ def _with_components(cfg: DictConfig, store: TokenStore) -> DictConfig:
     if begun is not None and isinstance(begun.get("head"), Mapping):
         n, why = begun["head"].get("variable_components", 0), "as the run began that is resumed"
     else:
-        n = VARIABLE_COMPONENTS if store.has_counts else 0
+        n = head_class(cfg).auto_components if store.has_counts else 0
         why = "the store keeps counts" if store.has_counts else "the store keeps ranks only"
     log.info("head.variable_components=%s: %s.", n, why)
     return cast("DictConfig", OmegaConf.merge(cfg, {"head": {"variable_components": n}}))

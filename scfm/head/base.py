@@ -54,6 +54,7 @@ class Head(
 
     Attributes:
         metric: what to watch in validation, a name in ``forward``'s metrics or ``summarize``'s.
+        auto_components: what ``variable_components: auto`` means where the store keeps counts.
         labels, learned, counts, sampling, fields: what :meth:`requirements` returns; a subclass sets them.
         file_columns: obs columns of a file that :meth:`write` reads, where the file has them: as ``obs/NAME`` among its
             arrays, (n,) text, "" where missing.
@@ -77,6 +78,7 @@ class Head(
     """
 
     metric: ClassVar[str] = "loss"
+    auto_components: ClassVar[int] = 50
     labels: tuple[str, ...] = ()
     learned: tuple[str, ...] | None = None
     counts: bool = False

@@ -39,6 +39,8 @@ class CellState(nn.Module):
         score: how much a gene adds to the components, see :class:`~scfm.head.gene_components.GeneComponents`.
         variable_components: number of components m of variable genes, which need counts
             (:class:`~scfm.head.variable_components.VariableComponents`).
+        scaled: whether these genes are scaled.
+        batch_key: obs column inside whose batches these genes vary; None: over all cells.
 
     Attributes:
         deep: D.
@@ -58,6 +60,8 @@ class CellState(nn.Module):
         *,
         score: GeneScore = "linear",
         variable_components: Components = 0,
+        scaled: bool = True,
+        batch_key: str | None = None,
     ) -> None:
         super().__init__()
         if max_tokens is not None and max_tokens < MIN_TOKENS:
@@ -69,7 +73,7 @@ class CellState(nn.Module):
         if variable_components == "auto" or variable_components < 0:
             raise ValueError(
                 f"head.variable_components={variable_components}; expected a number of components, 0 for none "
-                "(scfm-finetune replaces auto by 50 where the store keeps counts)"
+                "(scfm-finetune replaces auto where the store keeps counts)"
             )
         self.max_tokens = max_tokens
         self.vocab, self.deep = spec.vocab, spec.width
@@ -77,7 +81,11 @@ class CellState(nn.Module):
         self.width, self.counts = sum(self.blocks), bool(variable_components) or (score == "counts")
         self.norm = nn.LayerNorm(spec.width)
         self.components = GeneComponents(spec.vocab, gene_components, score)
-        self.variable = VariableComponents(spec.vocab, variable_components) if variable_components else None
+        self.variable = (
+            VariableComponents(spec.vocab, variable_components, scaled=scaled, batch_key=batch_key)
+            if variable_components
+            else None
+        )
 
     def prepare(self, survey: Survey) -> None:
         """Fit the components on the training cells."""
@@ -119,7 +127,7 @@ class CellState(nn.Module):
 
     def search_space(self, survey: Survey) -> np.ndarray:
         """The space in which neighbors are sought: the components, or the embedding where there are none."""
-        return self.from_survey(survey)[:, self.deep :] if self.components.width else survey.embedding
+        return self.from_survey(survey)[:, self.deep :] if self.width > self.deep else survey.embedding
 
 
 class StateHead(Head):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from scfm.batch import PRESENCE, Batch
 from scfm.head.gene_components import MAX_FIT, gene_scores, score_matrix
 from scfm.head.survey import Survey
-from scfm.head.variable_genes import variable_genes
+from scfm.head.variable_genes import batch_variable_genes, variable_genes
 from scfm.types import Ragged
 from scfm.vocab import Vocab
 
@@ -39,6 +39,9 @@ class VariableComponents(nn.Module):
     Args:
         vocab: defines which tokens are genes.
         width: number of components k.
+        scaled: divide by σ; else z = x − μ, of which integration keeps more biology.
+        batch_key: obs column of batches; genes are then those that vary inside batches
+            (:func:`scfm.head.variable_genes.batch_variable_genes`). None: those that vary over all cells.
 
     Attributes:
         mean: (V,) μ; 0 for genes that are not chosen.
@@ -53,9 +56,9 @@ class VariableComponents(nn.Module):
     loadings: Tensor
     center: Tensor
 
-    def __init__(self, vocab: Vocab, width: int) -> None:
+    def __init__(self, vocab: Vocab, width: int, *, scaled: bool = True, batch_key: str | None = None) -> None:
         super().__init__()
-        self.width = width
+        self.width, self.scaled, self.batch_key = width, scaled, batch_key
         gene = torch.zeros(len(vocab))
         gene[torch.from_numpy(vocab.gene_ids.astype(np.int64))] = 1
         self.register_buffer("gene", gene, persistent=False)
@@ -79,17 +82,23 @@ class VariableComponents(nn.Module):
                 "head.variable_components=0"
             )
         places = places[np.unique(np.linspace(0, len(places) - 1, min(len(places), MAX_FIT)).astype(np.int64))]
-        self.fit(self.expression(survey.tokens(places), survey.counts(places)))
+        batch = None if self.batch_key is None else survey.obs[self.batch_key][places]
+        self.fit(self.expression(survey.tokens(places), survey.counts(places)), batch)
 
     @torch.no_grad()
-    def fit(self, values: csr_matrix) -> None:
-        """Fit to cells (n, V), log-normalized; see :meth:`prepare`."""
+    def fit(self, values: csr_matrix, batch: np.ndarray | None = None) -> None:
+        """Fit to cells (n, V), log-normalized, of batches (n,); see :meth:`prepare`."""
         seen = np.flatnonzero(np.diff(values.tocsc().indptr))
-        chosen = seen[variable_genes(values[:, seen], N_GENES)]
+        if batch is None:
+            chosen = seen[variable_genes(values[:, seen], N_GENES)]
+        else:
+            chosen = seen[batch_variable_genes(values[:, seen], batch, N_GENES)]
         part = values[:, chosen].astype(np.float64)
         mean = np.asarray(part.mean(axis=0)).ravel()
         deviation = np.sqrt(np.maximum(np.asarray(part.multiply(part).mean(axis=0)).ravel() - mean**2, 0))
         precision = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=deviation > 0)
+        if not self.scaled:
+            precision = (deviation > 0).astype(np.float64)
         center, directions, scale = _principal_axes(part, mean, precision, self.width)
         ids = torch.from_numpy(chosen)
         self.mean[ids] = torch.from_numpy(mean).to(self.mean)
@@ -101,7 +110,7 @@ class VariableComponents(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """The components, (B, k) float32."""
         values = gene_scores(self.gene[batch.ids], batch, "counts")
-        scaled = self._scaled(values, self.mean[batch.ids], self.precision[batch.ids]) * self.gene[batch.ids]
+        scaled = self._standardize(values, self.mean[batch.ids], self.precision[batch.ids]) * self.gene[batch.ids]
         if PRESENCE in batch.token_fields:
             scaled = scaled * batch.token_fields[PRESENCE]
         summed = F.embedding_bag(
@@ -113,11 +122,11 @@ class VariableComponents(nn.Module):
         """The components of many cells, (n, k) float32, outside of training; ``counts`` (T,) beside their tokens."""
         values = self.expression(cells, counts)
         mean, precision = self.mean.cpu()[values.indices], self.precision.cpu()[values.indices]
-        values.data = self._scaled(torch.from_numpy(values.data), mean, precision).numpy()
+        values.data = self._standardize(torch.from_numpy(values.data), mean, precision).numpy()
         return (values @ self.loadings.cpu().numpy() - self.center.cpu().numpy()).astype(np.float32)
 
     @staticmethod
-    def _scaled(values: Tensor, mean: Tensor, precision: Tensor) -> Tensor:
+    def _standardize(values: Tensor, mean: Tensor, precision: Tensor) -> Tensor:
         """Z of genes that a cell has, less z where it lacks them."""
         absent = (-mean * precision).clamp(-LARGEST, LARGEST)
         return ((values - mean) * precision).clamp(-LARGEST, LARGEST) - absent

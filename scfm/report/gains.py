@@ -69,7 +69,7 @@ def order_gain(
 def integration_gain(done: Finished, data: CellData, before: Checkpoint) -> BackboneGain | None:
     """Of ``integration/triplet``, which reads the state of cells alone; None for other heads and without components."""
     task = done.module.task
-    if not isinstance(task, Triplet) or not task.state.components.width:
+    if not isinstance(task, Triplet) or task.state.width == task.state.deep:
         return None
     rows = np.sort(np.concatenate([data.split.train, done.judged]))
     if len(rows) > MAX_CELLS:
@@ -84,7 +84,8 @@ def integration_gain(done: Finished, data: CellData, before: Checkpoint) -> Back
         step = embed_step(backbone, data.store.vocab, task.view)
         embeddings[name] = predict(step, data.loader(rows, alone=True), rows, device)["embedding"]
     counts = data.store.counts(rows, data.max_length) if task.counts else None
-    components = task.state.components.transform(data.store.gather(rows, data.max_length), counts)
+    part = task.state.variable or task.state.components
+    components = part.transform(data.store.gather(rows, data.max_length), counts)
     make_head = partial(build, OmegaConf.create(dict(done.config["head"])), done.module.spec)
     return compare_integrations(make_head, embeddings, components, rows, obs)
 

@@ -9,6 +9,7 @@ import torch
 from scipy.sparse import csr_matrix
 
 from scfm.data.packing import pack
+from scfm.evaluation.methods.expression import read_expression
 from scfm.head import variable_components as module
 from scfm.head.cell_state import CellState
 from scfm.head.variable_components import VariableComponents
@@ -176,3 +177,21 @@ def test_without_them_a_state_has_the_weights_that_it_always_had(spec):
 def test_what_is_no_number_of_components_is_refused(n, spec):
     with pytest.raises(ValueError, match=f"head.variable_components={n}; expected a number of components"):
         CellState(spec, 6, variable_components=n)
+
+
+def test_unscaled_components_of_batches_are_those_that_harmony_begins_at(monkeypatch):
+    monkeypatch.setattr(module, "LARGEST", 10.0)
+    counts = made_counts()
+    batch = np.arange(300) % 3
+    part = VariableComponents(made_vocab(120), 5, scaled=False, batch_key="batch")
+    tokens, values = as_tokens(counts, 120)
+    part.fit(part.expression(tokens, values), batch)
+    ours = part.transform(tokens, values)
+    expression = read_expression(ad.AnnData(csr_matrix(counts.astype(np.float32))))
+    theirs = expression.batch_components(batch)[:, :5]
+    for column in range(5):
+        assert abs(np.corrcoef(ours[:, column], theirs[:, column])[0, 1]) == pytest.approx(1, abs=1e-4)
+    # one factor for all components: distances are those of the principal components
+    factor = ours.std(axis=0) / theirs.std(axis=0)
+    np.testing.assert_allclose(factor, factor[0], rtol=1e-4)
+    np.testing.assert_allclose((ours**2).mean(), 1, rtol=1e-4)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from scfm.batch import Batch
 from scfm.head.base import Arrays, Outputs, Written
-from scfm.head.cell_state import CellState, StateHead
+from scfm.head.cell_state import CellState, Components, StateHead
 from scfm.head.integration.check import check_batches, warn_confounded
 from scfm.head.layers import perceptron
 from scfm.head.ranges import check_not_negative
@@ -57,6 +57,8 @@ class Integration(StateHead):
         hidden: width of the projector's hidden layer; 0 for a linear projector.
         gene_components: linear components of the cell's genes beside the backbone's embedding, at which the integrated
             space begins; 0 for none, and the projector begins at random.
+        variable_components: components of genes that vary inside batches, log-normalized and not scaled, which stand in
+            place of ``gene_components``; they need counts. 0 for none.
         max_tokens: tokens of a cell that the backbone reads, at most; the components read all. None: no limit.
         neighbor_weight: weight of :func:`neighbor_loss`; 0 for none.
 
@@ -71,6 +73,7 @@ class Integration(StateHead):
     """
 
     metric: ClassVar[str] = "accuracy"
+    auto_components: ClassVar[int] = 10
     projection: ClassVar[str] = (
         "genes alone: cells of unseen batches pass the backbone and the projector, without training"
     )
@@ -84,6 +87,7 @@ class Integration(StateHead):
         width: int = 64,
         hidden: int = 256,
         gene_components: int = 64,
+        variable_components: Components = 0,
         max_tokens: int | None = None,
         neighbor_weight: float = 0.0,
     ) -> None:
@@ -97,10 +101,20 @@ class Integration(StateHead):
         self.learned: tuple[str, ...] = ()
         self.conditions = () if condition is None else spec.categories("head.condition", condition)
         self.width, self.hidden = width, hidden
-        self.neighbor_weight = neighbor_weight if gene_components else 0.0
-        self.state = CellState(spec, gene_components, max_tokens, score="log")
+        self.state = CellState(
+            spec,
+            0 if variable_components else gene_components,
+            max_tokens,
+            score="log",
+            variable_components=variable_components,
+            scaled=False,
+            batch_key=batch_key,
+        )
+        self.counts = self.state.counts
+        has_components = self.state.width > self.state.deep
+        self.neighbor_weight = neighbor_weight if has_components else 0.0
         self.projector = perceptron([self.state.width, *([hidden] if hidden else []), width], norm=False)
-        if gene_components:
+        if has_components:
             start_at_zero(self.projector[-1])
 
     def prepare(self, survey: Survey) -> None:
@@ -120,7 +134,7 @@ class Integration(StateHead):
         return self.start_position(state[:, self.state.deep :]) + shift, shift
 
     def start_position(self, components: Tensor) -> Tensor:
-        """The first d of the gene components (B, k), float32; 0 where there are fewer."""
+        """The first d of the components (B, k), float32; 0 where there are fewer."""
         return F.pad(components[:, : self.width].float(), (0, max(0, self.width - components.shape[1])))
 
     @torch.no_grad()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scfm.batch import Batch
+from scfm.head.cell_state import Components
 from scfm.head.integration.base import Integration, SharedOptions, neighbor_loss
 from scfm.head.integration.batch_neighbors import center_batches, mutual_neighbors, nearest_cells
 from scfm.head.ranges import check_not_negative, check_positive, check_shares
@@ -35,6 +36,7 @@ class Triplet(Integration):
         width: width of the integrated space.
         gene_components: see :class:`~scfm.head.integration.base.Integration`; neighbors are sought among them, or in
             the embedding where there are none.
+        variable_components: see :class:`~scfm.head.integration.base.Integration`.
         neighbors: k of the mutual neighbors; within a batch, at most a quarter of its cells.
         own_batch_share: number of own-batch positives as a share of the mean number of mutual ones.
         label: obs column of known types: cells of one label in different batches are positives too, and the
@@ -57,6 +59,7 @@ class Triplet(Integration):
         *,
         width: int = 10,
         gene_components: int = 10,
+        variable_components: Components = 0,
         neighbors: int = 30,
         own_batch_share: float = 0.75,
         label: str | None = None,
@@ -65,7 +68,14 @@ class Triplet(Integration):
         neighbor_weight: float = 2.0,
         **options: Unpack[SharedOptions],
     ) -> None:
-        super().__init__(spec, width=width, gene_components=gene_components, neighbor_weight=neighbor_weight, **options)
+        super().__init__(
+            spec,
+            width=width,
+            gene_components=gene_components,
+            variable_components=variable_components,
+            neighbor_weight=neighbor_weight,
+            **options,
+        )
         check_positive(neighbors=neighbors)
         check_shares(own_batch_share=own_batch_share, weight=weight)
         check_not_negative(offset_weight=offset_weight)

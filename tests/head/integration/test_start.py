@@ -77,3 +77,25 @@ def test_staying_keeps_neighbors_of_random_pseudo_batches(spec, cells, tiny):
         kept[stay] = neighbor_overlap(head.state.components(whole).numpy(), after, k=10)
     assert kept[3.0] > kept[0.0]
     assert kept[3.0] > 0.9
+
+
+def test_the_space_begins_at_components_of_counts_where_there_are_such(spec, cells, tiny):
+    def make(spec):
+        return Triplet(spec, batch_key="batch", width=4, variable_components=6, hidden=16, neighbors=10)
+
+    head = make(spec)
+    assert head.counts and head.requirements().counts
+    assert head.state.blocks == (32, 6)
+    survey = cells.survey(tiny)
+    head.prepare(survey)
+    with torch.inference_mode():
+        space = head.predict(tiny, cells.batch(range(30), counts=True))["integrated"]
+    components = head.state.variable.transform(survey.tokens(np.arange(30)), survey.counts(np.arange(30)))
+    np.testing.assert_allclose(space.numpy(), components[:, :4], atol=1e-4)
+    np.testing.assert_allclose(head.state.search_space(survey)[:30], components, atol=1e-5)
+
+
+def test_a_head_of_before_has_no_components_of_counts(spec, cells, tiny):
+    head = Triplet(spec, batch_key="batch", width=8, hidden=16, neighbors=10)
+    assert not head.counts
+    assert head.state.blocks == (32, 10)
