@@ -47,6 +47,8 @@ class Classifier(StateHead):
         dropout: before each linear layer.
         class_weights: whether the weight of a class is inverse to its frequency, within a factor of ten.
         reject: share of correct calls that calibration may turn into ``unknown``.
+        coverage: probability with which the set of names that is written for each cell, ``scfm_<label>_set``, holds the
+            true one (:mod:`scfm.head.annotation.conformal`); null for no sets. It needs calibration cells.
         pseudo_weight: weight of the pseudo-label loss of unlabeled cells; 0 for none.
         pseudo_confidence: smallest probability of a call that becomes a pseudo-label.
         token_drop: share of tokens left out of the view that is trained on a pseudo-label.
@@ -75,6 +77,7 @@ class Classifier(StateHead):
         dropout: float = 0.1,
         class_weights: bool = True,
         reject: float = 0.05,
+        coverage: float | None = None,
         pseudo_weight: float = 0.0,
         pseudo_confidence: float = 0.9,
         token_drop: float = 0.2,
@@ -88,6 +91,10 @@ class Classifier(StateHead):
             "token_drop": token_drop,
         }
         check_proper_shares(**shares)
+        if coverage is not None and (not 0 < coverage < 1 or levels):
+            raise ValueError(
+                f"head.coverage={coverage} with head.levels={levels}; expected 0 < coverage < 1 and no levels"
+            )
         self.labels = (label,) if isinstance(label, str) else tuple(label)
         if not self.labels or len(set(self.labels)) != len(self.labels):
             raise ValueError(f"head.label={list(self.labels)}; expected one obs column or several different ones")
@@ -111,6 +118,7 @@ class Classifier(StateHead):
                 dropout=dropout,
                 class_weights=class_weights,
                 blocks=self.state.blocks,
+                coverage=coverage,
             )
             for name in self.labels
         )
@@ -132,14 +140,15 @@ class Classifier(StateHead):
             column.regress(states, survey.obs[column.label][survey.train], groups=groups)
 
     def refit(self, outputs: Arrays, targets: Arrays) -> None:
-        """Fit the logistic regression on the fine-tuned backbone; not where pseudo-labels were used.
+        """Fit the distances to classes and, unless pseudo-labels were used, the logistic regression once more.
 
         Args:
             outputs: results of :meth:`predict` for the cells to learn from.
             targets: their class codes by column, -1 where missing.
         """
-        if self.probe and not self.pseudo_weight:
-            for column in self.columns:
+        for column in self.columns:
+            column.distance.fit(outputs["state"], targets[column.label])
+            if self.probe and not self.pseudo_weight:
                 column.regress(outputs["state"], targets[column.label], trained=outputs.get(TRAINED))
 
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
@@ -204,7 +213,7 @@ class Classifier(StateHead):
             self._key(name, i): value
             for i, column in enumerate(self.columns)
             for name, value in column.calibrate(
-                outputs[self._key("logits", i)], targets[column.label], self.reject
+                outputs[self._key("logits", i)], targets[column.label], self.reject, outputs["state"]
             ).items()
         }
 
@@ -216,9 +225,11 @@ class Classifier(StateHead):
 
         Returns:
             The columns of :class:`~scfm.head.annotation.label_layer.Prediction` for each label; novelty is in [0, 1]
-            (:mod:`scfm.head.annotation.familiarity`).
+            (:mod:`scfm.head.annotation.state_distance`).
         """
-        predictions = [column.name(outputs[self._key("logits", i)]) for i, column in enumerate(self.columns)]
+        predictions = [
+            column.name(outputs[self._key("logits", i)], outputs.get("state")) for i, column in enumerate(self.columns)
+        ]
         if self.levels is not None:
             predictions = self.levels.align_names(predictions)
         obs: dict[str, np.ndarray] = {}

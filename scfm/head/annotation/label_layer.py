@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scfm.head.annotation.calibrate import fit_temperature, fit_thresholds
+from scfm.head.annotation.conformal import fit_limit, name_sets
 from scfm.head.annotation.familiarity import Familiarity
+from scfm.head.annotation.state_distance import StateDistance
 from scfm.head.block_regression import BlockRegression
 from scfm.head.logistic import EITHER, Penalty
 from scfm.metrics.classification import keep_labeled, softmax
@@ -30,21 +32,26 @@ class Prediction(NamedTuple):
         guess: the likeliest class in any case; ``unknown`` for a cell without genes alone.
         confidence: float32, probability of the likeliest class; NaN for a cell without genes.
         novelty: float32, by which ``unknown`` is decided; NaN for a cell without genes.
+        sets: names that together hold the true one with a stated probability, joined by ``|``; None for no sets
+            (:mod:`scfm.head.annotation.conformal`).
     """
 
     names: np.ndarray
     guess: np.ndarray
     confidence: np.ndarray
     novelty: np.ndarray
+    sets: np.ndarray | None = None
 
     def columns(self, label: str) -> dict[str, np.ndarray]:
-        """As obs columns: ``scfm_<label>`` and ``scfm_<label>_guess, _confidence, _novelty``."""
+        """As obs columns ``scfm_<label>`` and ``scfm_<label>_guess, _confidence, _novelty``, and ``_set`` of sets."""
         name = f"scfm_{label}"
+        more = {} if self.sets is None else {f"{name}_set": self.sets}
         return {
             name: self.names,
             f"{name}_guess": self.guess,
             f"{name}_confidence": self.confidence,
             f"{name}_novelty": self.novelty,
+            **more,
         }
 
 
@@ -145,11 +152,13 @@ class LabelLayer(nn.Module):
         dropout: before each linear layer.
         class_weights: whether the weight of a class is inverse to its frequency.
         blocks: widths of the parts of the state that a regression penalizes separately, the backbone's first; empty for
-            a single one.
+            a single one. Distances to classes are taken in all but the first.
+        coverage: probability with which a cell's set of names holds the true one; None for no sets.
 
     Attributes:
         temperature: () divides the scores; 1 until calibrated.
         thresholds: (C,) familiarity below which calls are ``unknown``; 0 (no rejection) until calibrated.
+        limit: () probability from which on a class is in a cell's set; 0 (all classes) until calibrated.
 
     Raises:
         ValueError: see :func:`check_classes`.
@@ -158,6 +167,7 @@ class LabelLayer(nn.Module):
     weight: Tensor
     temperature: Tensor
     thresholds: Tensor
+    limit: Tensor
 
     def __init__(
         self,
@@ -169,8 +179,10 @@ class LabelLayer(nn.Module):
         dropout: float,
         class_weights: bool,
         blocks: Sequence[int] = (),
+        coverage: float | None = None,
     ) -> None:
         super().__init__()
+        self.coverage = coverage
         counts = check_classes(spec, label)
         self.label, self.names = label, spec.classes[label]
         n_classes = len(self.names)
@@ -180,7 +192,9 @@ class LabelLayer(nn.Module):
         self.register_buffer("weight", torch.tensor(weight, dtype=torch.float32))
         self.register_buffer("temperature", torch.ones(()))
         self.register_buffer("thresholds", torch.zeros(n_classes))
+        self.register_buffer("limit", torch.zeros(()))
         self.familiarity = Familiarity(n_classes)
+        self.distance = StateDistance(n_classes, slice(blocks[0] if blocks else width, width))
         self.regression = BlockRegression(blocks or (width,), EITHER)
 
     @property
@@ -223,31 +237,54 @@ class LabelLayer(nn.Module):
             return logits.sum() * 0.0, known.sum()
         return F.cross_entropy(logits[known], truth[known], weight=self.weight), known.sum()
 
-    def calibrate(self, logits: np.ndarray, truth: np.ndarray, quantile: float) -> dict[str, float]:
+    def calibrate(
+        self, logits: np.ndarray, truth: np.ndarray, quantile: float, states: np.ndarray | None = None
+    ) -> dict[str, float]:
         """Fit temperature and thresholds on cells that were not trained on.
 
         Args:
             logits: (B, C).
             truth: (B,) class codes, -1 where missing.
             quantile: share of correct calls that may become ``unknown``.
+            states: (B, D) of these cells; None decides on ``unknown`` by the scores alone.
 
         Returns:
             ``temperature`` and ``coverage``, the share of these cells that keep a name.
         """
+        far = None if states is None else self.distance.calibrate(states[truth >= 0])
         logits, truth = keep_labeled(logits, truth)
         temperature = fit_temperature(logits, truth)
         probabilities = softmax(logits, temperature)
-        familiarity = self.familiarity.fit(logits, truth, temperature)
+        familiarity = self.familiarity.fit(logits, truth, temperature) if far is None else far
         thresholds = fit_thresholds(probabilities, truth, quantile, familiarity)
+        if self.coverage is not None:
+            self.limit.fill_(fit_limit(probabilities, truth, self.coverage))
         self.temperature.fill_(temperature)
         self.thresholds.copy_(torch.from_numpy(thresholds))
         kept = familiarity >= thresholds[probabilities.argmax(axis=1)]
         return {"temperature": temperature, "coverage": float(kept.mean()) if len(kept) else float("nan")}
 
-    def name(self, logits: np.ndarray) -> Prediction:
-        """Names of cells with scores (B, C): ``unknown`` below the threshold of the call; novelty is in [0, 1]."""
+    def name(self, logits: np.ndarray, states: np.ndarray | None = None) -> Prediction:
+        """Names of cells with scores (B, C): ``unknown`` below the threshold of the call; novelty is in [0, 1].
+
+        Familiarity is that of the distance of their states (B, D) to classes, or of the scores where the former was not
+        calibrated.
+        """
         probabilities = softmax(logits, self.temperature.item())
         called = probabilities.argmax(axis=1)
-        familiarity = self.familiarity.rate(logits, self.temperature.item()).astype(np.float32)
+        if states is not None and self.distance.calibrated:
+            familiarity = self.distance.rate(states).astype(np.float32)
+        else:
+            familiarity = self.familiarity.rate(logits, self.temperature.item()).astype(np.float32)
         familiar = familiarity >= self.thresholds.cpu().numpy()[called]
-        return name_cells(list(self.names), called, familiar, probabilities.max(axis=1), 1 - familiarity)
+        found = name_cells(list(self.names), called, familiar, probabilities.max(axis=1), 1 - familiarity)
+        if self.coverage is None:
+            return found
+        return found._replace(sets=name_sets(probabilities, list(self.names), self.limit.item()))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Checkpoints of before there were distances and sets have none: scores decide there."""
+        for name, value in self.distance.state_dict().items():
+            state_dict.setdefault(f"{prefix}distance.{name}", torch.full_like(value, torch.nan))
+        state_dict.setdefault(f"{prefix}limit", torch.zeros(()))
+        super()._load_from_state_dict(state_dict, prefix, *args)
