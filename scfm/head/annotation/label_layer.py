@@ -255,7 +255,8 @@ class LabelLayer(nn.Module):
         logits, truth = keep_labeled(logits, truth)
         temperature = fit_temperature(logits, truth)
         probabilities = softmax(logits, temperature)
-        familiarity = self.familiarity.fit(logits, truth, temperature) if far is None else far
+        familiarity = self.familiarity.fit(logits, truth, temperature)
+        familiarity = familiarity if far is None else (familiarity + far) / 2
         thresholds = fit_thresholds(probabilities, truth, quantile, familiarity)
         if self.coverage is not None:
             self.limit.fill_(fit_limit(probabilities, truth, self.coverage))
@@ -267,15 +268,15 @@ class LabelLayer(nn.Module):
     def name(self, logits: np.ndarray, states: np.ndarray | None = None) -> Prediction:
         """Names of cells with scores (B, C): ``unknown`` below the threshold of the call; novelty is in [0, 1].
 
-        Familiarity is that of the distance of their states (B, D) to classes, or of the scores where the former was not
-        calibrated.
+        Familiarity is the mean of that of the scores and, where it was calibrated, that of the distance of the states
+        (B, D) to classes.
         """
         probabilities = softmax(logits, self.temperature.item())
         called = probabilities.argmax(axis=1)
+        familiarity = self.familiarity.rate(logits, self.temperature.item())
         if states is not None and self.distance.calibrated:
-            familiarity = self.distance.rate(states).astype(np.float32)
-        else:
-            familiarity = self.familiarity.rate(logits, self.temperature.item()).astype(np.float32)
+            familiarity = (familiarity + self.distance.rate(states)) / 2
+        familiarity = familiarity.astype(np.float32)
         familiar = familiarity >= self.thresholds.cpu().numpy()[called]
         found = name_cells(list(self.names), called, familiar, probabilities.max(axis=1), 1 - familiarity)
         if self.coverage is None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from scfm.head.annotation.label_layer import LabelLayer
-from scfm.head.annotation.state_distance import MIN_CELLS, SHRINK, StateDistance
+from scfm.head.annotation.state_distance import MIN_CELLS, OWN, SHRINK, StateDistance
 from scfm.metrics.annotation import unknown_auroc
 from scfm.types import Spec
 from support import made_vocab
@@ -27,15 +27,20 @@ def fitted():
     return distance
 
 
-def test_it_is_the_distance_of_mahalanobis_to_the_nearest_mean():
+def test_it_is_the_distance_of_mahalanobis_to_the_nearest_class():
     states, truth = made()
     values = states[:, 2:].astype(float)
     means = np.stack([values[truth == code].mean(axis=0) for code in range(3)])
     rest = values - means[truth]
-    covariance = rest.T @ rest / (300 - 3)
-    covariance = (1 - SHRINK) * covariance + SHRINK * np.trace(covariance) / 4 * np.eye(4)
-    gaps = made(20, 1)[0][:, None, 2:] - means[None]
-    expected = np.einsum("nci,ij,ncj->nc", gaps, np.linalg.inv(covariance), gaps).min(axis=1)
+    common = rest.T @ rest / (300 - 3)
+    floor = SHRINK * np.trace(common) / 4 * np.eye(4)
+    expected = np.full(20, np.inf)
+    for code in range(3):
+        n = (truth == code).sum()
+        own = rest[truth == code].T @ rest[truth == code] / n
+        precision = np.linalg.inv((1 - SHRINK) * (own * n + common * OWN) / (n + OWN) + floor)
+        gap = made(20, 1)[0][:, 2:] - means[code]
+        expected = np.minimum(expected, np.einsum("ni,ij,nj->n", gap, precision, gap))
     np.testing.assert_allclose(fitted().distance(made(20, 1)[0]), expected, rtol=1e-4)
 
 
@@ -108,7 +113,7 @@ def test_a_head_of_before_decides_by_its_scores():
     np.testing.assert_array_equal(again.name(logits, states).novelty, layer.name(logits).novelty)
 
 
-def test_a_layer_calls_a_near_relative_unknown_and_keeps_known_cells():
+def test_a_layer_tells_a_near_relative_better_than_by_its_scores_and_keeps_known_cells():
     layer, (states, truth) = make_layer(), made(400)
     layer.regress(states, truth)
     layer.distance.fit(states, truth)
@@ -122,7 +127,8 @@ def test_a_layer_calls_a_near_relative_unknown_and_keeps_known_cells():
     assert found["coverage"] == pytest.approx(0.95, abs=0.02)
     new, kind = made(400, 7, classes=4)
     names = layer.name(logits(new), new).names
-    assert (names[kind == 3] == "unknown").mean() > 0.8
+    both, scores = (unknown_auroc(-layer.name(logits(new), given).novelty, kind < 3) for given in (new, None))
+    assert both > scores + 0.1
     assert (names[kind < 3] == "unknown").mean() < 0.12
     again = make_layer()
     again.load_state_dict(layer.state_dict())
