@@ -110,7 +110,7 @@ class Integration(StateHead):
             scaled=False,
             batch_key=batch_key,
         )
-        self.counts = self.state.counts
+        self.counts = self.counts or self.state.counts
         has_components = self.state.width > self.state.deep
         self.neighbor_weight = neighbor_weight if has_components else 0.0
         self.projector = perceptron([self.state.width, *([hidden] if hidden else []), width], norm=False)
