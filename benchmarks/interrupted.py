@@ -17,6 +17,8 @@ import pandas as pd
 from forked import Command, Ended, run
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+#: Metrics that differ between two runs of one command.
+COSTS = ("seconds", "megabytes")
 #: The first stop of a try, and of its second and third start.
 STOPS = 3
 MODEL = ("model=tiny", "model.layers=1", "model.width=32", "model.feedforward=64", "data.tokens_per_batch=1024")
@@ -121,9 +123,13 @@ def read_embedded(folder: Path) -> dict[str, str]:
 
 
 def read_evaluation(folder: Path) -> dict[str, Any]:
-    """Scores, and the names of all files."""
+    """Every score that is no time and no memory, and the names of all files."""
     output = folder / "outputs" / "evaluation"
-    return {"scores": (output / "scores.csv").read_text(), "files": sorted(path.name for path in output.iterdir())}
+    table = pd.read_csv(output / "scores.csv")
+    scores = table[~table["metric"].isin(COSTS)]
+    names = scores["table"] + ", " + scores["method"] + ", " + scores["metric"]
+    found: dict[str, Any] = dict(zip(names, scores["value"].map(repr), strict=True))
+    return found | {"files": sorted(path.name for path in output.iterdir())}
 
 
 def kinds() -> list[Kind]:
