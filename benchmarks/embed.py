@@ -58,7 +58,13 @@ def command(name: str, *arguments: str) -> str:
 def make_model(folder: Path, store: Path, model: str) -> Path:
     """A checkpoint with random weights."""
     output = folder / model
-    small = ["trainer.max_steps=1", "trainer.enable_progress_bar=false", "start=random", "data.tokens_per_batch=4096"]
+    small = [
+        "trainer.max_steps=1",
+        "callbacks.progress=null",
+        "trainer.enable_progress_bar=false",
+        "start=random",
+        "data.tokens_per_batch=4096",
+    ]
     command("train", f"store={store}", f"output={output}", f"model={model}", *small)
     return output / "checkpoints" / "last.ckpt"
 
@@ -122,7 +128,7 @@ def memory(folder: Path) -> dict[str, float]:
     found = {}
     small = folder / "small.h5ad"
     write_h5ad(small, 256, 60, "gzip")
-    command("prepare", f"input={small}", f"output={folder / 'store'}", "tokenizer=tgpt")
+    command("prepare", f"input={small}", f"output={folder / 'store'}", "tokenizer=iseeek")
     checkpoint = make_model(folder, folder / "store", "tiny")
     for n_cells in (10_000, 50_000):
         cells = folder / f"{n_cells}.h5ad"

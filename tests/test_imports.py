@@ -44,7 +44,7 @@ def test_preparing_a_file_needs_no_torch(tmp_path):
 
 
 @pytest.mark.parametrize("command", ["train", "embed"])
-def test_a_model_needs_no_metrics_of_texts_and_no_compiler(command):
+def test_a_model_needs_no_metrics_of_texts(command):
     code = f"from scfm.deferred import defer_torchmetrics\ndefer_torchmetrics()\nimport scfm.commands.{command}"
     modules = loaded(code)
     assert "pytorch_lightning" in modules
