@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,10 @@ def _likeliest(names: Sequence[str], patterns: Sequence[str]) -> str | None:
 
 
 def advice_text(choices: Sequence[Advice]) -> str:
-    """Choices with their reasons, for the screen."""
-    rows = [(" ".join(choice.keys) or "-", choice.reason) for choice in choices]
-    width = max(len(keys) for keys, _ in rows)
-    return "\n".join(["What this file asks for, and why:", *(f"  {keys:{width}}  {why}" for keys, why in rows)])
+    """Choices with their reasons, for a screen of 80 columns."""
+    lines = ["What this file asks for, and why:"]
+    for choice in choices:
+        indent = " " * 4 if choice.keys else " " * 2
+        lines += [f"  {key}" for key in choice.keys]
+        lines += textwrap.wrap(choice.reason, 80, initial_indent=indent, subsequent_indent=indent)
+    return "\n".join(lines)

@@ -68,6 +68,8 @@ def test_a_dry_run_ends_with_a_command_that_is_right(cells, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         command("prepare", f"input={tmp_path / 'a.h5ad'}", f"output={tmp_path / 'store'}", "dry_run=true")
     assert "What this file asks for, and why:" in caplog.text
+    shown = caplog.text.split("What this file asks for, and why:")[1].split("result")[0]
+    assert max(map(len, shown.splitlines())) <= 80
     (line,) = [line for line in caplog.text.splitlines() if line.startswith("next")]
     assert not (tmp_path / "store").exists()
     import shlex
