@@ -8,6 +8,7 @@ import griffe
 
 _PACKAGE = Path(__file__).resolve().parents[2] / "scfm"
 _ROLE = re.compile(r":(?:class|func|meth|mod|attr|data|obj):`(~?)([\w.]+)`")
+_EXAMPLE = re.compile(r"^( *)Example:$", re.MULTILINE)
 _LITERAL = re.compile(r"(?<!`)``([^`\n]+(?:\n[^`\n]+)?)``(?!`)")
 
 
@@ -21,7 +22,11 @@ class CrossReferences(griffe.Extension):
 
 
 def linked(text: str) -> str:
-    """Roles that name a module, class or function of scfm become links, other roles code; a literal is code."""
+    """Roles that name a module, class or function of scfm become links, other roles and literals code.
+
+    An ``Example:`` is called ``Examples:``, the section whose lines griffe shows as code.
+    """
+    text = _EXAMPLE.sub(r"\1Examples:", text)
     text = _LITERAL.sub(lambda found: f"`{' '.join(found[1].split())}`", text)
     return _ROLE.sub(_link, text)
 
