@@ -33,7 +33,7 @@ FEW = ["total", "bio", "batch", "ilisi"]
 
 
 def write(result: Result, folder: str | Path) -> list[Path]:
-    """Write PNG pictures, ``report.html``, ``scores.csv`` and ``scores.json``.
+    """Write PNG pictures with their numbers as CSV, ``report.html``, ``scores.csv`` and ``scores.json``.
 
     Args:
         result: of :func:`scfm.evaluation.evaluate.evaluate`.
@@ -47,7 +47,8 @@ def write(result: Result, folder: str | Path) -> list[Path]:
     paths = {name: folder / f"{name}.png" for name in figures}
     drawn = {name: picture(figure, caption, paths[name]) for name, (figure, caption) in figures.items()}
     page = write_page(folder / "report.html", f"Evaluation of {result.embedding}", _sections(result, drawn))
-    return [*paths.values(), page, *_write_scores(result, folder)]
+    shown = [file for path in paths.values() for file in (path, path.with_suffix(".csv"))]
+    return [*shown, page, *_write_scores(result, folder)]
 
 
 def _figures(result: Result) -> Figures:
