@@ -102,7 +102,7 @@ def _stay_where_typed() -> None:
     from hydra.utils import get_original_cwd
 
     if HydraConfig.get().job.chdir:
-        log.warning("hydra.job.chdir=true is not followed: paths are relative to the folder of the command line.")
+        log.warning("Hydra's chdir is not followed: paths are relative to the folder of the command line.")
         os.chdir(get_original_cwd())
 
 
