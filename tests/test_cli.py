@@ -145,4 +145,4 @@ def test_paths_are_relative_to_where_the_command_was_typed(tmp_path, monkeypatch
     monkeypatch.chdir(REPOSITORY)
     cli._stay_where_typed()
     assert Path.cwd() == tmp_path
-    assert "hydra.job.chdir=true is not followed" in caplog.text
+    assert "Hydra's chdir is not followed" in caplog.text
