@@ -117,17 +117,24 @@ def _work(folder: Path, log: Path, words: list[str], memory: int | None, file_si
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
         if isinstance(error.code, str):
-            print(error.code, file=sys.stderr)
+            code = error.code
+            _say(lambda: print(code, file=sys.stderr))
     except KeyboardInterrupt:
-        traceback.print_exc()
+        _say(traceback.print_exc)
         status = 130
     except BaseException:
-        traceback.print_exc()
+        _say(traceback.print_exc)
         status = 1
     with contextlib.suppress(Exception):
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(status)
+
+
+def _say(function: Callable[[], None]) -> None:
+    """Print, unless the log cannot grow: an error here would have the child leave, and remove, its parent's folders."""
+    with contextlib.suppress(OSError):
+        function()
 
 
 def import_once(folder: Path) -> None:
