@@ -7,7 +7,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from scfm.numba_cache import choose_folder
+from scfm.imports.numba_cache import choose_folder
 
 __version__ = "0.2.0"
 

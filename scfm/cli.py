@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scfm.deferred import defer_torchmetrics
 from scfm.help.text import answer, refuse_families
+from scfm.imports.deferred import defer_torchmetrics
 from scfm.metrics.direction import falls
 from scfm.trust.allowed import CONFIGS
 

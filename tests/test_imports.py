@@ -45,7 +45,7 @@ def test_preparing_a_file_needs_no_torch(tmp_path):
 
 @pytest.mark.parametrize("command", ["train", "embed"])
 def test_a_model_needs_no_metrics_of_texts(command):
-    code = f"from scfm.deferred import defer_torchmetrics\ndefer_torchmetrics()\nimport scfm.commands.{command}"
+    code = f"from scfm.imports.deferred import defer_torchmetrics\ndefer_torchmetrics()\nimport scfm.commands.{command}"
     modules = loaded(code)
     assert "pytorch_lightning" in modules
     assert not NEVER.keys() & modules
@@ -53,7 +53,7 @@ def test_a_model_needs_no_metrics_of_texts(command):
 
 def test_torchmetrics_is_whole_once_it_is_asked_for():
     code = """
-from scfm.deferred import defer_torchmetrics
+from scfm.imports.deferred import defer_torchmetrics
 defer_torchmetrics()
 import pytorch_lightning
 import torchmetrics

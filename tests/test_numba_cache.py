@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from scfm import numba_cache
+from scfm.imports import numba_cache
 
-PACKAGE = Path(numba_cache.__file__).parent
+PACKAGE = Path(numba_cache.__file__).parents[1]
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_numba_takes_it(tmp_path):
 import os, sys, tempfile
 tempfile.tempdir = {str(tmp_path)!r}
 sys.path.insert(0, {str(PACKAGE.parent)!r})
-from scfm import numba_cache
+from scfm.imports import numba_cache
 numba_cache._may_write = lambda folder: False
 numba_cache.choose_folder()
 exec(compile(open({str(tmp_path / "compiled.py")!r}).read(), {str(tmp_path / "compiled.py")!r}, "exec"))

@@ -7,7 +7,7 @@ import random
 import numpy as np
 from scipy.sparse import csr_matrix, triu
 
-from scfm.optional import need
+from scfm.imports.optional import need
 
 
 def leiden_clusters(graph: csr_matrix, resolution: float = 1.0, seed: int = 0) -> np.ndarray:

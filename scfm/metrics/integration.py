@@ -15,11 +15,11 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
+from scfm.imports.optional import need
 from scfm.metrics.mixing.kbet import kbet_per_label
 from scfm.metrics.mixing.lisi import cilisi, clisi, ilisi
 from scfm.metrics.mixing.silhouette import bras, isolated_labels, silhouette_label, silhouette_samples, to_codes
 from scfm.metrics.neighbors import Neighbors, find_neighbors
-from scfm.optional import need
 
 VERSION = "definitions of scib-metrics 0.5.10, unscaled"
 BIO = ("isolated_labels", "nmi", "ari", "silhouette_label", "clisi")

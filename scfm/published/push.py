@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scfm.optional import need
+from scfm.imports.optional import need
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ def test_metrics_import_of_scfm_only_metrics_and_optional_packages():
     foreign = {
         path.name: {name for name in imported(path) if name.startswith("scfm.")}
         - {f"scfm.metrics.{file.stem}" for file in files}
-        - {"scfm.metrics", "scfm.optional"}
+        - {"scfm.metrics", "scfm.imports.optional"}
         for path in files
     }
     assert not {name: found for name, found in foreign.items() if found}

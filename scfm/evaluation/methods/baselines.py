@@ -17,7 +17,7 @@ from scfm.evaluation.methods import scvi as deep
 from scfm.evaluation.methods.expression import Expression
 from scfm.evaluation.methods.method import Method, Role
 from scfm.head.variable_genes import batch_variable_genes, variable_genes
-from scfm.optional import need
+from scfm.imports.optional import need
 
 #: (expression, batch, labels, seed) -> (B, D) embedding
 Embedder = Callable[[Expression, "np.ndarray | None", "np.ndarray | None", int], np.ndarray]

@@ -11,7 +11,7 @@ from anndata import AnnData
 
 from scfm.evaluation.methods.expression import Expression
 from scfm.head.variable_genes import batch_variable_genes
-from scfm.optional import need
+from scfm.imports.optional import need
 
 UNLABELED = "(missing)"
 

@@ -13,7 +13,7 @@ from scfm.evaluation.methods import baselines as baseline
 from scfm.evaluation.methods.expression import read_expression
 from scfm.evaluation.methods.probes import constant_features, cross_predict, linear, majority, nearest
 from scfm.head.variable_genes import batch_variable_genes, variable_genes
-from scfm.optional import need
+from scfm.imports.optional import need
 
 
 def test_genes_and_values_equal_scanpy(make_adata):

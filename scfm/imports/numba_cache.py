@@ -16,7 +16,7 @@ def choose_folder() -> None:
 
     Compiled functions are read back by ``pickle``, so a folder that somebody else may write to is never taken.
     """
-    package = Path(__file__).resolve().parent / "tokenizer"
+    package = Path(__file__).resolve().parents[1] / "tokenizer"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
     if VARIABLE in os.environ or _may_write(package) or _may_write(cache):
         return
