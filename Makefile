@@ -10,12 +10,12 @@ demo: $(INSTALLED)
 
 # One thread a process: two cores serve two test processes, and waiting threads would take their time.
 test: lint
-	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile tests
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile tests
 
 # The fuzzers of `make test`, with SCFM_FUZZ examples each: hours for 100,000.
 SCFM_FUZZ ?= 5000
 fuzz: $(INSTALLED)
-	SCFM_FUZZ=$(SCFM_FUZZ) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --timeout=0 tests/fuzz
+	SCFM_FUZZ=$(SCFM_FUZZ) OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest -q --timeout=0 tests/fuzz
 
 # The site, without network, into outputs/site; a warning is an error. The tests build it too, and follow its links.
 docs: $(INSTALLED)

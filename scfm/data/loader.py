@@ -67,9 +67,11 @@ def _in_sentences(batches: Iterator[Batch]) -> Iterator[Batch]:
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         shared = any(word in lines[-1] + lines[0] for word in ("shared memory", "torch_", "is killed", "exited"))
-        if isinstance(error, RuntimeError) and shared:
+        if isinstance(error, ConnectionError | EOFError) or (isinstance(error, RuntimeError) and shared):
+            getattr(batches, "_shutdown_workers", lambda: None)()  # or torch's signal handler raises later, anywhere
+            cause = lines[0] or type(error).__name__
             raise OSError(
-                f"a process that reads batches ahead has ended ({lines[0]}): it was killed, or memory or /dev/shm is "
+                f"a process that reads batches ahead has ended ({cause}): it was killed, or memory or /dev/shm is "
                 "full; with data.workers=0 the training process reads them itself"
             ) from error
         if lines[0].startswith("Caught ") and isinstance(error, ValueError | OSError):

@@ -87,7 +87,7 @@ def test_a_fine_tune_may_begin_where_another_adapted(before, finetune):
 
 def test_several_label_columns(finetune):
     options = ("head.label=[cell_type,donor]", "head.weights=learned", "data.unseen=ignore")
-    _, folder = finetune(*options, "trainer.max_steps=2")
+    _, folder = finetune(*options, "trainer.max_steps=2", "trainer.log_every_n_steps=1")
     found = json.loads((folder / "metrics.json").read_text())
     assert {"test/macro_f1", "test/macro_f1/donor", "test/coverage", "test/coverage/donor"} <= set(found)
     assert f"Of donor, {found['test/coverage/donor']:.1%} keep a name" in (folder / "report.html").read_text()
