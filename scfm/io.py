@@ -15,7 +15,7 @@ from typing import IO
 
 #: Ending of the name under which a file is written before it is whole.
 PART = ".part"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _held: set[IO[str]] = set()
 
@@ -46,7 +46,7 @@ def atomic_write(path: str | Path, *, scratch: Path | None = None) -> Iterator[P
     except BaseException as error:
         remove(part)
         if (full := disk_full(error)) is not None:
-            raise OSError(full.errno, f"no space is left on the disk, {path} is not written") from error
+            raise OSError(full.errno, f"{why_full(full)}, {path} is not written") from error
         raise
 
 
@@ -71,7 +71,7 @@ def require_space(path: Path, n_bytes: int) -> None:
         try:
             os.posix_fallocate(file.fileno(), size, max(1, n_bytes))
         except OSError as error:
-            if error.errno in (*_FULL, errno.EFBIG):
+            if error.errno in _FULL:
                 raise OSError(
                     error.errno, f"no space is left for {n_bytes / 1e6:,.1f} MB more in {path.parent}"
                 ) from error
@@ -162,12 +162,19 @@ def remove(path: Path) -> None:
 
 
 def disk_full(error: BaseException | None) -> OSError | None:
-    """The error that says that the disk or the quota is full, among ``error`` and those it arose from."""
+    """The error that says that a file cannot grow (disk, quota, limit), among ``error`` and those it arose from."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _FULL:
             return error
         error = error.__cause__ or error.__context__
     return None
+
+
+def why_full(error: OSError) -> str:
+    """Half a sentence on an error of :func:`disk_full`."""
+    if error.errno == errno.EFBIG:
+        return "a file may not become so large here (see ulimit -f)"
+    return "no space is left on the disk"
 
 
 def _sync(path: Path) -> None:

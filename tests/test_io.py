@@ -267,3 +267,19 @@ class TestWhatIsReplaced:
         (tmp_path / "link").symlink_to("here")
         with pytest.raises(ValueError, match="the input .* lies in output=.*, which would be replaced"):
             require_replaceable(tmp_path / "here", {"scfm.json"}, [tmp_path / "y.h5ad", tmp_path / given])
+
+
+def write_beyond_the_limit(path):
+    with atomic_write(path) as part:
+        part.write_bytes(b"some")
+        try:
+            raise OSError(errno.EFBIG, "File too large")
+        except OSError:
+            raise RuntimeError("unexpected pos 64 vs 0")  # noqa: B904 (as torch.save raises it)
+
+
+def test_a_limit_of_file_sizes_is_a_sentence_too(tmp_path):
+    """``ulimit -f`` reads like a full disk, whatever a library makes of it."""
+    with pytest.raises(OSError, match=r"a file may not become so large here \(see ulimit -f\), .*cells is not written"):
+        write_beyond_the_limit(tmp_path / "cells")
+    assert not list(tmp_path.iterdir())

@@ -19,7 +19,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from scfm.callback.agreement import Agreement
 from scfm.callback.metrics_table import MetricsTable
 from scfm.callback.rescale import rescale_progress
-from scfm.io import atomic_write, disk_full, remove
+from scfm.io import atomic_write, disk_full, remove, why_full
 
 log = logging.getLogger(__name__)
 
@@ -218,9 +218,7 @@ class Save(Checkpoint):
                 raise
             whole = self._by_age()
             go_on = f"the run goes on from {whole[-1]} with ckpt_path=last" if whole else "no checkpoint is saved yet"
-            raise OSError(
-                full.errno, f"no space is left on the disk, {path} is not written; free some space, {go_on}"
-            ) from error
+            raise OSError(full.errno, f"{why_full(full)}, {path} is not written; free some space, {go_on}") from error
 
     def _by_age(self) -> list[Path]:
         """The checkpoints, oldest first; they have their names only when they are whole.
