@@ -3,8 +3,8 @@
 python scripts/make_small_model.py --data ../shared/data --work /tmp/small [--output scfm/datasets/models/small.ckpt]
 
 Prepares the corpus (``FILES``, no cell of which is in a set that judges, see ``benchmarks/sets.py``), pretrains with
-``experiment=atlas_small`` on one thread, and saves the matrices as 8-bit numbers. A run that was ended goes on. On one
-machine, with the same packages, the file is the same bit by bit. About 20 CPU-minutes.
+``experiment=atlas_small`` on one thread, and saves the matrices as 8-bit numbers. A run that was ended goes on. About
+20 CPU-minutes.
 """
 
 import argparse

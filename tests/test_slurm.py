@@ -45,7 +45,7 @@ def call(*arguments: str) -> str:
 
 
 def wait_for(what, seconds: float, why: str):
-    until = time.monotonic() + 2 * seconds  # beside other tests everything takes longer
+    until = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < until, why
         time.sleep(0.3)

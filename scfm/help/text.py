@@ -214,6 +214,8 @@ def refuse_families(arguments: Sequence[str], folders: Sequence[Path] = (CONFIGS
     """
     for argument in arguments:
         group, equals, name = argument.lstrip("+").partition("=")
+        if Path(name).is_absolute() or ".." in Path(name).parts:  # a folder of the user's, as of output=
+            continue
         inside = [path for folder in folders for path in sorted((folder / group / name).glob("*.yaml"))]
         is_choice = any((folder / group / f"{name}.yaml").is_file() for folder in folders)
         if not (equals and name and "." not in group and group.isidentifier() and inside) or is_choice:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from scfm.batch import Batch
+from scfm.model.pooling import shorten
 from scfm.objective.base import Objective
 from scfm.objective.chunked import chunk_size, chunked_loss
 from scfm.objective.cluster_table import ClusterTable
@@ -54,6 +55,7 @@ class AR(Objective):
             ``top10`` and, where the spec has token counts, ``unigram_loss``, ``unigram_top1``, ``unigram_top10``, and
             ``clusters_loss`` where it has those of clusters.
         """
+        batch = shorten(backbone, batch)
         hidden, targets = backbone(batch)[:-1], next_tokens(batch)
         n_targets = (targets != IGNORE).sum()
         if self.training:
@@ -69,6 +71,7 @@ class AR(Objective):
 
     def sample(self, backbone: Backbone, batch: Batch, n: int = 32) -> dict[str, torch.Tensor]:
         """The first ``n`` predictions of a batch, see :meth:`scfm.objective.score.Score.sample`."""
+        batch = shorten(backbone, batch)
         targets = next_tokens(batch)[:n]
         places = torch.arange(1, len(targets) + 1, device=targets.device)
         return self.score.sample(backbone.logits(backbone(batch)[: len(targets)]), targets, batch, places)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from scfm.batch import Batch
 from scfm.model.contrast import nt_xent
-from scfm.model.pooling import read_cells
+from scfm.model.pooling import read_cells, shorten
 from scfm.model.ranking import divide_counts
 from scfm.objective.mlm import MLM
 from scfm.types import Backbone, Metrics, Needs, Sampling, Spec
@@ -82,6 +82,7 @@ class MLMContrast(MLM):
             return super().forward(backbone, batch)
         generator = torch.Generator(batch.ids.device).manual_seed(batch.seed)
         one, two = divide_counts(batch, self.vocab, self.scale, self.smallest, generator)
+        one, two = shorten(backbone, one), shorten(backbone, two)
         masked, picked, targets = self.mask(one)
         hidden = backbone(masked)
         found = self.compare(backbone, hidden[picked], targets)

@@ -68,6 +68,7 @@ def test_a_family_of_choices_is_refused_with_its_members():
     assert {path.stem for path in (CONFIGS / "head/annotation").glob("*.yaml")} <= set(
         str(raised.value).replace("/", " ").split()
     )
+    refuse_families([f"output={CONFIGS / 'head/annotation'}", "output=../head/annotation"])  # folders of the user's
     refuse_families(["head=annotation/classifier", "store=head", "data=mix", "output=configs/head", "model=tiny"])
 
 

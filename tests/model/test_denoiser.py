@@ -18,6 +18,7 @@ from scfm.model.pooling import embed
 from scfm.model.start.axes import fit_axes, log_counts
 from scfm.model.start.factorization import component_loadings
 from scfm.model.start.spectral import Spectral
+from scfm.objective.ar import AR
 from scfm.objective.mlm import MLM
 from scfm.objective.mlm_denoise import MLMDenoise
 from scfm.preparation.api import prepare
@@ -208,6 +209,20 @@ def test_refusals(store):
         Backbone(Vocab(("a", "b"), {"mask": 0}), False, **SMALL, layer_length=0)
     with pytest.raises(ValueError, match=r"start.components=-1"):
         Spectral(components=-1)
+
+
+def test_cells_without_a_frequent_gene_are_refused(store):
+    backbone = Backbone(store.vocab, False, **SMALL, embedding_pool="denoised")
+    data = CellData(store).with_counts()
+    with pytest.raises(ValueError, match=r"start.min_cells=100000 training cells"):
+        Spectral(min_cells=100_000).initialize(backbone, data, make_spec(data, 32))
+
+
+def test_next_gene_prediction_reads_the_first_tokens_alone_too(store):
+    torch.manual_seed(0)
+    backbone, batch = Backbone(store.vocab, True, **SMALL, layer_length=8), some(store)
+    objective = AR(make_spec(CellData(store), 32, 8)).eval()
+    assert torch.equal(objective(backbone, batch)["loss"], objective(backbone, batch.shortened(8))["loss"])
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,11 @@ class Spectral:
                 weight = backbone.readout.token_weight
                 weight.zero_()[torch.from_numpy(genes)] = torch.from_numpy(distance).to(weight)
             if isinstance(backbone.readout, Denoiser):
+                if not len(genes):
+                    raise ValueError(
+                        f"model.embedding_pool=denoised needs genes that start.min_cells={self.min_cells} training "
+                        "cells have, and fewer than 2 are there; lower start.min_cells or give more cells"
+                    )
                 self._fit_denoiser(backbone.readout, data, genes, embedding * distance[:, None])
             for table in {id(t): t for t in (inputs, decoder.weight)}.values():
                 if table.shape[1] == inputs.shape[1]:
