@@ -121,8 +121,8 @@ class Vocab:
             isinstance(tokens, list | tuple)
             and isinstance(specials, Mapping)
             and isinstance(words, list | tuple)
-            and all(isinstance(token, str) for token in tokens)
-            and all(type(number) is int for number in (*specials.values(), *words))
+            and all(issubclass(kind, str) for kind in set(map(type, tokens)))
+            and {int}.issuperset(map(type, (*specials.values(), *words)))
         )
         if not whole:
             raise ValueError("the vocabulary is damaged; expected a list of tokens, ids of specials, and ids of words")

@@ -85,7 +85,7 @@ class GeneMap:
             counts_excluded=float(column_counts[self.excluded].sum()),
             counts_dropped=float(column_counts[dropped].sum()),
             dropped_most=self._most(column_counts, dropped),
-            cause=likely_cause(self.names, self.species),
+            cause=likely_cause(self.names, self.species) if dropped.any() or not (self.columns >= 0).any() else "",
             n_rescued=int(rescued.sum()),
             counts_rescued=float(column_counts[rescued].sum()),
             rescued_most=self._most(column_counts, rescued),

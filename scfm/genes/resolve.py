@@ -194,7 +194,8 @@ class Answers(Generic[T]):
         kept, repeated = self._kept, self._repeated
         present = set(names)
         for name in present - kept.keys():
-            match = MADE_UNIQUE.fullmatch(name) if name[-1:].isdecimal() else None
+            numbered = ("-" in name or "." in name) and name[-1:].isdecimal()
+            match = MADE_UNIQUE.fullmatch(name) if numbered else None
             if match:
                 repeated[name] = match[1]
             if match is None or match[1] not in present:

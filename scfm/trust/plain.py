@@ -1,6 +1,6 @@
 """Plain values from a file: numbers, text, lists and dictionaries, and no more of them than a program can hold."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 #: Lists in lists, and values in all. A config has about 100 values; a tokenizer with its aliases 300,000.
@@ -18,23 +18,28 @@ def plain_fault(value: Any, keys: tuple[type, ...] = (str,), leaves: tuple[type,
         keys: kinds that the keys of a dictionary may be of.
         leaves: further kinds of values, which are not looked into.
     """
-    waiting, count = [(value, 0)], 0
+    plain = {str, float, bool, type(None), *leaves}
+    waiting: list[tuple[Collection[Any], int]] = [([value], 0)]
+    count = 1
     while waiting:
-        item, depth = waiting.pop()
-        count += 1
-        if depth > MAX_DEPTH:
+        items, depth = waiting.pop()
+        if items and depth > MAX_DEPTH:
             return f"is nested more than {MAX_DEPTH} deep"
-        if count + len(waiting) > MAX_VALUES:
-            return f"has more than {MAX_VALUES:,} values"
-        if isinstance(item, Mapping):
-            if not all(isinstance(key, keys) for key in item):
-                return "has a key that is no text"
-            waiting.extend((inner, depth + 1) for inner in item.values())
-        elif isinstance(item, list):
-            waiting.extend((inner, depth + 1) for inner in item)
-        elif type(item) is int:
-            if item.bit_length() > 64:
-                return f"has a number of {item.bit_length()} bits"
-        elif item is not None and type(item) not in (str, float, bool, *leaves):
-            return f"holds {type(item).__name__}; expected numbers, text, lists and dictionaries"
+        if plain.issuperset(map(type, items)):  # most lists are long and of one kind
+            continue
+        for item in items:
+            if type(item) is int:
+                if item.bit_length() > 64:
+                    return f"has a number of {item.bit_length()} bits"
+            elif type(item) in plain:
+                continue
+            elif isinstance(item, Mapping | list):
+                count += len(item)
+                if count > MAX_VALUES:
+                    return f"has more than {MAX_VALUES:,} values"
+                if isinstance(item, Mapping) and not all(isinstance(key, keys) for key in item):
+                    return "has a key that is no text"
+                waiting.append((item if isinstance(item, list) else item.values(), depth + 1))
+            else:
+                return f"holds {type(item).__name__}; expected numbers, text, lists and dictionaries"
     return None

@@ -37,6 +37,7 @@ class Frame:
         self.group = group
         self.category_groups = category_groups
         self._categories: dict[str, list[Any] | None] = {}
+        self._window = 0, pd.Index([], dtype=object)
         self.compound = hasattr(group, "dtype")
         if self.compound:
             names = list(group.dtype.names or ())
@@ -63,9 +64,17 @@ class Frame:
             index = pd.Index([_text(name) for name in part[self.index]], dtype=object)
             values = {name: self._compound(part[name], name) for name in wanted}
         else:
-            index = pd.Index(_names(self.group[self.index], start, stop), dtype=object)
+            index = self._read_names(start, stop)
             values = {name: self._column(name, start, stop) for name in wanted}
         return pd.DataFrame(values, index=index, columns=list(wanted))
+
+    def _read_names(self, start: int, stop: int) -> pd.Index:
+        """Entries of the index. The last window is kept: a preparation asks three times, and names are slow to read."""
+        first, window = self._window
+        if not (first <= start and stop <= first + len(window)):
+            first, window = start, pd.Index(_names(self.group[self.index], start, stop), dtype=object)
+            self._window = first, window
+        return window[start - first : stop - first]
 
     def _column(self, name: str, start: int, stop: int) -> Any:
         element = self.group[name]

@@ -114,17 +114,19 @@ class RowRanges:
             self._folder.cleanup()
 
 
+def _all_ascending(indptr: np.ndarray, indices: np.ndarray) -> bool:
+    """Whether the columns of each row ascend: all descents from an entry to the next one are between rows."""
+    starts = np.unique(indptr)
+    starts = starts[(starts > 0) & (starts < indices.size)]
+    descents = np.count_nonzero(indices[1:] <= indices[:-1])
+    return bool(descents == np.count_nonzero(indices[starts] <= indices[starts - 1]))
+
+
 @numba.njit(cache=True, nogil=True)
 def _has_repeats(indptr: np.ndarray, indices: np.ndarray, seen: np.ndarray) -> bool:
-    """Whether a column occurs twice in a row; ``seen`` is only written to where a row is not in ascending order."""
+    """Whether a column occurs twice in a row; ``seen`` is -1 for each column."""
     for row in range(indptr.size - 1):
-        low, high = indptr[row], indptr[row + 1]
-        ascending = True
-        for k in range(low + 1, high):
-            ascending &= indices[k] > indices[k - 1]
-        if ascending:
-            continue
-        for k in range(low, high):
+        for k in range(indptr[row], indptr[row + 1]):
             if seen[indices[k]] == row:
                 return True
             seen[indices[k]] = row
@@ -137,7 +139,8 @@ def add_up_repeats(block: csr_matrix) -> csr_matrix:
     Args:
         block: (B, G), column numbers within G.
     """
-    if not _has_repeats(block.indptr, block.indices, np.full(block.shape[1], -1, dtype=np.int64)):
+    indptr, indices = block.indptr, block.indices
+    if _all_ascending(indptr, indices) or not _has_repeats(indptr, indices, np.full(block.shape[1], -1)):
         return block
     wide = block.astype(np.float64 if block.dtype.kind == "f" else np.int64)
     wide.sum_duplicates()
