@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from scfm.help.text import answer, refuse_families
 from scfm.imports.deferred import defer_torchmetrics
 from scfm.metrics.direction import falls
+from scfm.progress import keep_screen
 from scfm.trust.allowed import CONFIGS
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def __getattr__(name: str) -> Callable[[], Any]:
 
 def main(command: str) -> Any:
     """Run ``scfm.commands.COMMAND.run(cfg)`` under Hydra with ``configs/COMMAND.yaml``; exit 1 on a user's error."""
+    keep_screen()
     if command == "prepare" and sys.argv[1:2] == ["verify"]:  # no config: scfm-prepare verify STORE
         from scfm.commands.prepare import verify
 

@@ -1,6 +1,9 @@
-"""Progress of a long run: a bar on a terminal, plain lines in a log."""
+"""Progress of a long run: a bar on a terminal, plain lines in a log; and a screen that ends no run."""
 
+import contextlib
+import io
 import logging
+import os
 import resource
 import sys
 import time
@@ -13,6 +16,63 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two lines of the log.
 EVERY = 30.0
+
+
+class SteadyStream(io.TextIOWrapper):
+    """A stream of text whose errors end no run: what cannot be written is left out.
+
+    The reader of a pipe may have ended (``scfm-train | head``), the terminal may have closed, the disk of a log may be
+    full. From then on, the process writes to nowhere instead.
+    """
+
+    def write(self, text: str) -> int:
+        """Write some text, see :class:`io.TextIOWrapper`."""
+        try:
+            return super().write(text)
+        except OSError:
+            self._leave()
+            return len(text)
+
+    def flush(self) -> None:
+        """Write what is held back."""
+        try:
+            super().flush()
+        except OSError:
+            self._leave()
+
+    def _leave(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            write_nowhere(self.fileno())
+
+
+def write_nowhere(descriptor: int) -> None:
+    """Have a descriptor of this process lead to nowhere, and so what its children write there."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+def keep_screen() -> None:
+    """At the start of a command: nothing that is written on the screen can end it.
+
+    A stream that was closed (``>&-``) leads to nowhere; its number would otherwise be that of the next file, into which
+    libraries would print. Letters that the encoding of the screen lacks are written as escapes.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # which takes the lowest free number: this one
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:  # it was closed
+            setattr(sys, name, SteadyStream(os.fdopen(number, "wb"), "utf-8", "backslashreplace", line_buffering=True))
+        elif type(stream) is io.TextIOWrapper:  # no other one, such as that of a notebook
+            steady = SteadyStream(
+                stream.buffer, stream.encoding, "backslashreplace",
+                line_buffering=stream.line_buffering, write_through=stream.write_through,
+            )  # fmt: skip
+            setattr(sys, name, steady)
 
 
 class Screen(logging.StreamHandler[TextIO]):

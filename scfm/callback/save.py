@@ -20,6 +20,7 @@ from scfm.callback.agreement import Agreement
 from scfm.callback.metrics_table import MetricsTable
 from scfm.callback.rescale import rescale_progress
 from scfm.io import atomic_write, disk_full, remove, why_full
+from scfm.progress import write_nowhere
 
 log = logging.getLogger(__name__)
 
@@ -267,9 +268,7 @@ def leave_terminal() -> None:
     """Write to nowhere what went to a terminal that has closed: a bar that cannot be drawn would end the run."""
     for descriptor in (1, 2):
         if stat.S_ISCHR(os.fstat(descriptor).st_mode):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, descriptor)
-            os.close(nowhere)
+            write_nowhere(descriptor)
 
 
 def _drop_rows(trainer: pl.Trainer, step: int) -> None:
