@@ -194,7 +194,7 @@ def _fit_module(
     elif trainer.is_global_zero:  # every strategy hands the weights of the first rank to the others
         begin()
     module.show_samples = any(isinstance(logger, WandbLogger) for logger in trainer.loggers)
-    start = Start(output, record, describe_environment(data), anew=options.ckpt_path is None)
+    start = Start(output, record, describe_environment(data), anew=begin_from is None)
     trainer.callbacks.insert(0, start)  # type: ignore[attr-defined]
     try:
         trainer.fit(module, datamodule=data, ckpt_path=begin_from, weights_only=True)

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from scfm.checkpoint import read
 from scfm.io import PART, hold
 from scfm.training.start import LOCK
 from support import SMALL, command
@@ -53,6 +54,22 @@ def test_what_a_killed_run_left_unfinished_is_removed(train, tmp_path):
         path.write_text("")
     train("overwrite=true")
     assert not any(path.exists() for path in left)
+
+
+def test_a_run_that_begins_anew_leaves_no_best_checkpoint_of_the_one_before(train, made_store, tmp_path):
+    """Ended by a full disk before its first save, a run leaves a best.ckpt that would stand beside the right one."""
+    train()
+    kept = tmp_path / "fine" / "checkpoints"
+    kept.mkdir(parents=True)
+    (kept / "best.ckpt").write_text("of the run before")
+    options = (part for part in SMALL if not part.startswith("model."))
+    command(
+        "finetune", f"init_from={tmp_path / 'run/checkpoints/last.ckpt'}", f"store={made_store}",
+        f"output={tmp_path / 'fine'}", "head.label=cell_type", "trainer.max_steps=2", "validate_every=2",
+        "ckpt_path=auto", "report=false", *options,
+    )  # fmt: skip
+    assert {path.name for path in kept.iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert read(kept / "best.ckpt").step == 2
 
 
 def test_fine_tuning_and_embedding_too(train, made_store, tmp_path):
