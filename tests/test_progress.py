@@ -37,13 +37,28 @@ def call(folder, redirection, **environment):
     code.write_text(WRITES, encoding="utf-8")
     line = f"{sys.executable} {code} {redirection}"
     return subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {line}"], cwd=folder, capture_output=True, text=True, errors="replace", env=ENVIRONMENT | environment
+        ["bash", "-c", f"set -o pipefail; {line}"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        env=ENVIRONMENT | environment,
     )
 
 
 @pytest.mark.parametrize(
     "redirection",
-    ["| true", "| head -c 9", "2>&1 | true", "2>&1 | head -1", ">&-", ">&- 2>&-", "<&- >&- 2>&-", "> /dev/full", "2> /dev/full"],
+    [
+        "| true",
+        "| head -c 9",
+        "2>&1 | true",
+        "2>&1 | head -1",
+        ">&-",
+        ">&- 2>&-",
+        "<&- >&- 2>&-",
+        "> /dev/full",
+        "2> /dev/full",
+    ],
 )
 def test_a_screen_that_takes_nothing_ends_no_command(tmp_path, redirection):
     ended = call(tmp_path, redirection)

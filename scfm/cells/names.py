@@ -69,10 +69,22 @@ def _share(names: list[str]) -> float:
 
 
 def _fill_gaps(values: pd.Series, index: list[str]) -> list[str]:
-    """The values as text, with the entry of the index where one is missing."""
+    """The values as text, with the entry of the index where one is missing.
+
+    Programs write a missing id as ``-``, ``NA``, ``0`` or another word: where most values are Ensembl ids, one that is
+    none gives way to the index, unless that is a mere number.
+    """
     empty = values.isna().to_numpy()
     texts = [str(value) for value in values]
-    return [index[i] if empty[i] or text in ("", "nan", "None") else text for i, text in enumerate(texts)]
+    are_ids = _share(texts) > 0.5
+    return [
+        index[i]
+        if empty[i]
+        or text.strip() in ("", "nan", "None")
+        or (are_ids and ensembl_id(text) is None and not index[i].isdigit())
+        else text
+        for i, text in enumerate(texts)
+    ]
 
 
 def repeated_cells(source: Source) -> dict[int, str]:

@@ -274,6 +274,17 @@ def test_ensembl_column_before_an_index_of_symbols(cells, h5ad):
     assert names[4] == "GENE4", "where the column is empty the index stands in"
 
 
+@pytest.mark.parametrize("word", ["-", "NA", ".", "0", "none", "N/A", " ", "nan ", "unknown"])
+def test_a_word_for_a_missing_id_gives_way_to_the_index(cells, h5ad, word):
+    ids = list(cells.var["gene_id"])
+    cells.var["gene_id"] = [word if i % 3 == 0 else gene for i, gene in enumerate(ids)]
+    expected = [f"GENE{i}" if i % 3 == 0 else gene for i, gene in enumerate(ids)]
+    assert genes(h5ad(cells)) == (expected, "var['gene_id']")
+    assert genes(h5ad(cells), gene_column="gene_id")[0] == expected
+    cells.var = pd.DataFrame({"gene_id": ["GFP", *ids[1:]]}, index=[str(i) for i in range(30)])
+    assert genes(h5ad(cells, "b.h5ad"))[0] == ["GFP", *ids[1:]], "a number says less"
+
+
 def test_an_index_of_ensembl_ids_stays(cells, h5ad):
     cells.var = cells.var.reset_index(names="feature_name").set_index("gene_id")
     assert genes(h5ad(cells)) == (list(cells.var_names), "var.index")
