@@ -139,6 +139,7 @@ def closing_table(evaluation: Mapping[str, Any], seconds: float) -> str:
         ("pretraining: validation loss", f"{pretrained['val/loss']:.3f}"),
         ("  of the unigram table", f"{pretrained['val/unigram_loss']:.3f}"),
         ("  of 50 clusters of cells", f"{pretrained['val/clusters_loss']:.3f}"),
+        ("  of the nearest training cells", f"{pretrained['val/neighbors_loss']:.3f}"),
         ("annotation of held-out lanes: macro-F1", f"{annotated['test/macro_f1']:.3f}"),
         *((f"  {name}", f"{found['macro_f1']:.3f}") for name, found in evaluation["annotation"].items()),
         ("seconds", f"{seconds:.0f}"),

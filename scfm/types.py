@@ -15,6 +15,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     import torch
+    from scipy.sparse import csr_matrix
 
     from scfm.batch import Batch
     from scfm.vocab import Vocab
@@ -77,6 +78,8 @@ class Spec:
         fields: names of the features of each second modality: the proteins, the peaks.
         cluster_counts: (K, V) float64, tokens of the training cells by cluster: the second table that a pretrained
             model must beat. None where no one counted.
+        reference_cells: n x V, not zero where a training cell holds the token: the nearest of them are the third. None
+            where no one gathered them.
     """
 
     vocab: Vocab
@@ -89,6 +92,7 @@ class Spec:
     scale: np.ndarray | None = None
     file_cells: np.ndarray | None = None
     cluster_counts: np.ndarray | None = None
+    reference_cells: csr_matrix | None = None
     fields: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def categories(self, key: str, column: str) -> tuple[str, ...]:

@@ -8,10 +8,14 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pandas as pd
-from sets import CellSet, find_file, read_cells, tuning
+import torch
+from sets import CellSet, find_file, read_cells
 
+import scfm
 from scfm.cli import lenient
 from scfm.demo import call as command
+from scfm.inference.load import build_backbone
+from scfm.inference.saved_model import save_model
 
 #: Human files of at least 6,900 genes that judge nothing, on which the backbone is pretrained without labels (pbmc3k is
 #: one of the batches of ``pbmc3k+zheng``).
@@ -59,13 +63,13 @@ class Bench:
 
     @cached_property
     def untrained(self) -> Path:
-        """The same architecture at its random start: one step at a rate of nearly 0."""
+        """The same architecture with the weights that a random start has."""
         path = self.shared / "untrained/checkpoints/last.ckpt"
         if not path.is_file():
-            cells = read_cells(tuning("annotation")["pbmc3k"], self.data)
-            store = self.store("untrained", cells, ["cell_type"])
-            still = ["start=random", "trainer.max_steps=1", "optim.lr=1e-12", "validate_every=1"]
-            call(["train", "experiment=atlas_small", f"store={store}", f"output={path.parents[1]}", *still, *QUIET])
+            model = scfm.load(self.checkpoint)
+            torch.manual_seed(0)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_model(model.checkpoint, build_backbone(model.checkpoint), model.head, path)
         return path
 
     def cells(self, one: CellSet) -> ad.AnnData:

@@ -3,10 +3,9 @@
 import json
 import logging
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import DictConfig
 
@@ -21,6 +20,7 @@ from scfm.model.readout import reads_counts
 from scfm.model.start.random import Random
 from scfm.objective.cluster_table import fit_clusters
 from scfm.objective.mlm_denoise import MLMDenoise, require_denoiser
+from scfm.objective.neighbor_table import REFERENCE
 from scfm.task import Task
 from scfm.training.demo_store import STORES
 from scfm.training.depth import depth_r2
@@ -35,6 +35,7 @@ from scfm.training.initial_weights import (
     adopt_model,
     compare_losses,
     initialize_backbone,
+    loss_of_start,
     read_origin,
     require_vocab,
     watch_losses,
@@ -76,18 +77,26 @@ def run(cfg: DictConfig) -> float | None:
                 initialize_backbone(backbone, origin, data)
             require_positions(data, backbone)
             length = backbone.layer_length
-            spec = replace(make_spec(data, backbone.width, length), cluster_counts=cluster_cells(data, length))
+            spec = replace(make_spec(data, backbone.width, length), **sample_cells(data, length))
             objective = build(cfg.objective, spec)
         data = (data.with_counts() if reads_counts(backbone) else data).planned(objective.requirements())
         record = plain(cfg)
         about = describe("train", record, store.tokenizer, spec, causal=causal)
         start = build(cfg.start) if origin is None else Random()  # the weights that are there stay
         require_denoised(backbone, objective, begins_random=origin is None and isinstance(start, Random))
-        begin = partial(start.initialize, backbone, data, spec)
         watched = [] if origin is None else watch_losses(cfg, origin, trainer, backbone, objective, data)
+        before: dict[str, float] = {}
+
+        def begin() -> None:
+            """On the first rank of a run that is not resumed."""
+            start.initialize(backbone, data, spec)
+            if origin is None:
+                before.update(loss_of_start(trainer, backbone, objective, data))
+
         options = FitOptions(output, cfg.optim, cfg.schedule, cfg.validate_every, cfg.ckpt_path, record)
         module, data, metrics = fit(options, trainer, data, backbone, objective, spec, about, begin)
         if trainer.is_global_zero:
+            metrics = before | metrics
             if watched:
                 metrics |= compare_losses(watched, trainer, module)
             if not hasattr(trainer.strategy, "shard"):
@@ -133,25 +142,32 @@ def closing(output: Path, metrics: dict[str, float]) -> str:
     )
 
 
-def cluster_cells(data: CellData, length: int | None) -> np.ndarray:
-    """(K, V) token counts of clusters of training cells, for the table that the verdict compares with."""
+def sample_cells(data: CellData, length: int | None) -> dict[str, Any]:
+    """What the tables of clusters and of neighbors, which the verdict compares with, know of the training cells."""
     cells = data.token_presence(CELLS, length)
-    return fit_clusters(cells, min(CLUSTERS, cells.shape[0]), seed=0)
+    step = max(1, cells.shape[0] // REFERENCE)  # evenly: cells lie file by file
+    return {
+        "cluster_counts": fit_clusters(cells, min(CLUSTERS, cells.shape[0]), seed=0),
+        "reference_cells": cells[::step],
+    }
 
 
 def verdict(metrics: dict[str, float]) -> str:
-    """One sentence on whether the model has learned more than tables of gene frequencies know."""
+    """One sentence on whether the model has learned more than tables of gene frequencies and of training cells know."""
     loss, unigram = metrics.get("val/loss"), metrics.get("val/unigram_loss")
     if loss is None or unigram is None:
         return "No validation cells: nothing says whether this model has learned anything (data.val=0.1)."
-    clusters = metrics.get("val/clusters_loss", unigram)
+    titles = {"clusters": f"{CLUSTERS} clusters of cells", "neighbors": "the nearest training cells"}
+    tables = {titles[name]: metrics[key] for name in titles if (key := f"val/{name}_loss") in metrics}
+    others = [f"that of {title} has {unigram - value:+.2f} ({value:.3f})" for title, value in tables.items()]
     numbers = (
-        f"validation loss {loss:.3f}, {unigram - loss:+.2f} nats over the unigram table ({unigram:.3f}), where the "
-        f"table of {CLUSTERS} clusters of cells has {unigram - clusters:+.2f} ({clusters:.3f}); "
-        f"right gene first {metrics['val/top1']:.1%}, the most frequent gene {metrics['val/unigram_top1']:.1%}"
+        f"validation loss {loss:.3f}, {unigram - loss:+.2f} nats over the unigram table ({unigram:.3f})"
+        + "".join(f"; {each}" for each in others)
+        + f"; right gene first {metrics['val/top1']:.1%}, the most frequent gene {metrics['val/unigram_top1']:.1%}"
     )
-    if loss < min(unigram, clusters):
-        return f"The model knows more than gene frequencies and clusters of cells: {numbers}."
-    if loss < unigram:
-        return f"The model knows more than gene frequencies, BUT LESS THAN CLUSTERS OF CELLS: {numbers}."
-    return f"NO BETTER THAN GENE FREQUENCIES: {numbers}. Train longer (trainer.max_steps) or on more cells."
+    better = [title for title, value in tables.items() if value <= loss]
+    if loss >= unigram:
+        return f"NO BETTER THAN GENE FREQUENCIES: {numbers}. Train longer (trainer.max_steps) or on more cells."
+    if better:
+        return f"The model knows more than gene frequencies, BUT LESS THAN {' AND '.join(better).upper()}: {numbers}."
+    return f"The model knows more than tables of genes and of training cells: {numbers}."

@@ -11,8 +11,8 @@ from scfm.batch import Batch
 from scfm.model.pooling import shorten
 from scfm.objective.base import Objective
 from scfm.objective.chunked import chunk_size, chunked_loss
-from scfm.objective.cluster_table import ClusterTable
 from scfm.objective.score import IGNORE, Score
+from scfm.objective.tables import Tables
 from scfm.types import Backbone, Metrics, Spec
 
 
@@ -41,7 +41,7 @@ class AR(Objective):
         # tGPT's vocabulary has clinical words and unused entries, which are no predictions of a gene
         possible = np.isin(np.arange(len(vocab)), [*vocab.gene_ids, vocab.specials.get("eos", -1)])
         self.score = Score(possible, spec.token_counts)
-        self.clusters = None if spec.cluster_counts is None else ClusterTable(possible, spec.cluster_counts)
+        self.tables = Tables(possible, spec)
 
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
         """Loss of one batch.
@@ -53,7 +53,7 @@ class AR(Objective):
         Returns:
             ``loss`` (mean over the targets; 0 where there is none) and ``n_targets``; in evaluation also ``top1``,
             ``top10`` and, where the spec has token counts, ``unigram_loss``, ``unigram_top1``, ``unigram_top10``, and
-            ``clusters_loss`` where it has those of clusters.
+            those of the other :class:`~scfm.objective.tables.Tables` (``clusters_loss``, ``neighbors_loss``).
         """
         batch = shorten(backbone, batch)
         hidden, targets = backbone(batch)[:-1], next_tokens(batch)
@@ -62,10 +62,8 @@ class AR(Objective):
             sums = {"loss": chunked_loss(backbone, hidden, targets, self.chunk)}
         else:
             sums = self._score(backbone, hidden, targets)
-            if self.clusters is not None:
-                visible = self.score.possible[batch.ids]
-                places = torch.arange(len(targets), device=targets.device)
-                sums["clusters_loss"] = self.clusters(batch, visible, places, targets, prefix=True)
+            places = torch.arange(len(targets), device=targets.device)
+            sums |= self.tables(batch, self.score.possible[batch.ids], places, targets, prefix=True)
         means = {name: value / n_targets.clamp(min=1) for name, value in sums.items()}
         return means | {"n_targets": n_targets}
 

@@ -51,20 +51,33 @@ class ClusterTable(nn.Module):
         """
         seen = (visible & (self.shares[batch.ids, 0] > 0)).unsqueeze(1)
         shares = self.shares[batch.ids].where(seen, 0.0)
-        evidence = torch.stack([self.shares[batch.ids].log().where(seen, 0.0), shares])  # (2, T, K)
-        cell = batch.token_cell
-        if prefix:
-            sums = evidence.double().cumsum(1)
-            before = torch.cat([torch.zeros_like(sums[:, :1]), sums], dim=1)[:, batch.boundaries[:-1].long()]
-            found = (sums[:, places] - before[:, cell[places]]).float()
-        else:
-            total = evidence.new_zeros(2, batch.n_cells, evidence.shape[2]).index_add(1, cell, evidence)
-            found = total[:, cell[places]]
-        posterior = torch.softmax(found[0] + self.log_prior, dim=1)
+        found = sum_visible(
+            torch.cat([self.shares[batch.ids].log().where(seen, 0.0), shares], 1), batch, places, prefix=prefix
+        )
+        logs, visible_shares = found.chunk(2, dim=1)
+        posterior = torch.softmax(logs + self.log_prior, dim=1)
         real = targets != IGNORE
         own = (posterior * self.shares[targets.clamp(min=0)]).sum(1)
-        rest = (1 - (posterior * found[1]).sum(1)).clamp(min=1e-6)
+        rest = (1 - (posterior * visible_shares).sum(1)).clamp(min=1e-6)
         return -(own / rest).clamp(min=1e-12, max=1.0).log().where(real, 0.0).sum()
+
+
+def sum_visible(evidence: Tensor, batch: Batch, places: Tensor, *, prefix: bool) -> Tensor:
+    """What the tokens of its cell say to each target, (N, K) float32.
+
+    Args:
+        evidence: (T, K) of each token of the row, 0 where it is not visible.
+        batch: packed cells.
+        places: (N,) the place in the row of the cell of each target.
+        prefix: whether a target at place t hears the tokens up to t (AR) or all of its cell (MLM).
+    """
+    cell = batch.token_cell
+    if not prefix:
+        total = evidence.new_zeros(batch.n_cells, evidence.shape[1]).index_add(0, cell, evidence)
+        return total[cell[places]]
+    sums = evidence.double().cumsum(0)
+    before = torch.cat([torch.zeros_like(sums[:1]), sums])[batch.boundaries[:-1].long()]
+    return (sums[places] - before[cell[places]]).float()
 
 
 def fit_clusters(cells: csr_matrix, n_clusters: int, seed: int) -> np.ndarray:

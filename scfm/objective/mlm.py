@@ -11,8 +11,8 @@ from scfm.batch import Batch
 from scfm.model.pooling import shorten
 from scfm.objective.base import Objective
 from scfm.objective.chunked import chunked_loss
-from scfm.objective.cluster_table import ClusterTable
 from scfm.objective.score import IGNORE, Score
+from scfm.objective.tables import Tables
 from scfm.types import Backbone, Metrics, Spec
 
 
@@ -66,7 +66,7 @@ class MLM(Objective):
         self.replacements: torch.Tensor
         self.register_buffer("replacements", torch.from_numpy(replacements), persistent=False)
         self.score = Score(possible, spec.token_counts)
-        self.clusters = None if spec.cluster_counts is None else ClusterTable(possible, spec.cluster_counts)
+        self.tables = Tables(possible, spec)
         #: Tokens of each cell that are never drawn: one of each of these roles, where the vocabulary has it.
         self.fixed = 0 if upstream_compat else len({"cls", "bos", "eos"} & vocab.specials.keys())
 
@@ -80,15 +80,14 @@ class MLM(Objective):
         Returns:
             ``loss`` (mean over the targets; 0 where there is none) and ``n_targets``; in evaluation also ``top1``,
             ``top10`` and, where the spec has token counts, ``unigram_loss``, ``unigram_top1``, ``unigram_top10``, and
-            ``clusters_loss`` where it has those of clusters.
+            those of the other :class:`~scfm.objective.tables.Tables` (``clusters_loss``, ``neighbors_loss``).
         """
         masked, picked, targets = self.mask(shorten(backbone, batch))
         found = self.compare(backbone, backbone(masked)[picked], targets)
-        if self.clusters is None or self.training:
+        if self.training:
             return found
-        visible = self.score.possible[masked.ids]
-        loss = self.clusters(masked, visible, picked, targets, prefix=False)
-        return found | {"clusters_loss": loss / found["n_targets"].clamp(min=1)}
+        sums = self.tables(masked, self.score.possible[masked.ids], picked, targets, prefix=False)
+        return found | {name: value / found["n_targets"].clamp(min=1) for name, value in sums.items()}
 
     def compare(self, backbone: Backbone, hidden: torch.Tensor, targets: torch.Tensor) -> Metrics:
         """The same from the states (N, D) at the drawn positions and the original ids (N,)."""

@@ -237,8 +237,7 @@ def watch_losses(
     Raises:
         ValueError: ``old_store`` has another vocabulary than the checkpoint.
     """
-    if hasattr(trainer.strategy, "shard"):
-        log.info("The loss before the first step is not measured: the strategy divides the model over devices.")
+    if _divides(trainer):
         return []
     watched = {"val/loss": data}
     if cfg.old_store is not None:
@@ -255,6 +254,28 @@ def watch_losses(
     return found
 
 
+def loss_of_start(
+    trainer: pl.Trainer, backbone: Backbone, objective: nn.Module, data: CellData, most: int = 2000
+) -> dict[str, float]:
+    """``val/loss_before``: what a new model knows by its start alone, on so many validation cells at most.
+
+    Strategies that divide the model are left out, see :func:`watch_losses`.
+    """
+    rows = data.split.val[:: -(-len(data.split.val) // most) or 1]
+    if _divides(trainer) or not len(rows):
+        return {}
+    found = held_out_loss(trainer, backbone, objective, data, rows)
+    log.info("Before the first step: val/loss %.4f (%d cells)", found, len(rows))
+    return {"val/loss_before": found}
+
+
+def _divides(trainer: pl.Trainer) -> bool:
+    if hasattr(trainer.strategy, "shard"):
+        log.info("The loss before the first step is not measured: the strategy divides the model over devices.")
+        return True
+    return False
+
+
 def compare_losses(watched: list[WatchedCells], trainer: pl.Trainer, module: CellModule) -> Mapping[str, float]:
     """``NAME_before`` and ``NAME_after`` of what was watched; the log says what was learned and what forgotten."""
     found: dict[str, float] = {}
@@ -266,14 +287,16 @@ def compare_losses(watched: list[WatchedCells], trainer: pl.Trainer, module: Cel
 
 
 @torch.no_grad()
-def held_out_loss(trainer: pl.Trainer, backbone: nn.Module, objective: nn.Module, data: CellData) -> float:
-    """The mean loss of the validation cells, with the masks and the precision of every validation."""
+def held_out_loss(
+    trainer: pl.Trainer, backbone: nn.Module, objective: nn.Module, data: CellData, rows: np.ndarray | None = None
+) -> float:
+    """The mean loss of the validation cells (or of ``rows``), with the masks and the precision of every validation."""
     device, precision = trainer.strategy.root_device, cast("Any", trainer.precision_plugin)
     modes = [(part, part.training) for part in (backbone, objective)]
     total, weight = 0.0, 0
     for part in (backbone, objective):
         part.eval().to(device)
-    for batch in data.loader(data.split.val, alone=True):
+    for batch in data.loader(data.split.val if rows is None else rows, alone=True):
         with precision.val_step_context():
             metrics = objective(backbone, batch.to(device))
         n = max(int(metrics.get("n_targets", batch.n_cells)), 1)

@@ -3,32 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from scipy.sparse import csr_matrix
 
-from scfm.batch import Batch
-from scfm.objective.ar import AR, next_tokens
 from scfm.objective.cluster_table import SMOOTHING, ClusterTable, fit_clusters
-from scfm.objective.mlm import MLM
-from scfm.types import Spec
-from scfm.vocab import Vocab
+from tests.objective.planted import planted, presence
 
-VOCAB = Vocab(tuple(f"g{i}" for i in range(30)), {"pad": 0, "mask": 1, "cls": 2, "eos": 3})
 COUNTS = np.random.default_rng(0).integers(0, 50, (5, 30)).astype(float)
 COUNTS[:, :3] = 0
-
-
-def planted(n_cells: int, seed: int) -> Batch:
-    """Cells of two kinds: genes 4 to 16, or 17 to 29; six each."""
-    rng = np.random.default_rng(seed)
-    rows = [[2, *rng.permutation(np.arange(4, 17) + 13 * (i % 2))[:6], 3] for i in range(n_cells)]
-    return Batch(
-        ids=torch.tensor(np.concatenate(rows)),
-        positions=torch.arange(8).repeat(n_cells),
-        boundaries=torch.arange(0, 8 * n_cells + 1, 8, dtype=torch.int32),
-        longest=8,
-        index=torch.arange(n_cells),
-        seed=seed,
-    )
 
 
 @pytest.mark.parametrize("prefix", [False, True])
@@ -53,30 +33,7 @@ def test_equals_its_formula(prefix):
 
 
 def test_finds_planted_clusters():
-    batch = planted(200, 0)
-    cells = csr_matrix((np.ones(1600), batch.ids.numpy(), batch.boundaries.numpy()), shape=(200, 30))
-    counts = fit_clusters(cells, 2, seed=0)
+    counts = fit_clusters(presence(planted(200, 0)), 2, seed=0)
     of_first = counts[:, 4:17].sum(1) / counts[:, 4:].sum(1)
     assert sorted(np.round(of_first, 3)) == [0.0, 1.0]
     np.testing.assert_allclose(counts.sum(), 1600)
-
-
-@pytest.mark.parametrize("kind", [MLM, AR])
-def test_validation_shows_it_between_the_unigram_table_and_the_truth(kind):
-    """With planted clusters: below ln 26 of all genes, at the entropy of what is left of one cluster."""
-    batch = planted(200, 0)
-    cells = csr_matrix((np.ones(1600), batch.ids.numpy(), batch.boundaries.numpy()), shape=(200, 30))
-    token_counts = np.bincount(batch.ids.numpy(), minlength=30)
-    spec = Spec(VOCAB, 32, token_counts=token_counts, cluster_counts=fit_clusters(cells, 2, seed=0))
-
-    class Silent(torch.nn.Module):
-        def forward(self, batch):
-            return torch.zeros(batch.n_tokens, 4)
-
-        def logits(self, hidden):
-            return torch.zeros(len(hidden), 30)
-
-    found = kind(spec).eval()(Silent(), planted(40, 5))
-    assert float(found["clusters_loss"]) < float(found["unigram_loss"]) - 0.3
-    assert "clusters_loss" not in kind(spec).train()(Silent(), planted(40, 5))
-    assert len(next_tokens(batch)) == 1599

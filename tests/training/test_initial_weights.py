@@ -57,6 +57,15 @@ def test_it_begins_at_the_loss_of_the_model(objective, train, go_on):
     assert found["val/loss_after"] != found["val/loss_before"]
 
 
+def test_a_new_run_says_what_its_start_knows(train):
+    """With the spectral start's bias at log frequency the model begins near the unigram table."""
+    _, first = train("objective=mlm", "trainer.max_steps=2", "optim.lr=1e-12", "start=spectral")
+    found = metrics(first)
+    assert found["val/loss_before"] == pytest.approx(found["val/loss"], abs=1e-3)
+    assert found["val/loss_before"] < found["val/unigram_loss"] + 0.5
+    assert "val/neighbors_loss" in found
+
+
 def test_it_begins_at_step_0_with_its_own_schedule_and_the_model_of_the_checkpoint(train, go_on):
     _, first = train("trainer.max_steps=20")
     second = go_on(first, "trainer.log_every_n_steps=1", "schedule.warmup=2", "optim.lr=1e-4")
