@@ -9,31 +9,26 @@ from torch.nn import functional as F
 from scfm.batch import Batch
 from scfm.model.contrast import nt_xent
 from scfm.model.pooling import read_cells, shorten
-from scfm.model.ranking import divide_counts
-from scfm.objective.mlm import MLM
+from scfm.objective.halves import HalvesMLM
 from scfm.types import Backbone, Metrics, Needs, Sampling, Spec
 
 
-class MLMContrast(MLM):
+class MLMContrast(HalvesMLM):
     """MLM on one half of a cell's counts, and InfoNCE between the embeddings of both halves (Chen et al. 2020).
 
-    Every count goes to the first half with a probability that is drawn for each cell, else to the second: two
-    measurements of the same cell without a shared count (data thinning, Neufeld et al. 2024), ranked again. The halves
-    of a cell attract, those of other cells of the micro-batch repel. Micro-batches are of one file each, so that
-    telling files apart is of no use. The embedding that the loss reads is the one that ``scfm-embed`` writes
-    (``embedding_layer`` and ``embedding_pool``).
+    The halves of a cell (:class:`~scfm.objective.halves.HalvesMLM`) attract, those of other cells of the micro-batch
+    repel. Micro-batches are of one file each, so that telling files apart is of no use. The embedding that the loss
+    reads is the one that ``scfm-embed`` writes (``embedding_layer`` and ``embedding_pool``).
 
     Args:
-        spec: see :class:`~scfm.objective.mlm.MLM`; and ``scale``, by which halves are ranked.
+        spec: see :class:`~scfm.objective.halves.HalvesMLM`.
         contrast: weight of the contrast; the MLM loss has weight 1.
         temperature: of the contrast.
-        smallest: smallest share of the counts that a half gets in the mean; the share is uniform from it to its
-            complement.
         balance: files are drawn in proportion to their number of cells to this power: 1 as they are, 0 equally often.
-        mask_fraction, mask_share, random_share: see :class:`~scfm.objective.mlm.MLM`.
+        smallest, mask_fraction, mask_share, random_share: see :class:`~scfm.objective.halves.HalvesMLM`.
 
     Raises:
-        ValueError: numbers out of range, and what MLM refuses.
+        ValueError: numbers out of range, and what HalvesMLM refuses.
     """
 
     def __init__(
@@ -48,21 +43,16 @@ class MLMContrast(MLM):
         mask_share: float = 0.8,
         random_share: float = 0.1,
     ) -> None:
-        super().__init__(spec, mask_fraction=mask_fraction, mask_share=mask_share, random_share=random_share)
+        shares = {"mask_fraction": mask_fraction, "mask_share": mask_share, "random_share": random_share}
+        super().__init__(spec, smallest=smallest, **shares)
         if contrast < 0 or temperature <= 0:
             raise ValueError(
                 f"objective.contrast={contrast}, objective.temperature={temperature}; expected a weight of 0 or more "
                 "and a temperature above 0"
             )
-        if not 0 < smallest <= 0.5:
-            raise ValueError(f"objective.smallest={smallest}; expected a share above 0, at most 0.5")
         if not 0 <= balance <= 1:
             raise ValueError(f"objective.balance={balance}; expected a power from 0 to 1")
-        self.contrast, self.temperature, self.smallest, self.balance = contrast, temperature, smallest, balance
-        self.vocab, self.files = spec.vocab, spec.file_cells
-        scale = np.ones(len(spec.vocab)) if spec.scale is None else spec.scale
-        self.scale: torch.Tensor
-        self.register_buffer("scale", torch.from_numpy(np.asarray(scale, dtype=np.float64)), persistent=False)
+        self.contrast, self.temperature, self.balance, self.files = contrast, temperature, balance, spec.file_cells
 
     def requirements(self) -> Needs:
         """Counts, and micro-batches of one file each."""
@@ -80,8 +70,7 @@ class MLMContrast(MLM):
         """
         if not self.training:
             return super().forward(backbone, batch)
-        generator = torch.Generator(batch.ids.device).manual_seed(batch.seed)
-        one, two = divide_counts(batch, self.vocab, self.scale, self.smallest, generator)
+        one, two = self.divide(batch)
         one, two = shorten(backbone, one), shorten(backbone, two)
         masked, picked, targets = self.mask(one)
         hidden = backbone(masked)

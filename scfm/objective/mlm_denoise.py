@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 
 from scfm.batch import Batch
 from scfm.model.denoiser import Denoiser
 from scfm.model.pooling import read_cells, shorten
-from scfm.model.ranking import divide_counts
-from scfm.objective.mlm import MLM
-from scfm.types import Backbone, Metrics, Needs, Spec
+from scfm.objective.halves import HalvesMLM
+from scfm.types import Backbone, Metrics, Spec
 
 
-class MLMDenoise(MLM):
+class MLMDenoise(HalvesMLM):
     """MLM on one half of a cell's counts, whose embedding predicts the gene axes of the other half.
 
-    Every count goes to the first half with a probability that is drawn for each cell, else to the second: two
-    measurements of the same cell without a shared count (data thinning, Neufeld et al. 2024), ranked again. The model
-    reads the first half, masked, and the squared error of its embedding z to the axes y of the second is the loss: what
-    predicts an independent measurement is the cell, not its noise (Batson & Royer 2019, Noise2Self). z begins as the
-    linear prediction (:class:`~scfm.model.denoiser.Denoiser`), so that ``denoise_linear`` - ``denoise`` is what the
-    layers add to it.
+    The model reads the first half (:class:`~scfm.objective.halves.HalvesMLM`), masked, and the squared error of its
+    embedding z to the axes y of the second is the loss: what predicts an independent measurement is the cell, not its
+    noise (Batson & Royer 2019, Noise2Self). z begins as the linear prediction
+    (:class:`~scfm.model.denoiser.Denoiser`), so that ``denoise_linear`` - ``denoise`` is what the layers add to it.
 
     Args:
-        spec: see :class:`~scfm.objective.mlm.MLM`; and ``scale``, by which halves are ranked.
+        spec: see :class:`~scfm.objective.halves.HalvesMLM`.
         denoise: weight of the squared error, a mean over cells and axes; the MLM loss has weight 1.
-        smallest: smallest share of the counts that a half gets in the mean; the share is uniform from it to its
-            complement.
-        mask_fraction, mask_share, random_share: see :class:`~scfm.objective.mlm.MLM`.
+        smallest, mask_fraction, mask_share, random_share: see :class:`~scfm.objective.halves.HalvesMLM`.
 
     Raises:
-        ValueError: numbers out of range, and what MLM refuses.
+        ValueError: numbers out of range, and what HalvesMLM refuses.
     """
 
     def __init__(
@@ -45,19 +39,11 @@ class MLMDenoise(MLM):
         mask_share: float = 0.8,
         random_share: float = 0.1,
     ) -> None:
-        super().__init__(spec, mask_fraction=mask_fraction, mask_share=mask_share, random_share=random_share)
+        shares = {"mask_fraction": mask_fraction, "mask_share": mask_share, "random_share": random_share}
+        super().__init__(spec, smallest=smallest, **shares)
         if denoise <= 0:
             raise ValueError(f"objective.denoise={denoise}; expected a weight above 0 (objective=mlm has none)")
-        if not 0 < smallest <= 0.5:
-            raise ValueError(f"objective.smallest={smallest}; expected a share above 0, at most 0.5")
-        self.denoise, self.smallest, self.vocab = denoise, smallest, spec.vocab
-        scale = np.ones(len(spec.vocab)) if spec.scale is None else spec.scale
-        self.scale: torch.Tensor
-        self.register_buffer("scale", torch.from_numpy(np.asarray(scale, dtype=np.float64)), persistent=False)
-
-    def requirements(self) -> Needs:
-        """Counts."""
-        return Needs(counts=True)
+        self.denoise = denoise
 
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
         """Loss of one batch; in evaluation that of MLM, on whole cells.
@@ -70,8 +56,7 @@ class MLMDenoise(MLM):
             ValueError: the backbone's embedding is no denoised one.
         """
         readout = require_denoiser(backbone)
-        generator = torch.Generator(batch.ids.device).manual_seed(batch.seed)
-        one, two = divide_counts(batch, self.vocab, self.scale, self.smallest, generator)
+        one, two = self.divide(batch)
         short = shorten(backbone, one)
         if self.training:
             masked, picked, targets = self.mask(short)
