@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numba import njit
 
+from scfm.cells.names import has_names
 from scfm.cells.source import Matrix, Place, Source, did_you_mean
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class Candidate:
 
     place: Place
     matrix: Matrix
-    kind: Literal["counts", "fractions", "invalid"]
+    kind: Literal["counts", "fractions", "invalid", "empty"]
     words: str
 
 
@@ -82,25 +83,29 @@ def find_counts(source: Source, layer: str | None, demand: Demand) -> Candidate:
                 continue
             _warn_passed_over(seen, candidate)
             return _prefer_more_genes(source, candidate, places[len(seen) :])
+    if seen and all(candidate.kind == "empty" for candidate in seen):
+        return replace(seen[0], kind="counts")
     raise ValueError(_refusal(seen, source, layer, demand))
 
 
 def _prefer_more_genes(source: Source, taken: Candidate, later: Sequence[Place]) -> Candidate:
-    """A later place with counts of more genes, else the place chosen so far."""
+    """A later place with counts of more genes, or of as many whose names are known, else the place chosen so far."""
     for place in later:
-        genes = len(place.var())
-        if genes <= taken.matrix.shape[1]:
+        var = place.var()
+        genes, n_taken = len(var), taken.matrix.shape[1]
+        is_named = genes == n_taken and has_names(var) and not has_names(taken.place.var())
+        if genes <= n_taken and not is_named:
             continue
         other = judge(source, place)
         if other.kind != "counts":
             log.warning(
-                "%s has the counts of %d genes; %s has %d genes, but holds %s",
-                taken.place.label, taken.matrix.shape[1], place.label, genes, other.words,
+                "%s has the counts of %d genes%s; %s has %d genes, but holds %s",
+                taken.place.label, n_taken, " without names" if is_named else "", place.label, genes, other.words,
             )  # fmt: skip
             continue
         log.warning(
-            "%s holds the counts of %d genes, %s those of %d: %s is used instead",
-            taken.place.label, taken.matrix.shape[1], place.label, genes, place.label,
+            "%s holds the counts of %d genes%s, %s those of %d: %s is used instead",
+            taken.place.label, n_taken, " without names" if is_named else "", place.label, genes, place.label,
         )  # fmt: skip
         taken.matrix.close()
         taken = other
@@ -161,6 +166,8 @@ def judge(source: Source, place: Place) -> Candidate:
     matrix = place.matrix()
     values, rows = matrix.sample(SAMPLE)
     bad = first_bad(values, whole=True)
+    if bad < 0 and not values.any():
+        return Candidate(place, matrix, "empty", "no value but zero")
     if bad < 0:
         return Candidate(place, matrix, "counts", "counts")
     worse = first_bad(values, whole=False)

@@ -21,6 +21,9 @@ COLUMNS = ("featuretypes", "featuretype")
 #: Columns that may hold it: they are used where they name genes and others by known words.
 POSSIBLE_COLUMNS = ("modality", "modalities", "featurebiotype", "featureclass")
 
+#: Kinds that a message lists.
+LISTED = 8
+
 _GENE_WORDS = """
 gene genes geneexpression gex rna mrna expression transcript transcripts transcriptome wta targetedrna
 """
@@ -91,7 +94,8 @@ def _report_mask(taken: np.ndarray, column: str, numbers: Mapping[str, int]) -> 
 
 
 def _refusal(column: str, numbers: Mapping[str, int], *, only_others: bool) -> str:
-    listed = ", ".join(f"{kind!r} ({n:,} features)" for kind, n in numbers.items())
+    listed = ", ".join(f"{kind!r} ({n:,} features)" for kind, n in list(numbers.items())[:LISTED])
+    listed += f" and {len(numbers) - LISTED:,} more" if len(numbers) > LISTED else ""
     if only_others:
         return f"has no genes: var[{column!r}] has the kinds {listed}; give the file that has the genes"
     example = max(numbers, key=lambda kind: numbers[kind] if kind and not is_other_word(feature_word(kind)) else -1)

@@ -57,6 +57,14 @@ def gene_names(var: pd.DataFrame, column: str | None = None) -> tuple[list[str],
     return index, "var.index"
 
 
+def has_names(var: pd.DataFrame) -> bool:
+    """Whether a genes' table says which genes they are: not where its index are row numbers, with no usual column."""
+    columns = {str(name).lower() for name in var.columns}
+    return not columns.isdisjoint((*ENSEMBL_COLUMNS, *SYMBOL_COLUMNS)) or not all(
+        str(name).isdigit() for name in var.index[:100]
+    )
+
+
 def var_columns(var: pd.DataFrame) -> list[str]:
     """The names that ``gene_column`` can take: the index, by its name where it has one, and the columns."""
     return [str(var.index.name or "index"), *map(str, var.columns)]

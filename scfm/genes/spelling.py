@@ -12,6 +12,12 @@ from scfm.genes.table import loose, loose_symbols, table
 _QUOTED = re.compile(r"""b?(['"])(.+)\1""")
 _QUOTES = ("'", '"')
 
+#: Hyphens that text processors write for ``-``, and signs without width, which are no part of a name.
+_TYPOGRAPHY = str.maketrans(
+    dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212\ufe63\uff0d", "-")
+    | dict.fromkeys("\u00ad\u200b\u200c\u200d\u2060\ufeff", "")
+)
+
 #: Where the prefix of a genome may end: ``GRCh38_``, ``GRCh38premrna-``, ``hg19___``.
 _END = re.compile(r"[_\-:|.]+(?=[^_\-:|.])")
 
@@ -34,7 +40,7 @@ _ENSEMBL_ID = re.compile(r"ENS[A-Z]{0,6}GR?\d{10,11}(\.\d+)?", re.IGNORECASE)
 
 
 def clean_names(names: Sequence[str], keep: Collection[str] = ()) -> tuple[list[str], str]:
-    """Names without quotes and without the prefix that nearly all of them share.
+    """Names with plain hyphens, without quotes and without the prefix that nearly all of them share.
 
     A prefix is removed only where most names are known genes (Ensembl ids, human or mouse symbols) without it and
     not with it: ``HLA-`` stays.
@@ -46,7 +52,8 @@ def clean_names(names: Sequence[str], keep: Collection[str] = ()) -> tuple[list[
     Returns:
         (G,) names, and the prefix, "" where there is none.
     """
-    plain = [name if name[-1:] not in _QUOTES else _strip_quotes(name) for name in map(str.strip, names)]
+    typed = [name if name.isascii() else name.translate(_TYPOGRAPHY) for name in names]
+    plain = [name if name[-1:] not in _QUOTES else _strip_quotes(name) for name in map(str.strip, typed)]
     prefix = shared_prefix(plain)
     short = [name.removeprefix(prefix) or name for name in plain] if prefix else plain
     return [old if old != new and old.upper() in keep else new for old, new in zip(names, short, strict=True)], prefix

@@ -147,8 +147,8 @@ def _contradiction(name: str, numbers: str, names: str) -> str:
     if "the store" in (numbers, names):
         return f"{text}; change the column in the new file, or prepare all files into a new store"
     return (
-        f"{text} (integers beyond {EXACT:,} count as names); make them alike "
-        f"(adata.obs[{name!r}] = adata.obs[{name!r}].astype(str))"
+        f"{text} (integers beyond {EXACT:,} count as names); where these numbers are names of classes, let them be "
+        f"taken so, as 1 and not 1.0 (categories=[{name}]); else make the files alike"
     )
 
 

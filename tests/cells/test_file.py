@@ -212,6 +212,33 @@ def test_equal_genes_keep_the_order_of_places(cells, h5ad, caplog):
     assert not caplog.text
 
 
+def test_a_place_without_any_value_is_passed_over(cells, h5ad, caplog):
+    cells.layers["counts"] = csr_matrix(cells.shape, dtype=np.float32)
+    with open_cells(h5ad(cells)) as opened:
+        assert opened.counts_from == "X"
+    assert "layers['counts'] holds no value but zero: X is used instead" in caplog.text
+    logged = cells.copy()
+    logged.X = csr_matrix(cells.X).log1p()
+    with pytest.raises(ValueError, match=r"layers\['counts'\] holds no value but zero; X holds fractions"):
+        open_cells(h5ad(logged, "b.h5ad"))
+    cells.X = cells.layers["counts"]
+    with open_cells(h5ad(cells, "c.h5ad")) as opened:
+        assert opened.counts_from == "layers['counts']"
+        assert next(opened.blocks()).empty.all()
+
+
+def test_a_raw_whose_genes_are_row_numbers_is_passed_over(cells, h5ad, caplog):
+    """As ``adata.raw = AnnData(adata.X)`` leaves it."""
+    numbers = pd.DataFrame(index=[str(i) for i in range(cells.n_vars)])
+    cells.raw = anndata.AnnData(cells.X, obs=cells.obs[[]], var=numbers)
+    with open_cells(h5ad(cells)) as opened:
+        assert opened.counts_from == "X"
+    assert "raw.X holds the counts of 30 genes without names, X those of 30: X is used instead" in caplog.text
+    cells.raw = anndata.AnnData(cells.X, obs=cells.obs[[]], var=numbers.assign(gene_ids=list(cells.var["gene_id"])))
+    with open_cells(h5ad(cells, "b.h5ad")) as opened:
+        assert opened.counts_from == "raw.X"
+
+
 def test_scanpy_files_with_scaled_x_and_logged_raw(cells, h5ad):
     raw = anndata.AnnData(logged(cells.X), var=cells.var)
     cells.X = cells.X.toarray() - 1.5

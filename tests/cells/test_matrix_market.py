@@ -63,6 +63,31 @@ def test_titles_of_columns_are_named(tmp_path):
         (folder / name).write_text(f"{title}\n{(folder / name).read_text()}")
     with pytest.raises(ValueError, match=r"4 features and 3 barcodes; 'id' and 'barcode' look like titles .*: remove"):
         open_cells(folder)
+    (folder / "genes.tsv").write_text("ENSG1\tA\nENSG2\tB\nENSG3\tC\n")
+    with pytest.raises(ValueError, match=r"3 features and 3 barcodes; 'barcode' looks like the title .*: remove this"):
+        open_cells(folder)
+
+
+def test_unsigned_integers_and_row_numbers(tmp_path):
+    """As scipy writes whole numbers without sign, and R the rows of a table."""
+    head = HEAD.replace("integer", "unsigned-integer")
+    folder = write(tmp_path / "x", LINES, head=head)
+    assert dense(folder) == [[5, 6, 0], [0, 0, 7]]
+    (folder / "genes.tsv").write_text("1\tENSG1\tA\n2\tENSG2\tB\n3\tENSG3\tC\n")
+    with open_cells(folder, gene_column="gene_ids") as opened:
+        assert opened.genes == ["ENSG1", "ENSG2", "ENSG3"]
+    with open_cells(folder, gene_column="index") as opened:
+        assert opened.genes == ["A", "B", "C"]
+
+
+def test_a_third_column_of_many_values_holds_no_kinds_of_features(tmp_path):
+    genes = [f"ENSG{i}\tG{i}\tchr{i}" for i in range(30)]
+    folder = write(tmp_path / "x", LINES, size="30 2 3")
+    (folder / "genes.tsv").write_text("\n".join(genes))
+    assert len(dense(folder)[0]) == 30
+    (folder / "genes.tsv").write_text("\n".join(f"ENSG{i}\tG{i}\tkind{i % 20}" for i in range(30)))
+    with pytest.raises(ValueError, match=r"several kinds .*'kind7' \(2 features\) and 12 more\. Name"):
+        open_cells(folder)
 
 
 @pytest.mark.parametrize(

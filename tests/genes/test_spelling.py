@@ -82,6 +82,12 @@ def test_signs_that_tools_write_for_a_hyphen(sign):
     assert resolve([name.replace("-", sign) for name in SYMBOLS]) == IDS
 
 
+@pytest.mark.parametrize("hyphen", "\u2010\u2011\u2012\u2013\u2014\u2212\uff0d")
+def test_hyphens_of_text_processors_and_signs_without_width(hyphen):
+    assert resolve([name.replace("-", hyphen) for name in SYMBOLS]) == IDS
+    assert resolve([f"\ufeff{name}\u200b" for name in SYMBOLS]) == IDS
+
+
 def test_a_symbol_of_its_own_goes_before_one_with_another_sign():
     by_symbol = table("human").by_symbol
     own = [name for name in by_symbol if "." in name and name.replace(".", "-") in by_symbol]

@@ -7,6 +7,7 @@ opened, and sorted into rows out of core, see :mod:`scfm.cells.formats.row_sorte
 
 from __future__ import annotations
 
+import itertools
 import re
 import zlib
 from collections.abc import Iterator
@@ -23,6 +24,10 @@ from scfm.cells.formats.row_sorter import Entries, RowRanges
 
 #: Lines of text read at once, and bytes of a line of the header.
 PIECE, LINE = 2_000_000, 1 << 16
+#: Kinds of features of one file, at most.
+MOST_KINDS = 20
+#: How a header calls whole numbers; scipy writes the second for unsigned ones.
+_INTEGERS = ("integer", "unsigned-integer")
 _DAMAGE = (EOFError, OSError, zlib.error)
 
 
@@ -55,22 +60,15 @@ def open_market(path: Path) -> NamesOnly:
         _table(_find_sibling(matrix, _FEATURES, "features.tsv or genes.tsv"), max(header.shape)),
     )
     names = barcodes[0].to_numpy(dtype=object)
-    symbols = pd.Index(features[min(1, features.shape[1] - 1)].to_numpy(), name="gene_names")
-    var = pd.DataFrame({"gene_ids": features[0].to_numpy()}, index=symbols)
-    if features.shape[1] > 2:
-        var["feature_types"] = features[2].to_numpy()
+    var = _gene_table(features)
     if header.shape == (len(var), len(names)):
         transposed = True
     elif header.shape == (len(names), len(var)):
         transposed = False
     else:
-        head = " and ".join(repr(str(value)) for value in (var.iloc[0, 0], names[0])) if len(var) and len(names) else ""
-        titles = (
-            sorted(header.shape) == sorted((len(var) - 1, len(names) - 1)) and f"; {head} look like titles of their"
-        )
         raise ValueError(
             f"its {matrix.name} is {header.shape[0]} x {header.shape[1]} but there are {len(var)} features and "
-            f"{len(names)} barcodes{f'{titles} columns: remove these first lines' if titles else ''}"
+            f"{len(names)} barcodes{_titles(header.shape, list(var['gene_ids']), list(names))}"
         )
 
     def open_matrix() -> RowRanges:
@@ -79,6 +77,32 @@ def open_market(path: Path) -> NamesOnly:
         return RowRanges((len(names), len(var)), header.n_entries, entries, header.dtype)
 
     return NamesOnly(names, var, matrix.name, open_matrix)
+
+
+def _gene_table(features: pd.DataFrame) -> pd.DataFrame:
+    """The genes' table of a features file: ids, symbols as the index, and the kinds of features where it has them.
+
+    Row numbers before them, as R writes them, are left out. A third column of many values holds no kinds of features
+    but chromosomes or the like.
+    """
+    columns = [features[name].to_numpy() for name in features.columns]
+    if len(columns) > 1 and columns[0].tolist() == [str(i + 1) for i in range(len(features))]:
+        columns = columns[1:]
+    var = pd.DataFrame({"gene_ids": columns[0]}, index=pd.Index(columns[min(1, len(columns) - 1)], name="gene_names"))
+    if len(columns) > 2 and len(set(columns[2])) <= MOST_KINDS:
+        var["feature_types"] = columns[2]
+    return var
+
+
+def _titles(shape: tuple[int, int], features: list[str], barcodes: list[str]) -> str:
+    """Half a sentence where there is one line more than the matrix has: the titles of the columns."""
+    for size, more in itertools.product((shape, shape[::-1]), ((1, 1), (1, 0), (0, 1))):
+        if size == (len(features) - more[0], len(barcodes) - more[1]):
+            firsts = [lines[0] for lines, n in zip((features, barcodes), more, strict=True) if n]
+            look = "look like titles of their columns: remove these first lines"
+            one = "looks like the title of its column: remove this first line"
+            return f"; {' and '.join(map(repr, firsts))} {look if len(firsts) > 1 else one}"
+    return ""
 
 
 def is_market_file(path: Path) -> bool:
@@ -165,7 +189,7 @@ def _header(path: Path) -> Header:
             f"its {path.name} starts with {' '.join(first)[:60]!r}, expected "
             "'%%MatrixMarket matrix coordinate integer general'"
         )
-    if first[3] not in ("integer", "real"):
+    if first[3] not in (*_INTEGERS, "real"):
         raise ValueError(f"its {path.name} holds {first[3]!r} values, expected integer or real")
     try:
         rows, columns, entries = (int(word) for word in line.split())
@@ -174,7 +198,7 @@ def _header(path: Path) -> Header:
     require_size(max(rows, columns), min(rows, columns), path.name)
     if entries < 0:
         raise ValueError(f"its {path.name} has the size line {line[:60]!r}, expected a number of values")
-    return Header((rows, columns), entries, np.dtype(np.int32 if first[3] == "integer" else np.float64))
+    return Header((rows, columns), entries, np.dtype(np.int32 if first[3] in _INTEGERS else np.float64))
 
 
 def _entries(path: Path, header: Header, transposed: bool) -> Iterator[Entries]:
