@@ -212,6 +212,14 @@ class Batch:
         """The same batch in page-locked memory, for asynchronous transfer (called by the DataLoader)."""
         return self._each(lambda tensor: tensor.pin_memory())
 
+    def share_memory(self) -> Batch:
+        """The same batch in memory that processes share (called where a process reads ahead).
+
+        Raises:
+            RuntimeError: that memory (/dev/shm) is full or cannot be written to.
+        """
+        return self._each(lambda tensor: tensor.share_memory_() if tensor.numel() else tensor)
+
     def _each(self, move: Callable[[Tensor], Tensor]) -> Batch:
         return replace(
             self,

@@ -1,10 +1,11 @@
 """The loader of a rank: it reads micro-batches and keeps its position."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from scfm.batch import Batch
 from scfm.data.order import HELD_OUT, TRAIN, Order, batch_seed
@@ -33,7 +34,9 @@ class PackedCells(Dataset[Batch]):
         obs = {label: values[rows] for label, values in self._obs.items()}
         obs |= {field_key(kind): self.store.field(kind, rows) for kind in self.fields}
         counts = self.store.counts(rows, self.max_length) if self.counts else None
-        return pack(self.store.gather(rows, self.max_length, np.int64), rows, obs=obs, seed=seed, counts=counts)
+        batch = pack(self.store.gather(rows, self.max_length, np.int64), rows, obs=obs, seed=seed, counts=counts)
+        # torch itself would do so later in a thread, whose errors nobody hears: the training would wait for ever
+        return batch if get_worker_info() is None else batch.share_memory()
 
 
 class MicroBatches(Sampler[tuple[np.ndarray, int]]):
@@ -68,7 +71,8 @@ def _in_sentences(batches: Iterator[Batch]) -> Iterator[Batch]:
         lines = str(error).strip().splitlines() or [""]
         shared = any(word in lines[-1] + lines[0] for word in ("shared memory", "torch_", "is killed", "exited"))
         if isinstance(error, ConnectionError | EOFError) or (isinstance(error, RuntimeError) and shared):
-            getattr(batches, "_shutdown_workers", lambda: None)()  # or torch's signal handler raises later, anywhere
+            with contextlib.suppress(RuntimeError):  # of torch's signal handler, which would else raise later, anywhere
+                getattr(batches, "_shutdown_workers", lambda: None)()
             cause = lines[0] or type(error).__name__
             raise OSError(
                 f"a process that reads batches ahead has ended ({cause}): it was killed, or memory or /dev/shm is "

@@ -5,6 +5,7 @@ import signal
 
 import numpy as np
 import pytest
+import torch
 
 from scfm.data.loader import CellLoader, PackedCells
 from scfm.data.order import Order
@@ -126,6 +127,20 @@ def test_a_fault_in_another_process_is_one_sentence(fault, error, message):
     with pytest.raises(error, match=message) as caught:
         list(CellLoader(PackedCells(store), order, workers=1))
     assert "\n" not in str(caught.value)
+
+
+def test_a_full_shared_memory_ends_the_run_and_does_not_stop_it_for_ever(monkeypatch):
+    """torch shares a batch in a thread, whose error is printed and forgotten."""
+
+    def full(storage):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", full)
+    store = MadeUpStore()
+    order = Order(np.arange(60), store.lengths, tokens=40, multiple=4, seed=1)
+    with pytest.raises(OSError, match="a process that reads batches ahead has ended .*/dev/shm is full.*workers=0"):
+        list(CellLoader(PackedCells(store), order, workers=2))
+    assert len(list(CellLoader(PackedCells(store), order))) == len(order)
 
 
 def test_a_finished_epoch_resumes_with_the_next():
