@@ -1,5 +1,6 @@
 """The command lines: one Hydra main each. What they do is imported when they do it, so that help answers at once."""
 
+import errno
 import logging
 import os
 import re
@@ -51,6 +52,8 @@ def main(command: str) -> Any:
     words = [word for word in sys.argv[1:] if not word.startswith("--local_rank=")]  # DeepSpeed's
     sys.argv[1:] = words if {"-sc", "--shell-completion"} & set(words) else lenient(words)
     trials: list[Trial] = []
+    is_full = os.environ.setdefault("HYDRA_FULL_ERROR", "0") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, not to Hydra's own, longer report
 
     @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=command)
     def composed(cfg: "DictConfig") -> Any:
@@ -61,6 +64,11 @@ def main(command: str) -> Any:
     except KeyboardInterrupt:
         sys.stderr.write(f"Ctrl-C: stopped. {_GO_ON.get(command, 'Nothing is written; run the same command again.')}\n")
         sys.exit(128 + signal.SIGINT)
+    except Exception as error:  # of Hydra, before the command runs
+        sentence = None if is_full else _sentence_before_start(error)
+        if sentence is None:
+            raise
+        sys.exit(sentence)
     if trials:
         sys.stderr.write(f"{trial_table(trials)}\n")  # Hydra has taken its logging down by now
         if all(trial.error for trial in trials):
@@ -281,10 +289,24 @@ def _report_errors(command: Callable[[], Any]) -> Any:
         sys.exit(1)
 
 
+def _sentence_before_start(error: Exception) -> str | None:
+    """What is said of an error that Hydra met when it read the command line or made the folder and log of a run."""
+    from hydra.errors import CompactHydraException
+
+    if isinstance(error, CompactHydraException):
+        return "\n".join(str(one) for one in (error, error.__cause__) if one is not None)
+    cause = error if error.__cause__ is None else error.__cause__
+    return None if log.isEnabledFor(logging.DEBUG) or not isinstance(cause, OSError) else _sentence_for_user(cause)
+
+
 def _sentence_for_user(error: Exception) -> str | None:
     """What is said of an error that a user can do something about; None for others."""
     if isinstance(error, MemoryError):
         return f"the memory is full ({error}); take fewer cells or tokens at a time"
     if type(error).__module__.partition(".")[0] == "wandb":
         return f"W&B: {error}; log in with wandb login, or keep the run here (logger.wandb.offline=true)"
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        return f"{error.filename} cannot be written: its file system is read-only; choose another place"
+    if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+        return str(error.strerror)
     return str(error) if isinstance(error, ValueError | OSError | ImportError) else None

@@ -1,5 +1,6 @@
 """The command lines as a user meets them: quick help, all misspellings at once, no traceback."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -57,6 +58,17 @@ def test_a_misspelled_choice_lists_the_choices():
     assert "ar" in done.stderr
 
 
+def test_a_folder_that_cannot_be_made_and_a_log_that_cannot_be_written_are_one_sentence(tmp_path):
+    """Hydra makes both before the command runs."""
+    (tmp_path / "file").touch()
+    (tmp_path / "run" / "train-rank0.log").mkdir(parents=True)
+    for output, said in (("file/run", "Not a directory"), ("run", "Is a directory")):
+        done = call(str(REPOSITORY / "train.py"), f"output={output}", cwd=tmp_path)
+        assert done.returncode == 1
+        assert said in done.stderr and output in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
 def test_it_runs_from_another_folder(tmp_path):
     assert call(str(REPOSITORY / "train.py"), "--cfg", "job", cwd=tmp_path).returncode == 0
 
@@ -110,6 +122,8 @@ main({command!r})
     ("error", "said"),
     [
         (ImportError('reading x needs tiledbsoma; pip install "scfm-framework[soma]"'), "reading x needs tiledbsoma"),
+        (OSError(errno.EROFS, "Read-only file system", "x/.lock"), "x/.lock cannot be written: its file system is read"),
+        (OSError(errno.ENOSPC, "no space is left on the disk, x is not written"), "no space is left on the disk, x is"),
         (MemoryError("Unable to allocate 3.1 TiB"), "the memory is full (Unable to allocate 3.1 TiB)"),
         (
             type("UsageError", (Exception,), {"__module__": "wandb.errors"})("No API key"),
