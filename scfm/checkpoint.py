@@ -177,7 +177,7 @@ def read_state(path: Path) -> dict[str, Any]:
             raise ValueError(fault)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            state = _load(path)
     except Exception as error:  # a file that was made to be wrong can be wrong in any way
         raise ValueError(
             f"{path} ({size} bytes) cannot be read as a checkpoint: it is cut off, damaged or of another kind "
@@ -186,6 +186,16 @@ def read_state(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise ValueError(f"{path} was not written by scfm: it holds {type(state).__name__}, expected a checkpoint")
     return state
+
+
+def _load(path: Path) -> Any:
+    """What lies in a checkpoint, as views into the file; torch finds it by a name in UTF-8 alone, others are read."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def _require_whole(path: Path, about: Mapping[str, Any], state: Mapping[str, Any]) -> None:

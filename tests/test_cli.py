@@ -122,7 +122,10 @@ main({command!r})
     ("error", "said"),
     [
         (ImportError('reading x needs tiledbsoma; pip install "scfm-framework[soma]"'), "reading x needs tiledbsoma"),
-        (OSError(errno.EROFS, "Read-only file system", "x/.lock"), "x/.lock cannot be written: its file system is read"),
+        (
+            OSError(errno.EROFS, "Read-only file system", "x/.lock"),
+            "x/.lock cannot be written: its file system is read",
+        ),
         (OSError(errno.ENOSPC, "no space is left on the disk, x is not written"), "no space is left on the disk, x is"),
         (MemoryError("Unable to allocate 3.1 TiB"), "the memory is full (Unable to allocate 3.1 TiB)"),
         (

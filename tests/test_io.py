@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from scfm import io
+from scfm.checkpoint import read_state
 from scfm.io import (
     PART,
     atomic_write,
@@ -24,6 +25,10 @@ from scfm.io import (
     require_space,
     write_text,
 )
+from scfm.store.token_store import TokenStore
+from scfm.store.verify import verify
+from scfm.strategy.checkpoint_io import write_checkpoint
+from support import write_made_store
 
 
 def forked(work) -> int:
@@ -283,3 +288,19 @@ def test_a_limit_of_file_sizes_is_a_sentence_too(tmp_path):
     with pytest.raises(OSError, match=r"a file may not become so large here \(see ulimit -f\), .*cells is not written"):
         write_beyond_the_limit(tmp_path / "cells")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_whose_name_is_no_utf8(tmp_path):
+    """As Latin-1 names look on a disk: stores and checkpoints in it are read like any other."""
+    folder = tmp_path / os.fsdecode(b"K\xf6ln")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 alone")
+    written = write_made_store(tmp_path / "plain")
+    write_made_store(folder / "store")
+    rows = np.arange(len(written))
+    assert np.array_equal(TokenStore.open(folder / "store").gather(rows).values, written.gather(rows).values)
+    assert not verify(folder / "store")
+    write_checkpoint({"weights": torch.ones(3)}, folder / "x.ckpt")
+    assert torch.equal(read_state(folder / "x.ckpt")["weights"], torch.ones(3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +115,7 @@ def read_table(files: list[Path]) -> pa.Table:
     for file in files:
         try:
             require_small_buffers(file)
-            with pa.memory_map(str(file)) as source, pa.ipc.open_stream(source) as stream:
+            with pa.memory_map(os.fsencode(file)) as source, pa.ipc.open_stream(source) as stream:
                 tables.append(stream.read_all())
                 tables[-1].validate()
         except (pa.ArrowException, OSError, ValueError, MemoryError) as error:

@@ -6,6 +6,7 @@ distance to its list of field offsets; a reference is an unsigned distance from 
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +31,7 @@ def require_small_buffers(file: Path) -> None:
         ValueError: naming what it unpacks to.
         pyarrow.ArrowException: it is no Arrow stream.
     """
-    with pa.memory_map(str(file)) as source:
+    with pa.memory_map(os.fsencode(file)) as source:
         for message in pa.ipc.MessageReader.open_stream(source):
             body = message.body
             if message.type not in ("record batch", "dictionary") or body is None:
