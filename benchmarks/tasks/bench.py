@@ -108,12 +108,14 @@ def predicted(folder: Path, store: Path) -> tuple[dict[str, np.ndarray], Any]:
     from scfm.config import build
     from scfm.inference.load import restore_predictor
     from scfm.inference.predict import predictions
+    from scfm.model.readout import reads_counts
     from scfm.store.token_store import TokenStore
     from scfm.types import Needs
 
     module = restore_predictor(read(folder / "checkpoints/best.ckpt"))
     data = build(OmegaConf.load(folder / "config.yaml").data, TokenStore.open(store))
-    data = data.planned(Needs(counts=module.task.requirements().counts))
+    counts = module.task.requirements().counts or reads_counts(module.backbone)
+    data = data.planned(Needs(counts=counts))
     return predictions(module, data, np.arange(len(data.store))), module.task
 
 

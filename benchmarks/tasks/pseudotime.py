@@ -41,8 +41,10 @@ def pseudotime(bench: Bench, measure: Measure, one: CellSet, seed: int) -> None:
     first = truth[true].min()
     cells.obs["stage"] = [f"{value:g}" for value in truth]
     ends, way = branches(cells, name)
-    cells.obs["end"] = np.array([*BRANCHES.get(name, ()), None], dtype=object)[ends]
-    columns = ["stage", *(["end"] if name in BRANCHES else [])]
+    columns = ["stage"]
+    if name in BRANCHES:
+        cells.obs["end"] = np.array([*BRANCHES[name], None], dtype=object)[ends]
+        columns.append("end")
     store = bench.store(name, cells, columns, f"genes.species={one.species}", "genes.max_dropped=0.6")
     key = {"task": "pseudotime", "set": name, "setting": "root type known", "seed": seed}
 
