@@ -3,11 +3,11 @@
 python benchmarks/scaling.py --store stores/atlas --output outputs/scaling [--data ../shared/data] [--only breast]
 
 Sizes times steps of ``experiment=atlas_small``, each a run of its own schedule with one seed. Columns: parameters of
-the layers, tokens through the layers, the gain over the unigram table on really masked genes, the error of the embedding to
-the other half of the counts, and the mean over sets for tuning (``sets.py``; a set whose cells are in the store is
-flattered: name others with ``--only``) of the three probes of ``backbone.py``. Below, for each column, the fitted line
-value = a + p log10(parameters) + q log10(tokens), and what it says of ``--tokens_per_day`` tokens. Runs that are
-finished are not made again.
+the layers, tokens through the layers, the gain over the unigram table on really masked genes, the error of the
+embedding to the other half of the counts, and the mean over sets for tuning (``sets.py``; a set whose cells are in
+the store is flattered: name others with ``--only``) of the three probes of ``backbone.py``. Below, for each column,
+the fitted line value = a + p log10(parameters) + q log10(tokens), and what it says of ``--tokens_per_day`` tokens.
+Runs that are finished are not made again.
 """
 
 import argparse
