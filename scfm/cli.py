@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from scfm.help.text import answer, refuse_families
 from scfm.imports.deferred import defer_torchmetrics
+from scfm.io import allow_open_files
 from scfm.metrics.direction import falls
 from scfm.progress import keep_screen
 from scfm.trust.allowed import CONFIGS
@@ -42,6 +43,7 @@ def __getattr__(name: str) -> Callable[[], Any]:
 def main(command: str) -> Any:
     """Run ``scfm.commands.COMMAND.run(cfg)`` under Hydra with ``configs/COMMAND.yaml``; exit 1 on a user's error."""
     keep_screen()
+    allow_open_files()
     if command == "prepare" and sys.argv[1:2] == ["verify"]:  # no config: scfm-prepare verify STORE
         from scfm.commands.prepare import verify
 
@@ -307,6 +309,8 @@ def _sentence_for_user(error: Exception) -> str | None:
         return f"W&B: {error}; log in with wandb login, or keep the run here (logger.wandb.offline=true)"
     if isinstance(error, OSError) and error.errno == errno.EROFS:
         return f"{error.filename} cannot be written: its file system is read-only; choose another place"
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+        return "too many files are open at a time: allow more (ulimit -n 4096), or take fewer workers"
     if isinstance(error, OSError) and error.errno is not None and error.filename is None:
         return str(error.strerror)
     return str(error) if isinstance(error, ValueError | OSError | ImportError) else None

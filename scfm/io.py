@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import resource
 import shutil
 import socket
 import sys
@@ -15,6 +16,8 @@ from typing import IO
 
 #: Ending of the name under which a file is written before it is whole.
 PART = ".part"
+#: Files that a command asks to have open at a time: batches read ahead take one each.
+OPEN_FILES = 4096
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _held: set[IO[str]] = set()
@@ -159,6 +162,15 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def allow_open_files() -> None:
+    """Let this process and its children open as many files as the system lets it, up to :data:`OPEN_FILES`."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def disk_full(error: BaseException | None) -> OSError | None:

@@ -283,6 +283,19 @@ def write_beyond_the_limit(path):
             raise RuntimeError("unexpected pos 64 vs 0")  # noqa: B904 (as torch.save raises it)
 
 
+def test_as_many_files_may_be_open_as_the_system_allows():
+    def work():
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (40, hard))
+        io.allow_open_files()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (min(hard, io.OPEN_FILES), hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (50, 60))
+        io.allow_open_files()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (60, 60)
+
+    assert forked(work) == 0
+
+
 def test_a_limit_of_file_sizes_is_a_sentence_too(tmp_path):
     """``ulimit -f`` reads like a full disk, whatever a library makes of it."""
     with pytest.raises(OSError, match=r"a file may not become so large here \(see ulimit -f\), .*cells is not written"):

@@ -6,6 +6,7 @@ counts. The file is never held in memory as a whole and never written to.
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -311,6 +312,8 @@ def _cause(error: Exception) -> str:
         return (
             f"a part of it is missing ({_first_line(error)}); it was written by another program or cut, write it again"
         )
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return "it is one of too many open files; allow more of them (ulimit -n 4096), or take fewer workers"
     return f"it is damaged or was truncated; copy or download it again ({_first_line(error)})"
 
 

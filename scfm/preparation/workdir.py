@@ -172,7 +172,7 @@ class WorkDir:
 
     def release(self) -> None:
         """After an error: remove the folder unless it has results, or another run holds it."""
-        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+        with contextlib.suppress(OSError):  # the error that is under way says more
             with self.lock():
                 has_results = self.has_results
                 if not has_results:

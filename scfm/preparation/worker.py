@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import resource
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -176,12 +178,18 @@ def worker_state(folder: str, plan_hash: str) -> WorkerState:
     return WorkerState(Path(folder))
 
 
+def most_open() -> int:
+    """Files that are kept open: :data:`OPEN`, or a quarter of what the process may open (``ulimit -n``)."""
+    return max(1, min(OPEN, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
+
+
 class _OpenFiles:
     """The open files of a process, shared by its threads."""
 
     def __init__(self) -> None:
         self._files: OrderedDict[tuple[Any, ...], CellFile] = OrderedDict()
         self._lock = threading.Lock()
+        self._n_dropped = 0
 
     def get(self, path: str, mtime: int, **reading: Any) -> CellFile:
         """This file, opened if it is not. The least recently used file is dropped if there are too many."""
@@ -190,9 +198,21 @@ class _OpenFiles:
             if key not in self._files:
                 self._files[key] = open_cells(path, **reading)
             self._files.move_to_end(key)
-            if len(self._files) > OPEN:
-                self._files.popitem(last=False)
+            if len(self._files) > most_open():
+                self._drop_oldest()
             return self._files[key]
+
+    def _drop_oldest(self) -> None:
+        """Let go of a file, which another thread may still read.
+
+        Its parts refer to each other, so that it is closed when Python collects garbage, which is asked for before the
+        process can open no more.
+        """
+        self._files.popitem(last=False)
+        self._n_dropped += 1
+        if self._n_dropped >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4:
+            self._n_dropped = 0
+            gc.collect()
 
     def close(self) -> None:
         """Close them all."""

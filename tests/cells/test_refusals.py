@@ -1,5 +1,6 @@
 """Bad files: each ends in one sentence that names the file, what was got and what to do."""
 
+import errno
 import gzip
 import os
 from pathlib import Path
@@ -36,6 +37,15 @@ def test_no_right_to_read(h5ad, cells, monkeypatch):
     path = h5ad(cells)
     monkeypatch.setattr(os, "access", lambda *_: False)  # tests may run as root, who may read everything
     assert "may not be read by this user" in refusal(path, PermissionError)
+
+
+def test_too_many_open_files_are_no_damage(h5ad, cells, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("scfm.cells.file.open_source", fail)
+    said = refusal(h5ad(cells))
+    assert "ulimit -n" in said and "damaged" not in said
 
 
 def test_a_pipe_and_a_device_are_refused_and_not_waited_for(tmp_path):

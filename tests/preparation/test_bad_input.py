@@ -1,6 +1,9 @@
 """Bad files and options are refused, or skipped and listed."""
 
 import contextlib
+import gc
+import os
+import resource
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 
@@ -146,3 +149,20 @@ def test_files_of_one_name_have_names_of_their_own_in_a_store(files, fitted, tmp
         (tmp_path / folder / "x.h5ad").write_bytes(files[i].read_bytes())
     store = prepare([tmp_path / "one" / "x.h5ad", tmp_path / "two" / "x.h5ad"], tmp_path / "s", fitted)
     assert [file["name"] for file in store.files] == ["one/x.h5ad", "two/x.h5ad"]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts the open files in /proc")
+def test_more_files_than_may_be_open(cells, fitted, tmp_path):
+    """As under ``ulimit -n 64``: every file is read, and none is called damaged."""
+    paths = [tmp_path / f"{i:02d}.h5ad" for i in range(56)]
+    for i, path in enumerate(paths):
+        cells[2 * i : 2 * i + 2].write_h5ad(path)
+    gc.collect()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 50, hard))
+    try:
+        store = prepare(paths, tmp_path / "s", fitted, workers=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(store) == 112
+    assert list(store.names(np.arange(112))) == list(cells.obs_names[:112])
