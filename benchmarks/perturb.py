@@ -96,9 +96,9 @@ def main() -> None:
     print(f"{args.n_cells} cells of {', '.join(map(str, lengths[:-2]))} genes, {work} deletions, one thread")
 
     reader = Reader(backbone, vocab, ([], []), args.tokens, "cpu")
-    embeddings = reader.embed(lists)
     state = np.r_[np.zeros(args.n_cells, int), 1, 1]
     rankings = [Ranking(genes, np.arange(len(genes), 0, -1.0), V1_LENGTH) for genes in lists]
+    embeddings = reader.embed([ranking.listed for ranking in rankings])
     wanted = [set(genes[ranks].tolist()) for genes, ranks in zip(lists, chosen, strict=False)]
     frame = SimpleNamespace(obs=pd.DataFrame(index=range(len(lists))), rows=np.arange(len(lists)))
 

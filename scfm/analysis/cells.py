@@ -10,7 +10,10 @@ import pandas as pd
 from scipy import sparse
 from scipy.sparse import csr_matrix
 
+from scfm.data.packing import pack
 from scfm.inference.cell_input import CellInput
+from scfm.inference.model import Model
+from scfm.tokenizer import Tokenizer
 from scfm.types import Ragged
 
 
@@ -87,6 +90,23 @@ def read_cells(given: CellInput, rows: np.ndarray, *, block_size: int = 1024) ->
         limit=given.tokenizer.genes_per_cell,
         is_counts=given.cells.is_counts,
     )
+
+
+def count_embedded(model: Model, tokenizer: Tokenizer) -> int:
+    """Genes of a cell that the embedding of a model is read from, at most; a head may cut cells shorter."""
+    frame = sum(map(len, tokenizer.roles))
+    before, after = ([tokenizer.require_vocab().special(role) for role in roles] for roles in tokenizer.roles)
+    genes = np.resize(model.vocab.gene_ids, tokenizer.genes_per_cell)
+    ids = np.concatenate([before, genes, after]).astype(np.int64)
+    longest = pack(Ragged(ids, np.array([0, len(ids)])), np.zeros(1))
+    return model.head.view(longest).n_tokens - frame
+
+
+def count_in_layers(model: Model, tokenizer: Tokenizer) -> int:
+    """Genes of a cell that the layers of a model read, at most: these have states."""
+    length: int | None = getattr(model.backbone, "layer_length", None)
+    most = tokenizer.genes_per_cell
+    return most if length is None else max(min(most, length - len(tokenizer.roles[0])), 0)
 
 
 def draw_rows(rows: np.ndarray, limit: int | None, groups: Sequence[object] | None, seed: int) -> np.ndarray:

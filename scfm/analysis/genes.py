@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -10,7 +10,7 @@ import pandas as pd
 
 from scfm import plot
 from scfm.analysis.base import Analysis, Work
-from scfm.analysis.cells import Cells, draw_rows, read_cells
+from scfm.analysis.cells import Cells, count_in_layers, draw_rows, read_cells
 from scfm.analysis.gene_classes.features import (
     contextual_states,
     draw_occurrences,
@@ -81,6 +81,7 @@ class Genes(Analysis):
         tokens = find_genes(cells, labels.genes)
         rows = draw_rows(np.arange(cells.cells.n_cells), self.max_cells, None, self.seed)
         read = read_cells(cells, rows)
+        read = replace(read, limit=count_in_layers(model, cells.tokenizer))
         known = np.flatnonzero(tokens >= 0)
         _, first = np.unique(tokens[known], return_index=True)
         known = known[np.sort(first)]

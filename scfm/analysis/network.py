@@ -31,6 +31,7 @@ from scfm.inference.load import build_backbone
 from scfm.inference.model import Model
 from scfm.metrics.network.association import ASSOCIATIONS, cosine, forest_importance, remove_confounders
 from scfm.metrics.network.edge_sums import EdgeSums, compare_edges
+from scfm.model.pooling import shorten
 
 SCORES = (*BY_ATTENTION, "static", "contextual", *BY_PREDICTION)
 #: Numbers that the sums under all labelings may hold.
@@ -97,7 +98,8 @@ class Network(Analysis):
         """Edges of the chosen cells and genes by every score."""
         known = None if self.reference is None else read_edges(self.reference, cells)
         rows = draw_rows(self._rows(cells), self.max_cells, None, self.seed)
-        batches = list(select_batches(cells, rows, work, model.module.device))
+        chosen = select_batches(cells, rows, work, model.module.device)
+        batches = [shorten(model.backbone, batch) for batch in chosen]
         genes, detected, rank = _choose(batches, model, known, self.n_genes, self.min_cells)
         if known is not None:
             judge(known.matrix(genes))  # refuses a reference that can judge nothing

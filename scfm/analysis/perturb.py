@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from scfm.analysis.base import Analysis, Work
+from scfm.analysis.cells import count_embedded
 from scfm.analysis.perturbation.design import Design, Question, find_genes, make_design, name_set, rankings
-from scfm.analysis.perturbation.operations import Change, Operation, Ranking
+from scfm.analysis.perturbation.operations import Change, Operation
 from scfm.analysis.perturbation.page import make_result
 from scfm.analysis.perturbation.reader import Reader, make_reader
 from scfm.analysis.perturbation.shifts import Runner, make_states
@@ -107,7 +108,7 @@ class Perturb(Analysis):
         truth = self._truth(cells)
         if self.by is not None:
             cells.cells.require_obs([self.by])
-        design = make_design(cells, self._question())
+        design = make_design(cells, self._question(count_embedded(model, cells.tokenizer)))
         reader = make_reader(model, cells.tokenizer, work.settings.tokens_per_batch, bf16=self.bf16)
         runner, seconds = self._runner(design, change, reader, cells.tokenizer, work, "own")
         forwards, tokens = runner.count()
@@ -163,10 +164,10 @@ class Perturb(Analysis):
     ) -> tuple[Runner, float]:
         """A runner with the states of a model's own embeddings, and the seconds that these took."""
         ranked = rankings(design.cells, tokenizer)
-        if change.op == "scale":
-            _require_order(ranked[0])
+        if change.op == "scale" and not all(ranking.by_counts for ranking in ranked):
+            raise ValueError("analysis.op=scale needs a tokenizer that ranks by counts or by counts over medians")
         began = time.perf_counter()
-        read = [ranking.read for ranking in ranked]
+        read = [ranking.listed for ranking in ranked]
         embeddings = work.part(f"{name}-cells", lambda: {"embedding": reader.embed(read)})["embedding"]
         seconds = time.perf_counter() - began
         states = make_states(
@@ -227,11 +228,12 @@ class Perturb(Analysis):
         names = [line.split("\t")[0].strip() for line in Path(self.truth).read_text().splitlines() if line.strip()]
         return {int(gene) for gene in find_genes(cells, names) if gene >= 0}
 
-    def _question(self) -> Question:
+    def _question(self, limit: int) -> Question:
         return Question(
             genes=self.genes, jointly=self.jointly, anchor=self.anchor, inserts=self.op == "overexpress",
             state=self.state, start=self.start, goal=self.goal, alt=list(self.alt), donor=self.donor, where=self.where,
-            max_cells=self.max_cells, min_cells=self.min_cells, controls=self.controls, seed=self.seed,
+            max_cells=self.max_cells, min_cells=self.min_cells, controls=self.controls, limit=limit,
+            seed=self.seed,
         )  # fmt: skip
 
 
@@ -240,8 +242,3 @@ def _sentence(estimate: dict[str, float]) -> str:
         f"{estimate['perturbations']:,} perturbations of {estimate['tokens']:,} tokens: about "
         f"{estimate['seconds'] / 60:.1f} minutes at the speed measured on the unchanged cells."
     )
-
-
-def _require_order(cell: Ranking) -> None:
-    if not np.array_equal(np.lexsort((cell.genes, -cell.values(cell.counts))), np.arange(len(cell.genes))):
-        raise ValueError("analysis.op=scale needs a tokenizer that ranks by counts or by counts over medians")

@@ -17,6 +17,7 @@ from scfm.genes import symbol_of
 from scfm.inference.cell_input import CellInput
 from scfm.inference.predict import predict
 from scfm.model.backbone import Backbone
+from scfm.model.pooling import shorten
 from scfm.published.gene_classifier import GeneClassifier
 from scfm.vocab import Vocab
 
@@ -117,6 +118,7 @@ def read_gene_states(
     n_before = len({"cls", "bos"} & vocab.specials.keys())
 
     def add(batch: Batch) -> dict[str, np.ndarray]:
+        batch = shorten(backbone, batch)
         hidden = backbone.hidden(batch, backbone.embedding_layer).double().cpu()
         likely = None if classifier is None else classifier.probabilities(backbone.hidden(batch, -1))
         ids, ranks, cell = batch.ids.cpu(), batch.positions.cpu() - n_before, batch.token_cell.cpu()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from scfm.batch import Batch
 from scfm.model.backbone import Backbone
+from scfm.model.pooling import shorten
 from scfm.vocab import Vocab
 
 
@@ -72,18 +73,30 @@ def embedding_rollout(backbone: Backbone, batch: Batch, vocab: Vocab) -> Tensor:
         vocab: says which tokens are special.
 
     Returns:
-        (T,); the tokens of a cell sum to 1.
+        (T,); the tokens of a cell sum to 1, and those that the layers do not read have 0.
     """
+    short = shorten(backbone, batch)
     used = backbone.embedding_layer % (backbone.n_layers + 1)
-    maps = backbone.attentions(batch, mean_heads=True)[:used]
-    special = torch.tensor(sorted(set(vocab.specials.values())), device=batch.ids.device)
+    maps = backbone.attentions(short, mean_heads=True)[:used]
     parts = []
-    for number, ids in enumerate(batch.ids.split(batch.lengths.tolist())):
-        rows = torch.ones(len(ids), device=ids.device)
-        if backbone.embedding_pool in ("cls", "first"):
-            rows = (torch.arange(len(ids), device=ids.device) == 0).float()
-        elif backbone.embedding_pool == "mean":
-            rows = (~torch.isin(ids, special)).float()
-        shares = rows / rows.sum().clamp(min=1)
+    for number, rows in enumerate(_pool_weights(backbone, short, vocab).split(short.lengths.tolist())):
+        shares = rows / rows.sum().clamp(min=1e-6)
         parts.append(shares @ rollout([layer[number] for layer in maps]) if maps else shares)
-    return torch.cat(parts)
+    read = torch.ones_like(batch.ids, dtype=torch.bool)
+    if backbone.layer_length is not None:
+        read = batch.positions < backbone.layer_length
+    found = torch.zeros(batch.n_tokens, device=batch.ids.device)
+    found[read] = torch.cat(parts)
+    return found
+
+
+def _pool_weights(backbone: Backbone, batch: Batch, vocab: Vocab) -> Tensor:
+    """(T,) how much the state of each token counts in the embedding of its cell."""
+    if backbone.readout is not None:
+        return backbone.readout.values(batch, vocab) * backbone.readout.token_weight[batch.ids]
+    if backbone.embedding_pool in ("cls", "first"):
+        return (batch.positions == 0).float()
+    if backbone.embedding_pool == "mean":
+        special = torch.tensor(sorted(set(vocab.specials.values())), device=batch.ids.device)
+        return (~torch.isin(batch.ids, special)).float()
+    return torch.ones_like(batch.ids, dtype=torch.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,10 @@ from scfm.vocab import Vocab
 
 @dataclass(frozen=True)
 class Question:
-    """What the user asked; see :class:`~scfm.analysis.perturb.Perturb`."""
+    """What the user asked; see :class:`~scfm.analysis.perturb.Perturb`.
+
+    ``limit``: genes that are read of a cell.
+    """
 
     genes: str | list[str]
     jointly: bool
@@ -34,6 +37,7 @@ class Question:
     max_cells: int | None
     min_cells: int
     controls: int
+    limit: int
     seed: int
 
 
@@ -105,8 +109,8 @@ def rankings(cells: Cells, tokenizer: Tokenizer) -> list[Ranking]:
     for i in range(len(cells)):
         genes = cells.ranked[i].astype(np.int64)
         counts = np.asarray(cells.counts[i, genes].todense(), dtype=np.float64).ravel()
-        scale = None if medians is None else medians[genes]
-        out.append(Ranking(genes, counts, cells.limit, float(cells.totals[i]), scale))
+        ranking = Ranking(genes, counts, cells.limit, float(cells.totals[i]), medians)
+        out.append(replace(ranking, by_counts=np.array_equal(ranking.rank_again(counts).genes, genes)))
     return out
 
 
@@ -165,7 +169,8 @@ def _read(given: CellInput, asked: Question, obs: pd.DataFrame, states: tuple[st
         own = have == name
         groups = None if donors is None else donors[own]
         drawn.append(draw_rows(rows[own], asked.max_cells, groups, asked.seed))
-    return read_cells(given, np.unique(np.concatenate(drawn))), drawn[0]
+    cells = read_cells(given, np.unique(np.concatenate(drawn)))
+    return replace(cells, limit=min(cells.limit, asked.limit)), drawn[0]
 
 
 def _donors(

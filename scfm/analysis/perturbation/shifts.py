@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from scfm.analysis.perturbation.design import Design
-from scfm.analysis.perturbation.operations import Change, Ranking
+from scfm.analysis.perturbation.operations import Change, GeneList, Ranking
 from scfm.analysis.perturbation.reader import Reader
 from scfm.metrics.perturbation import Centroids, cosine, permute_labels, projection, state_shifts
 
 #: Genes of the changed lists that are held at once.
 HELD = 2_000_000
+
+#: A perturbation of a cell: its number, what is read after it, and how many genes the original loses at its end.
+Changed: TypeAlias = tuple[int, GeneList, int]
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class Runner:
         for cell in self.design.changed:
             changed = self._changed(int(cell))
             forwards += len(changed)
-            tokens += sum(len(genes) + frame for _, genes, _ in changed)
+            tokens += sum(len(read.genes) + frame for _, read, _ in changed)
         return forwards, tokens
 
     def run(self, cells: np.ndarray, advance: Callable[[int], None]) -> dict[str, np.ndarray]:
@@ -95,12 +99,12 @@ class Runner:
             ``label_set, label_donor, label_n`` and ``label_sum (pairs, K)``; with effects ``effect_*``.
         """
         rows: list[dict[str, np.ndarray]] = []
-        held: list[tuple[int, list[tuple[int, np.ndarray, int]]]] = []
+        held: list[tuple[int, list[Changed]]] = []
         size = 0
         for cell in cells:
             changed = self._changed(int(cell))
             held.append((int(cell), changed))
-            size += sum(len(genes) for _, genes, _ in changed)
+            size += sum(len(read.genes) for _, read, _ in changed)
             if size > HELD or cell == cells[-1]:
                 rows += self._read(held)
                 advance(len(held))
@@ -115,7 +119,7 @@ class Runner:
             joined |= _sums("effect", ("set", "gene"), joined.pop("effect_set"), joined.pop("effect_gene"), values)
         return joined
 
-    def _changed(self, cell: int) -> list[tuple[int, np.ndarray, int]]:
+    def _changed(self, cell: int) -> list[Changed]:
         ranking, inserts, out = self.rankings[cell], self.change.op == "overexpress", []
         here = set(ranking.read.tolist())
         for number, genes in enumerate(self.design.sets):
@@ -128,12 +132,13 @@ class Runner:
                 out.append((number, *changed))
         return out
 
-    def _read(self, held: list[tuple[int, list[tuple[int, np.ndarray, int]]]]) -> list[dict[str, np.ndarray]]:
+    def _read(self, held: list[tuple[int, list[Changed]]]) -> list[dict[str, np.ndarray]]:
         """Rows of some cells; originals are read with them, each length once."""
-        lists: list[np.ndarray] = []
+        lists: list[GeneList] = []
         for cell, changed in held:
-            read = self.rankings[cell].read
-            lists += [read[: len(read) - dropped] for _, _, dropped in changed] + [genes for _, genes, _ in changed]
+            whole = self.rankings[cell].listed
+            lists += [whole.first(len(whole.genes) - dropped) for _, _, dropped in changed]
+            lists += [read for _, read, _ in changed]
         if not lists:
             return []
         embedded = self.reader.embed(lists)
@@ -149,9 +154,7 @@ class Runner:
             place += 2 * m
         return rows
 
-    def _scores(
-        self, cell: int, changed: list[tuple[int, np.ndarray, int]], h: np.ndarray, new: np.ndarray
-    ) -> dict[str, np.ndarray]:
+    def _scores(self, cell: int, changed: list[Changed], h: np.ndarray, new: np.ndarray) -> dict[str, np.ndarray]:
         numbers = np.array([number for number, _, _ in changed])
         ranking, states, own = self.rankings[cell], self.states, int(self.design.state[cell])
         place = {int(gene): rank for rank, gene in enumerate(ranking.read)}
@@ -182,13 +185,14 @@ class Runner:
         centroids = sums / np.maximum(states.permuted.sizes[:, 1] - goal, 1)[:, None]
         return state_shifts(h, new, centroids, middle)
 
-    def _effects(self, changed: list[tuple[int, np.ndarray, int]], lists: list[np.ndarray]) -> dict[str, np.ndarray]:
+    def _effects(self, changed: list[Changed], lists: list[GeneList]) -> dict[str, np.ndarray]:
         """1 - cosine between the states of each remaining gene, aligned by gene and not by place."""
         m = len(changed)
-        states = self.reader.states(lists)
+        states = self.reader.states([one.genes for one in lists])
         numbers, affected, effect = [], [], []
-        for k, (number, genes, _) in enumerate(changed):
-            before = {int(gene): i for i, gene in enumerate(lists[k])}
+        for k, (number, read, _) in enumerate(changed):
+            genes = read.genes[: len(states[m + k])]  # those that the layers read
+            before = {int(gene): i for i, gene in enumerate(lists[k].genes[: len(states[k])])}
             kept = [i for i, g in enumerate(genes) if int(g) in before and int(g) not in self.design.sets[number]]
             old = states[k][[before[int(genes[i])] for i in kept]]
             effect.append(1 - cosine(states[m + k][kept], old))

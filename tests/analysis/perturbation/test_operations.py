@@ -17,7 +17,7 @@ def cell(limit=5):
 
 def changed(change, genes, limit=5):
     done = change.apply(cell(limit), genes)
-    return None if done is None else (done[0].tolist(), done[1])
+    return None if done is None else (done[0].genes.tolist(), done[1])
 
 
 class TestDelete:
@@ -73,6 +73,37 @@ class TestScale:
         assert changed(Change("scale", 10.0), (NEW,)) is None
 
 
+class TestCounts:
+    """What a model that weighs genes by their counts is given."""
+
+    def counts(self, change, genes, **options):
+        return change.apply(cell(**options), genes)[0].counts.tolist()
+
+    def test_those_that_are_left_keep_theirs(self):
+        assert self.counts(Change("delete"), (B,)) == [9, 7, 4, 1]
+        assert self.counts(Change("delete"), (A,), limit=3) == [7, 7, 4]
+        assert self.counts(Change("delete", refill=False), (A,), limit=3) == [7, 7]
+
+    def test_a_scaled_gene_has_its_scaled_count(self):
+        assert self.counts(Change("scale", 0.5), (A,)) == [7, 7, 4.5, 4, 1]
+
+    def test_an_overexpressed_gene_has_what_puts_it_first(self):
+        assert self.counts(Change("overexpress"), (D,)) == [9, 9, 7, 7, 1]
+        assert self.counts(Change("overexpress"), (NEW,), limit=9) == [9, 9, 7, 7, 4, 1]
+        medians = np.ones(30)
+        medians[A], medians[NEW] = 3.0, 0.5
+        scaled = Ranking(np.array([A, B]), np.array([9.0, 2]), 9, 11.0, medians)
+        front = Change("overexpress").apply(scaled, (NEW,))[0]
+        assert front.genes.tolist() == [NEW, A, B] and front.counts.tolist() == [1.5, 9, 2]
+
+    def test_a_hidden_gene_has_none(self):
+        assert self.counts(Change("mask", mask=1), (B, D)) == [9, 0, 7, 0, 1]
+
+
+def test_a_cell_keeps_a_gene():
+    assert changed(Change("delete"), (A, B, C, D, E)) is None
+
+
 def test_a_mask_leaves_all_places():
     assert changed(Change("mask", mask=1), (B, D)) == ([A, 1, C, 1, E], 0)
     assert changed(Change("mask", mask=1), (E,), limit=4) is None
@@ -91,13 +122,15 @@ def test_ranks_and_cut_are_those_of_a_new_tokenization(factor):
         genes = np.flatnonzero(row) + 4
         values = row[genes - 4] / total * 1e4 / medians[genes]
         order = np.lexsort((genes, -values))
-        ranking = Ranking(genes[order], row[genes[order] - 4], 20, total, medians[genes[order]])
+        ranking = Ranking(genes[order], row[genes[order] - 4], 20, total, medians)
         for gene in ranking.genes:
             other = row.copy()
             other[gene - 4] *= factor
-            new = tokenizer.encode(csr_matrix(other[None]), columns, np.array([max(total, other.sum())]))[0][1:-1]
+            new = tokenizer.encode(csr_matrix(other[None]), columns)[0][1:-1]
             done = Change("scale", factor).apply(ranking, (int(gene),))
-            assert (ranking.read if done is None else done[0]).tolist() == new.tolist()
+            left = ranking.listed if done is None else done[0]
+            assert left.genes.tolist() == new.tolist()
+            assert left.counts.tolist() == other[left.genes - 4].tolist()
             if factor == 0:
                 done = Change("delete").apply(ranking, (int(gene),))
-                assert (ranking.read if done is None else done[0]).tolist() == new.tolist()
+                assert (ranking.listed if done is None else done[0]).genes.tolist() == new.tolist()

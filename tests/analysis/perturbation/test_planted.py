@@ -26,7 +26,7 @@ def design_of(made, sets=None, control=None):
 
 
 def run(made, design, parts=1, permutations=99, effects=False, order=None):
-    embeddings = made.reader.embed([ranking.read for ranking in made.rankings])
+    embeddings = made.reader.embed([ranking.listed for ranking in made.rankings])
     states = make_states(design, embeddings, center=True, permutations=permutations, seed=0)
     runner = Runner(design, made.rankings, made.change, made.reader, states, effects)
     cells = design.changed if order is None else order
@@ -130,7 +130,7 @@ class TestPublishedDefects:
     def test_overflow_shortens_the_original_by_as_many_as_fall_off(self, planted):
         made = planted(seed=6, n_cells=6)
         made.change = type(made.change)("overexpress")
-        made.rankings = [type(r)(r.genes, r.values, 100) for r in made.rankings]
+        made.rankings = [type(r)(r.genes, r.counts, 100) for r in made.rankings]
         absent = next(g for g in range(4, 504) if g not in made.rankings[0].read)
         design = design_of(made, sets=((absent,),))
         _, cells = run(made, design)
