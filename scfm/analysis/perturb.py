@@ -18,6 +18,7 @@ from scfm.analysis.perturbation.operations import Change, Operation
 from scfm.analysis.perturbation.page import make_result
 from scfm.analysis.perturbation.reader import Reader, make_reader
 from scfm.analysis.perturbation.shifts import Runner, make_states
+from scfm.analysis.perturbation.stimulated import Measured, measure_change
 from scfm.analysis.perturbation.tables import (
     cell_table,
     effect_table,
@@ -62,6 +63,9 @@ class Perturb(Analysis):
         controls: perturbations of random genes of like rank for a list of genes; 0 for none.
         random_weights: also run the architecture with random weights.
         truth: file of genes, one a line, that should come first: AUROC of every score.
+        stimulated: file of cells of start and goal, or ``input`` for half of the input's donors (or cells): the genes
+            that change there are the truth, and the report says whether the model adds anything to expression.
+        min_change: of ``stimulated``: |log2 fold change| from which on a gene changes.
         by: obs column for a heat map gene by group.
         table: ``upstream`` adds the table with the columns of the published code.
         bf16: matrix products in bfloat16, for changed and unchanged cells alike: faster, with errors near 1e-3.
@@ -91,6 +95,8 @@ class Perturb(Analysis):
     controls: int = 50
     random_weights: bool = True
     truth: str | None = None
+    stimulated: str | None = None
+    min_change: float = 0.5
     by: str | None = None
     table: Literal["scfm", "upstream"] = "scfm"
     bf16: bool = False
@@ -105,10 +111,13 @@ class Perturb(Analysis):
             ValueError: options, states, donors or genes that cannot be asked about, before any long work.
         """
         change = self._change(cells)
-        truth = self._truth(cells)
+        truth, measured = self._truth(cells), self._measured(model, cells)
         if self.by is not None:
             cells.cells.require_obs([self.by])
-        design = make_design(cells, self._question(count_embedded(model, cells.tokenizer)))
+        left = None if measured is None else measured.left
+        design = make_design(cells, self._question(count_embedded(model, cells.tokenizer), left))
+        if measured is not None:
+            measured.require_both(design.tested(self.min_cells), self.min_change)
         reader = make_reader(model, cells.tokenizer, work.settings.tokens_per_batch, bf16=self.bf16)
         runner, seconds = self._runner(design, change, reader, cells.tokenizer, work, "own")
         forwards, tokens = runner.count()
@@ -119,7 +128,7 @@ class Perturb(Analysis):
         if forwards > MANY and self.max_cells is None:
             raise ValueError(f"{_sentence(estimate)} Set analysis.max_cells=..., or name analysis.genes=[...]")
         rows = self._run(runner, work, "own")
-        return self._result(model, cells, work, runner, rows, estimate, truth)
+        return self._result(model, cells, work, runner, rows, estimate, truth, measured)
 
     def _result(
         self,
@@ -130,6 +139,7 @@ class Perturb(Analysis):
         rows: dict[str, np.ndarray],
         estimate: dict[str, float],
         truth: set[int] | None,
+        measured: Measured | None,
     ) -> Result:
         design, vocab = runner.design, given.tokenizer.require_vocab()
         labels = rows if design.has_goal and self.permutations else None
@@ -147,6 +157,9 @@ class Perturb(Analysis):
             tables["genes_upstream"] = upstream_table(cells, design, vocab, all_genes=self.genes == "all")
         groups = None if self.by is None else given.cells.obs[self.by].astype(str).to_numpy()
         names = None if truth is None else {vocab.tokens[gene] for gene in truth}
+        if measured is not None:
+            tables["genes"] = genes = genes.join(measured.by_name(vocab), on="gene")
+            names = set(genes.loc[genes["changes"].eq(True), "gene"])
         detections = design.detections[design.detections > 0]
         coverage = {
             "cells_changed": len(design.changed),
@@ -157,7 +170,10 @@ class Perturb(Analysis):
             "perturbations": int(estimate["perturbations"]),
             "rows": len(cells),
         }
-        return make_result(tables, design, groups=groups, truth=names, coverage=coverage, op=self.op)
+        return make_result(
+            tables, design, groups=groups, truth=names, coverage=coverage, op=self.op,
+            measured=None if measured is None else measured.source, seed=self.seed,
+        )  # fmt: skip
 
     def _runner(
         self, design: Design, change: Change, reader: Reader, tokenizer: Tokenizer, work: Work, name: str
@@ -228,11 +244,24 @@ class Perturb(Analysis):
         names = [line.split("\t")[0].strip() for line in Path(self.truth).read_text().splitlines() if line.strip()]
         return {int(gene) for gene in find_genes(cells, names) if gene >= 0}
 
-    def _question(self, limit: int) -> Question:
+    def _measured(self, model: Model, cells: CellInput) -> Measured | None:
+        if self.stimulated is None:
+            return None
+        if self.state is None or self.start is None or self.goal is None or self.truth is not None:
+            raise ValueError(
+                "analysis.stimulated=... needs analysis.state, analysis.start and analysis.goal, the two states that "
+                "its cells are in, and takes the place of analysis.truth"
+            )
+        return measure_change(
+            model, cells, self.stimulated, state=self.state, names=(self.start, self.goal), donor=self.donor,
+            min_change=self.min_change, seed=self.seed,
+        )  # fmt: skip
+
+    def _question(self, limit: int, left: np.ndarray | None) -> Question:
         return Question(
             genes=self.genes, jointly=self.jointly, anchor=self.anchor, inserts=self.op == "overexpress",
             state=self.state, start=self.start, goal=self.goal, alt=list(self.alt), donor=self.donor, where=self.where,
-            max_cells=self.max_cells, min_cells=self.min_cells, controls=self.controls, limit=limit,
+            max_cells=self.max_cells, min_cells=self.min_cells, controls=self.controls, limit=limit, left=left,
             seed=self.seed,
         )  # fmt: skip
 

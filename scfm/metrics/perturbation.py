@@ -202,6 +202,20 @@ def auroc(score: np.ndarray, positive: np.ndarray) -> float:
     return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * m))
 
 
+def average_precision(score: np.ndarray, positive: np.ndarray) -> float:
+    """Sum of precision times the gain of recall over thresholds, ties together; scores that are NaN stand last.
+
+    NaN without a positive gene.
+    """
+    if not positive.any():
+        return float("nan")
+    values = np.where(np.isnan(score), -np.inf, score)
+    order = np.argsort(-values, kind="stable")
+    last = np.flatnonzero(np.r_[values[order][1:] != values[order][:-1], True])
+    found = np.cumsum(positive[order])[last]
+    return float((np.diff(found, prepend=0) * found / (last + 1)).sum() / positive.sum())
+
+
 def bootstrap_interval(
     score: np.ndarray, positive: np.ndarray, *, draws: int = 1000, seed: int = 0
 ) -> tuple[float, float]:

@@ -4,11 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from scfm.metrics.perturbation import (
     Centroids,
     auroc,
+    average_precision,
     benjamini_hochberg,
     bootstrap_interval,
     cosine,
@@ -142,6 +143,15 @@ def test_auroc_is_scikits_and_its_interval_covers_it():
     assert low < auroc(score, positive) < high
     assert np.isnan(auroc(score, np.zeros(200, bool)))
     assert auroc(np.array([np.nan, 1.0]), np.array([False, True])) == 1
+
+
+def test_average_precision_is_scikits_ties_and_missing_scores_included():
+    rng = np.random.default_rng(0)
+    for levels in (3, 20, 10**6):
+        score, positive = rng.integers(0, levels, 200).astype(float), rng.random(200) < 0.3
+        assert average_precision(score, positive) == pytest.approx(average_precision_score(positive, score))
+    assert average_precision(np.array([np.nan, 1.0, 0.0]), np.array([True, False, False])) == pytest.approx(1 / 3)
+    assert np.isnan(average_precision(score, np.zeros(200, bool)))
 
 
 def test_the_impact_component_does_not_depend_on_the_order_of_the_fit():

@@ -21,7 +21,7 @@ from scfm.vocab import Vocab
 class Question:
     """What the user asked; see :class:`~scfm.analysis.perturb.Perturb`.
 
-    ``limit``: genes that are read of a cell.
+    ``limit``: genes that are read of a cell; ``left``: (N,) bool, rows that may be drawn, None for all.
     """
 
     genes: str | list[str]
@@ -38,6 +38,7 @@ class Question:
     min_cells: int
     controls: int
     limit: int
+    left: np.ndarray | None
     seed: int
 
 
@@ -73,6 +74,11 @@ class Design:
     def has_goal(self) -> bool:
         """Whether shifts between states are asked for."""
         return len(self.states) > 1
+
+    def tested(self, min_cells: int) -> np.ndarray:
+        """Tokens of the genes that are changed alone, in cells enough, and are no controls."""
+        single = [own[0] for own, control in zip(self.sets, self.control, strict=True) if len(own) == 1 and not control]
+        return np.array([gene for gene in single if self.detections[gene] >= min_cells], dtype=np.int64)
 
 
 def make_design(given: CellInput, asked: Question) -> Design:
@@ -126,12 +132,14 @@ def find_genes(given: CellInput, names: Sequence[str]) -> np.ndarray:
 
 
 def _obs(given: CellInput, asked: Question) -> pd.DataFrame:
-    obs = given.cells.obs
+    obs = given.cells.obs.assign(_row=np.arange(given.cells.n_cells))
+    if asked.left is not None:
+        obs = obs[asked.left]
     given.cells.require_obs([column for column in (asked.state, asked.donor) if column is not None])
     if asked.where is None:
-        return obs.assign(_row=np.arange(len(obs)))
+        return obs
     try:
-        kept = obs.assign(_row=np.arange(len(obs))).query(asked.where, engine="python")
+        kept = obs.query(asked.where, engine="python")
     except Exception as error:
         raise ValueError(f"where={asked.where!r} cannot be read ({error}); expected cell_type == 'B', say") from error
     if len(kept) == 0:

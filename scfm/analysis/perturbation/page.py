@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from scfm.analysis.perturbation.design import Design
+from scfm.analysis.perturbation.stimulated import addition_sentence, judge_addition
 from scfm.analysis.result import Result
-from scfm.metrics.perturbation import auroc, bootstrap_interval
+from scfm.metrics.perturbation import auroc, average_precision, bootstrap_interval
 from scfm.plot.genes import compare_effects, gene_heat_map, ranked_effects, volcano
 
 SHOWN = (
@@ -30,6 +31,8 @@ def make_result(
     truth: set[str] | None,
     coverage: Mapping[str, Any],
     op: str,
+    measured: str | None = None,
+    seed: int = 0,
 ) -> Result:
     """The result with its sentences and figures.
 
@@ -40,6 +43,8 @@ def make_result(
         truth: tokens of the genes that should come first.
         coverage: what was read.
         op: the operation.
+        measured: where the truth was measured; None where it is a list of the user's, or none is given.
+        seed: of folds and resamples.
     """
     genes = tables["genes"]
     genes = genes[~genes["control"]].reset_index(drop=True)
@@ -47,13 +52,19 @@ def make_result(
     tables["baselines"] = baselines
     goal = f" towards {design.states[1]}" if design.has_goal else ""
     called = genes["fdr"] < 0.05
+    first = _verdict(baselines, truth)
+    if measured is not None:
+        judged = genes[genes["p"].notna()].reset_index(drop=True)
+        positive = judged["gene"].isin(truth or ()).to_numpy()
+        tables["added"] = judge_addition(judged, positive, seed)
+        first = [addition_sentence(tables["added"], baselines, int(positive.sum()), measured), *first]
     summary = [
-        *_verdict(baselines, truth),
+        *first,
         f"{int(called.sum()):,} of {int(genes['p'].notna().sum()):,} tested genes shift cells{goal} otherwise than "
         f"genes of like rank do (FDR < 0.05), by op={op} in {len(design.changed):,} cells.",
     ]
     shown: dict[str, Sequence[str]] = {"genes": SHOWN}
-    shown |= {name: list(tables[name]) for name in ("baselines", "pairs") if name in tables}
+    shown |= {name: list(tables[name]) for name in ("added", "baselines", "pairs") if name in tables}
     return Result(
         f"Perturbation: {op}{goal}", summary, tables, _notes(design),
         large=frozenset({"cells", "affected"}),
@@ -81,6 +92,7 @@ def compare_scores(genes: pd.DataFrame, truth: set[str] | None) -> pd.DataFrame:
         if positive is not None:
             low, high = bootstrap_interval(numbers, positive)
             row |= {"auroc": auroc(numbers, positive), "auroc_low": low, "auroc_high": high}
+            row |= {"ap": average_precision(numbers, positive), "base_rate": float(positive.mean())}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -132,6 +144,13 @@ def _figures(
         ),
     }  # fmt: skip
     other = "logfc" if "logfc" in genes else "mean_rank"
+    if "measured_logfc" in genes:
+        both = genes["measured_logfc"].fillna(0).to_numpy(), genes["shift"].to_numpy()
+        axes = ("measured log2 fold change", label)
+        figures["measured"] = (
+            compare_effects(*both, names, labels=axes),
+            "Shift against the measured change.",
+        )
     pair = genes[other].to_numpy(dtype=float), genes["shift"].to_numpy()
     figures[other] = (compare_effects(*pair, names, labels=(other.replace("_", " "), label)), f"Shift against {other}.")
     if groups is not None:
