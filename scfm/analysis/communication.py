@@ -149,16 +149,23 @@ class Communication(Analysis):
             )
         return codes
 
-    def _agreement(self, found: Mapping[str, pd.DataFrame], source: str) -> list[str]:
-        """How much of the significant interactions by ``source`` those of the true groups share; the rival's first."""
+    def _shared(self, found: Mapping[str, pd.DataFrame], source: str) -> pd.Series | None:
+        """Share of the significant interactions, by some names or by the true ones, that both have."""
         if self.truth is None:
-            return []
+            return None
         sets = {
             name: {tuple(row) for row in table.loc[table["fdr"] <= self.fdr, KEYS].itertuples(index=False)}
             for name, table in found.items()
         }
         true = sets[f"obs[{self.truth!r}]"]
-        shared = {name: len(own & true) / max(len(own | true), 1) for name, own in sets.items()}
+        names = [source, NEIGHBORS]
+        values = [len(sets[name] & true) / max(len(sets[name] | true), 1) for name in names]
+        return pd.Series(values, index=pd.Index(names, name="names"), name="shared")
+
+    def _agreement(self, shared: pd.Series | None, source: str) -> list[str]:
+        """What the shares say; the rival's first where it is the larger."""
+        if shared is None:
+            return []
         sentence = (
             f"Of the significant interactions by {source} or by obs[{self.truth!r}], {shared[source]:.0%} are in "
             f"both; by {NEIGHBORS} it is {shared[NEIGHBORS]:.0%}."
@@ -183,7 +190,8 @@ class Communication(Analysis):
             f"First by specificity: {first['ligand']} of {first['sender']} to {first['receptor']} of "
             f"{first['receiver']} (mean {first['mean']:.2f}, p {first['p']:.3g}).",
         ]
-        said = self._agreement(tables, source)
+        shared = self._shared(tables, source)
+        said = self._agreement(shared, source)
         summary = [*said, *summary] if said and not said[0].startswith("Of ") else [*summary, *said]
         notes = [CAUTION]
         if donors is None:
@@ -194,7 +202,7 @@ class Communication(Analysis):
             title="Ligand-receptor pairs between cell types",
             summary=summary,
             notes=notes,
-            tables={"pairs": found},
+            tables={"pairs": found} | ({} if shared is None else {"agreement": shared.reset_index()}),
             shown={"pairs": SHOWN},
             figures=draw(found, groups.names, self.fdr),
             coverage={

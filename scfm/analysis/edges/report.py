@@ -103,6 +103,10 @@ def make_result(edges: Edges, known: KnownEdges | None, about: Mapping[str, Any]
         reference, rows = judge(truth)
         gain = held_out_gain(_part(edges.ours, rows), _part(edges.rivals, rows), reference, seed=seed)
         tables["recovery"] = compare(edges, reference, rows)
+        sides = {"model": 0, "expression": 1}
+        chosen = {side: "+".join(sorted({pair[i] for pair in gain.chosen})) for side, i in sides.items()}
+        measured = {"gain": gain.gain, "low": gain.low, "high": gain.high, "regulators": gain.n_regulators, **chosen}
+        tables["gain"] = pd.DataFrame([measured])
         summary += gain_sentences(gain, tables["recovery"])
         bars = score_bars(_scaled(tables["recovery"]), highlight=gain.chosen[0][0])
         figures["recovery"] = (bars, "AUPRC and early precision over those of a random order, scaled to the best (1).")
