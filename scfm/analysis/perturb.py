@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -17,6 +17,7 @@ from scfm.analysis.perturbation.design import Design, Question, find_genes, make
 from scfm.analysis.perturbation.operations import Change, Operation
 from scfm.analysis.perturbation.page import make_result
 from scfm.analysis.perturbation.reader import Reader, make_reader
+from scfm.analysis.perturbation.screen import keep_first, screen_genes, screen_note
 from scfm.analysis.perturbation.shifts import Runner, make_states
 from scfm.analysis.perturbation.stimulated import Measured, measure_change
 from scfm.analysis.perturbation.tables import (
@@ -47,6 +48,7 @@ class Perturb(Analysis):
         factor: of ``scale``; 0 deletes.
         genes: ``all``, or a list of names.
         jointly: change the list together, as one perturbation.
+        pairs: also change each two genes of the list together.
         anchor: a gene that is also changed together with each of the others.
         state: obs column of the states.
         start: the state whose cells are changed; with a goal the score is the shift towards that.
@@ -66,6 +68,8 @@ class Perturb(Analysis):
         stimulated: file of cells of start and goal, or ``input`` for half of the input's donors (or cells): the genes
             that change there are the truth, and the report says whether the model adds anything to expression.
         min_change: of ``stimulated``: |log2 fold change| from which on a gene changes.
+        screen: number of genes that are deleted exactly, those of largest slope in one backward pass a cell, beside
+            ``controls`` random ones; 0 for all.
         by: obs column for a heat map gene by group.
         table: ``upstream`` adds the table with the columns of the published code.
         bf16: matrix products in bfloat16, for changed and unchanged cells alike: faster, with errors near 1e-3.
@@ -79,6 +83,7 @@ class Perturb(Analysis):
     factor: float = 0.5
     genes: str | list[str] = "all"
     jointly: bool = False
+    pairs: bool = False
     anchor: str | None = None
     state: str | None = None
     start: str | None = None
@@ -97,6 +102,7 @@ class Perturb(Analysis):
     truth: str | None = None
     stimulated: str | None = None
     min_change: float = 0.5
+    screen: int = 0
     by: str | None = None
     table: Literal["scfm", "upstream"] = "scfm"
     bf16: bool = False
@@ -120,6 +126,7 @@ class Perturb(Analysis):
             measured.require_both(design.tested(self.min_cells), self.min_change)
         reader = make_reader(model, cells.tokenizer, work.settings.tokens_per_batch, bf16=self.bf16)
         runner, seconds = self._runner(design, change, reader, cells.tokenizer, work, "own")
+        runner, screened = self._screen(model, cells, work, runner)
         forwards, tokens = runner.count()
         read = sum(len(runner.rankings[i].read) for i in range(len(design.cells)))
         estimate = {"perturbations": forwards, "tokens": tokens, "seconds": seconds * tokens / max(read, 1)}
@@ -128,7 +135,7 @@ class Perturb(Analysis):
         if forwards > MANY and self.max_cells is None:
             raise ValueError(f"{_sentence(estimate)} Set analysis.max_cells=..., or name analysis.genes=[...]")
         rows = self._run(runner, work, "own")
-        return self._result(model, cells, work, runner, rows, estimate, truth, measured)
+        return self._result(model, cells, work, runner, rows, estimate, truth, measured, screened)
 
     def _result(
         self,
@@ -140,16 +147,21 @@ class Perturb(Analysis):
         estimate: dict[str, float],
         truth: set[int] | None,
         measured: Measured | None,
+        screened: pd.Series | None,
     ) -> Result:
         design, vocab = runner.design, given.tokenizer.require_vocab()
         labels = rows if design.has_goal and self.permutations else None
         cells = cell_table(rows, design, vocab)
-        genes = gene_table(cells, design, vocab, labels, self.min_cells)
+        n_tests = 0 if screened is None else len(screened)
+        genes = gene_table(cells, design, vocab, labels, self.min_cells, n_tests)
+        if screened is not None:
+            genes["screened"] = genes["gene"].map(screened)
+            design.notes.append(screen_note(genes, n_tests))
         if self.random_weights:
             genes = genes.merge(self._random(model, given, work, runner), on="gene", how="left")
         genes = self._with_expression(genes, design, given.tokenizer)
         tables = {"genes": genes, "cells": cells}
-        if self.anchor is not None:
+        if self.anchor is not None or self.pairs:
             tables["pairs"] = pair_table(cells, design, vocab)
         if self.effects:
             tables["affected"] = effect_table(rows, design, vocab)
@@ -192,6 +204,16 @@ class Perturb(Analysis):
         )  # fmt: skip
         return Runner(design, ranked, change, reader, states, self.effects and name == "own"), seconds
 
+    def _screen(self, model: Model, given: CellInput, work: Work, runner: Runner) -> tuple[Runner, pd.Series | None]:
+        """A runner of the genes that a screen leaves, and the slope of every gene that was screened."""
+        if not self.screen or self.plan:
+            return runner, None
+        design, vocab = runner.design, given.tokenizer.require_vocab()
+        tokens = design.tested(self.min_cells)
+        slope = work.part("screen", lambda: {"slope": screen_genes(model, given, design, runner.states, work)})["slope"]
+        left = keep_first(design, tokens, slope, self.screen, self.controls, self.seed)
+        return replace(runner, design=left), pd.Series(slope[tokens], index=[vocab.tokens[i] for i in tokens])
+
     def _run(self, runner: Runner, work: Work, name: str) -> dict[str, np.ndarray]:
         changed = runner.design.changed
         chunks = [changed[low : low + self.part_size] for low in range(0, len(changed), self.part_size)]
@@ -231,8 +253,13 @@ class Perturb(Analysis):
         if self.op == "scale" and (self.factor < 0 or not cells.cells.is_counts):
             given = f"factor={self.factor} and {cells.cells.counts_from}"
             raise ValueError(f"analysis.op=scale needs counts and a factor of 0 or more; got {given}")
-        if self.part_size < 1 or self.min_cells < 1 or self.permutations < 0 or self.controls < 0:
-            raise ValueError("part_size and min_cells must be 1 or more, permutations and controls 0 or more")
+        if self.part_size < 1 or self.min_cells < 1 or min(self.permutations, self.controls, self.screen) < 0:
+            raise ValueError("part_size and min_cells must be 1 or more, permutations, controls and screen 0 or more")
+        if self.screen and (self.op != "delete" or self.genes != "all" or self.goal is None or self.controls < 10):
+            raise ValueError(
+                f"analysis.screen={self.screen} orders deletions of all genes towards a goal and compares them with "
+                "random ones: it needs op=delete, genes=all, analysis.goal=... and controls of 10 or more"
+            )
         mask = vocab.special("mask") if self.op == "mask" else None
         return Change(self.op, self.factor, self.refill, mask)
 
@@ -259,10 +286,10 @@ class Perturb(Analysis):
 
     def _question(self, limit: int, left: np.ndarray | None) -> Question:
         return Question(
-            genes=self.genes, jointly=self.jointly, anchor=self.anchor, inserts=self.op == "overexpress",
-            state=self.state, start=self.start, goal=self.goal, alt=list(self.alt), donor=self.donor, where=self.where,
-            max_cells=self.max_cells, min_cells=self.min_cells, controls=self.controls, limit=limit, left=left,
-            seed=self.seed,
+            genes=self.genes, jointly=self.jointly, pairs=self.pairs, anchor=self.anchor,
+            inserts=self.op == "overexpress", state=self.state, start=self.start, goal=self.goal, alt=list(self.alt),
+            donor=self.donor, where=self.where, max_cells=self.max_cells, min_cells=self.min_cells,
+            controls=self.controls, limit=limit, left=left, seed=self.seed,
         )  # fmt: skip
 
 

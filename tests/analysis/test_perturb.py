@@ -1,9 +1,13 @@
 """``analysis=perturb`` as a user runs it: command and API, masked and autoregressive, refusals, resume."""
 
+import multiprocessing
+from itertools import combinations
+
 import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from scfm.analysis.perturbation.design import name_set
 from scfm.analysis.perturbation.reader import make_reader
@@ -133,9 +137,10 @@ class TestLists:
         vocab: Vocab = model.vocab
         return [vocab.tokens[gene] for gene in vocab.gene_ids[:n]]
 
-    def test_a_missing_gene_is_left_out_and_named(self, made):
+    @pytest.mark.parametrize("op", ["delete", "overexpress"])
+    def test_a_missing_gene_is_left_out_and_named(self, made, op):
         model = model_of(made)
-        found = model.analyse("perturb", made / "cells.h5ad", **QUICK, genes=["CD74", "NO_GENE"], controls=5)
+        found = model.analyse("perturb", made / "cells.h5ad", **QUICK, op=op, genes=["CD74", "NO_GENE"], controls=5)
         genes = found.tables["genes"]
         assert genes.loc[~genes["control"], "symbol"].tolist() == ["CD74"]
         assert any("NO_GENE not in the vocabulary" in note for note in found.notes)
@@ -160,6 +165,54 @@ class TestLists:
         assert len(pairs) == 2
 
 
+def test_a_state_without_a_goal_is_all_that_is_changed(made):
+    """The published code throws its older form of one state away."""
+    options = {"state": "cell_type", "start": "Mono", "genes": ["CD74"], "controls": 0}
+    found = model_of(made).analyse("perturb", made / "cells.h5ad", **QUICK, **options)
+    cells, rows = anndata.read_h5ad(made / "cells.h5ad"), found.tables["cells"]
+    assert set(cells.obs["cell_type"].iloc[rows["row"]]) == {"Mono"}
+    np.testing.assert_allclose(rows["shift"], 1 - rows["cosine"])
+
+
+def test_no_start_method_of_processes_is_set(made):
+    """A constructor that sets it makes scripts without a main guard run twice."""
+    before = multiprocessing.get_start_method(allow_none=True)
+    model_of(made).analyse("perturb", made / "cells.h5ad", **QUICK, genes=["CD74"], controls=0)
+    assert multiprocessing.get_start_method(allow_none=True) == before
+
+
+def test_each_two_genes_of_a_list_are_changed_together(made):
+    genes = model_of(made).analyse("perturb", made / "cells.h5ad", **QUICK).tables["genes"]
+    names = genes.sort_values("n_cells", ascending=False)["gene"].tolist()[:3]
+    found = model_of(made).analyse("perturb", made / "cells.h5ad", **QUICK, genes=names, pairs=True, controls=0)
+    pairs = found.tables["pairs"]
+    assert {frozenset(pair) for pair in zip(pairs["anchor"], pairs["gene"], strict=True)} == {
+        frozenset(pair) for pair in combinations(names, 2)
+    }
+    one = pairs.iloc[0]
+    beside = model_of(made).analyse("perturb", made / "cells.h5ad", **QUICK, genes=[one["gene"]],
+                                    anchor=one["anchor"], controls=0).tables["pairs"].iloc[0]  # fmt: skip
+    for name in ("n_cells", "anchor_shift", "gene_shift", "pair_shift", "interaction"):
+        assert one[name] == pytest.approx(beside[name], abs=1e-6)
+
+
+def test_a_screen_says_how_far_it_may_be_believed(made):
+    options = {**FEW, "permutations": 0, "random_weights": False, "min_cells": 4}
+    whole = model_of(made).analyse("perturb", made / "cells.h5ad", **options).tables["genes"].set_index("gene")
+    found = model_of(made).analyse("perturb", made / "cells.h5ad", **options, screen=10, controls=40)
+    genes = found.tables["genes"].set_index("gene")
+    assert (~genes["control"]).sum() == 10 and 10 < len(genes) <= 50
+    np.testing.assert_allclose(genes["shift"], whole.loc[genes.index, "shift"], atol=1e-6)
+    both = whole.loc[genes.index[genes["control"]]]
+    rho = stats.spearmanr(both["shift"], genes.loc[both.index, "screened"]).statistic
+    assert f"rank correlation of {rho:.2f}" in " ".join(found.notes)
+    assert genes.loc[genes["control"], "fdr"].isna().all()
+    tested = genes[~genes["control"]]
+    others = np.ones((whole["n_cells"] >= 4).sum() - 10)  # those that the screen left out are tests, too
+    np.testing.assert_allclose(tested["fdr"], stats.false_discovery_control(np.r_[tested["p"], others])[:10])
+    assert tested["screened"].abs().min() >= genes.loc[genes["control"], "screened"].abs().max()
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("options", "words"),
@@ -174,6 +227,9 @@ class TestRefusals:
             ({"where": "cell_type == 'none'"}, "leaves no cell"),
             ({"where": "cell_type =="}, "cannot be read"),
             ({"genes": "all", "jointly": True}, "name it with analysis.genes"),
+            ({"screen": 5}, "needs op=delete, genes=all, analysis.goal="),
+            ({"screen": -1}, "screen 0 or more"),
+            ({"genes": "all", "pairs": True}, "changes each two genes of a list"),
             ({"op": "scale", "factor": -1.0}, "factor of 0 or more"),
             ({"op": "delte"}, "expected one of delete"),
             ({"trut": "x"}, "did you mean 'truth'"),

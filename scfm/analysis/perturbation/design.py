@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,7 @@ class Question:
 
     genes: str | list[str]
     jointly: bool
+    pairs: bool
     anchor: str | None
     inserts: bool
     state: str | None
@@ -201,6 +203,10 @@ def _sets(
 ) -> tuple[tuple[tuple[int, ...], ...], np.ndarray]:
     """The perturbations, and which of them are controls."""
     enough = np.flatnonzero(detections >= max(asked.min_cells, 1))
+    if asked.pairs and (asked.genes == "all" or asked.jointly or asked.anchor is not None):
+        raise ValueError(
+            "analysis.pairs=true changes each two genes of a list: name it with analysis.genes=[A,B,C] alone"
+        )
     anchor = [] if asked.anchor is None else _known(given, [asked.anchor], detections, asked, notes)
     if asked.genes == "all":
         if asked.jointly:
@@ -220,6 +226,7 @@ def _sets(
         sets = [(anchor[0],), *((gene,) for gene in others), *((anchor[0], gene) for gene in others)]
     else:
         sets = [(gene,) for gene in wanted]
+        sets += list(combinations(wanted, 2)) if asked.pairs else []
     controls = [] if asked.genes == "all" or asked.controls == 0 else _controls(asked, cells, changed, enough, sets)
     return (*sets, *controls), np.arange(len(sets) + len(controls)) >= len(sets)
 

@@ -122,9 +122,10 @@ class Runner:
     def _changed(self, cell: int) -> list[Changed]:
         ranking, inserts, out = self.rankings[cell], self.change.op == "overexpress", []
         here = set(ranking.read.tolist())
+        alone = {own[0] for own in self.design.sets if len(own) == 1}
         for number, genes in enumerate(self.design.sets):
             have = sum(gene in here for gene in genes)
-            pair = len(genes) == 2 and (genes[0],) == self.design.sets[0]  # an anchor and a gene: both, or none
+            pair = len(genes) == 2 and alone.issuperset(genes)  # beside the two alone: both, or none
             if not inserts and (have == 0 or (pair and have < 2)):
                 continue
             changed = self.change.apply(ranking, genes)

@@ -59,7 +59,12 @@ def cell_table(rows: Mapping[str, np.ndarray], design: Design, vocab: Vocab) -> 
 
 
 def gene_table(
-    cells: pd.DataFrame, design: Design, vocab: Vocab, labels: Mapping[str, np.ndarray] | None, min_cells: int
+    cells: pd.DataFrame,
+    design: Design,
+    vocab: Vocab,
+    labels: Mapping[str, np.ndarray] | None,
+    min_cells: int,
+    n_tests: int = 0,
 ) -> pd.DataFrame:
     """One row a gene (or group of genes), sorted by shift; controls last.
 
@@ -69,6 +74,8 @@ def gene_table(
         vocab: the tokens.
         labels: sums over permuted labels of the parts; None without a goal.
         min_cells: cells that a gene must have been changed in for a p value.
+        n_tests: tests that the false discovery rates are of, where genes were chosen among more; those left out count
+            as p = 1.
     """
     reference = cells["control"].to_numpy() if design.control.any() else None
     cells = cells.assign(residual=residuals(cells.assign(cell=cells["row"]), reference=reference))
@@ -94,7 +101,9 @@ def gene_table(
     real = ~table["control"].to_numpy()
     for name in [name for name in ("p", "p_units", "p_label") if name in table]:
         fdr = np.full(len(table), np.nan)
-        fdr[real] = benjamini_hochberg(table[name].to_numpy()[real])
+        p = table[name].to_numpy()[real]
+        left_out = np.ones(max(n_tests - len(p), 0))
+        fdr[real] = benjamini_hochberg(np.concatenate([p, left_out]))[: len(p)]
         table[name.replace("p", "fdr", 1)] = fdr
     return table.reset_index().sort_values(["control", "shift"], ascending=[True, False], ignore_index=True)
 
@@ -133,14 +142,13 @@ def expression_baselines(cells: Cells, state: np.ndarray, tokens: np.ndarray) ->
 
 
 def pair_table(cells: pd.DataFrame, design: Design, vocab: Vocab) -> pd.DataFrame:
-    """An anchor with each other gene, in the cells that have both: the pair's shift beside the sum of the two."""
+    """Two genes together, in the cells that have both: the pair's shift beside the sum of the two."""
     asked = [genes for genes, control in zip(design.sets, design.control, strict=True) if not control]
     pairs = [genes for genes in asked if len(genes) == 2]
-    anchor = name_set(design.sets[0], vocab)[0]
     shift = cells.pivot_table(index="row", columns="gene", values="shift", aggfunc="first")
     rows = []
     for first, second in pairs:
-        name, symbol = name_set((second,), vocab)
+        anchor, (name, symbol) = name_set((first,), vocab)[0], name_set((second,), vocab)
         both = name_set((first, second), vocab)[0]
         if both not in shift or name not in shift:
             continue
