@@ -152,14 +152,15 @@ class Model:
         Returns:
             (G, D) float32, genes by token; a gene that no cell has is NaN in a contextual table.
         """
-        ids = self.vocab.gene_ids
+        vocab = self.vocab
+        ids = vocab.gene_ids
         if contextual is None:
             table = self._static()[ids]
         else:
             states, _ = self._reader(progress).gene_states(contextual, None, KEY, options, components=False)
-            moments = states.moments.get(0) or Moments.zeros(len(self.vocab), self.backbone.width)
+            moments = states.moments.get(0) or Moments.zeros(len(vocab), self.backbone.width)
             table = moments.mean()[ids].astype(np.float32)
-        return pd.DataFrame(table, index=pd.Index([self.vocab.tokens[i] for i in ids], name="gene"))
+        return pd.DataFrame(table, index=pd.Index([vocab.tokens[i] for i in ids], name="gene"))
 
     def gene_table(
         self,
