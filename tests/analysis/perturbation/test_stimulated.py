@@ -11,7 +11,7 @@ from scfm.analysis.perturbation.stimulated import addition_sentence, judge_addit
 from scfm.inference.model import load
 from support import command
 
-N = 300
+N = 200
 
 
 def genes_table(shift, logfc, seed=0):
@@ -72,7 +72,7 @@ def stimulated(asked):
 
 
 STATES = {"state": "condition", "start": "stim", "goal": "ctrl"}
-QUICK = {"permutations": 0, "min_cells": 4, "max_cells": 30}
+QUICK = {"permutations": 0, "min_cells": 4, "max_cells": 20}
 
 
 def test_truth_is_measured_in_donors_that_the_model_does_not_see(asked, stimulated):
