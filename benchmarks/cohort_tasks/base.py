@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import anndata as ad
+import numpy as np
 from tasks.bench import Bench
 
 
@@ -15,11 +16,13 @@ class Set:
         file: without .h5ad.
         label: obs column of the truth.
         group: obs column of donors, cohorts or patients.
+        cells: as many are read, drawn at random; 0 for all.
     """
 
     file: str
     label: str
     group: str = ""
+    cells: int = 0
 
 
 def read(bench: Bench, one: Set) -> ad.AnnData:
@@ -31,4 +34,7 @@ def read(bench: Bench, one: Set) -> ad.AnnData:
     path = Path(bench.data) / f"{one.file}.h5ad"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; say with --data where the .h5ad files lie")
-    return ad.read_h5ad(path)
+    cells = ad.read_h5ad(path)
+    if not 0 < one.cells < cells.n_obs:
+        return cells
+    return cells[np.sort(np.random.default_rng(0).choice(cells.n_obs, one.cells, replace=False))].copy()

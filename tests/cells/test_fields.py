@@ -133,6 +133,7 @@ def test_modalities_that_cannot_be_matched_are_refused(cells, tmp_path):
         (twice, "several cells called 'cell-1'"),
         (other, "no cell in common"),
         (names, r"two columns of the protein 'CD3': 'CD3' and 'CD3_TotalSeqB'.*side.alias"),
+        (stained(cells)[:, :0].copy(), r"its mod\['prot'\] has no features"),
     ):
         path = write_h5mu(tmp_path / "x.h5mu", rna=cells, prot=panel)
         with open_cells(path) as opened, pytest.raises(ValueError, match=message):

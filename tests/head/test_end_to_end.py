@@ -82,8 +82,11 @@ def _steps(n):
     return (f"trainer.max_steps={n}", "data.max_length=64", "data.tokens_per_batch=1024")
 
 
-#: Heads that need other cells: tests/head/phenotype/, tests/head/perturbation/, tests/head/multimodal/.
-ELSEWHERE = {"phenotype/attention", "phenotype/bulk", "perturbation/shift", "multimodal/protein", "multimodal/clip"}
+#: Heads that need other cells: tests/head/phenotype/, perturbation/, multimodal/, imputation/.
+ELSEWHERE = {
+    "phenotype/attention", "phenotype/bulk", "perturbation/shift", "multimodal/protein", "multimodal/clip",
+    "imputation/denoise",
+}  # fmt: skip
 
 
 def test_no_head_is_forgotten():

@@ -9,7 +9,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from scfm.sketch import scores as scores_module
-from scfm.sketch.features import Features, choose_genes
+from scfm.sketch.features import Embedded, Features, choose_genes
 from scfm.sketch.scores import density_scores, leverage_scores
 from scfm.sketch.sketch import SketchOptions, draw_sketch
 from support import command
@@ -151,5 +151,8 @@ def test_an_embedding_with_nan_is_refused(tmp_path):
     cells.write_h5ad(tmp_path / "nan.h5ad")
     with pytest.raises(ValueError, match="cell 5 has no finite"):
         draw_sketch(tmp_path / "nan.h5ad", SketchOptions(n=10, key="X_scfm"))
+    (tmp_path / "cells.txt").write_text("no cells")
+    with pytest.raises(ValueError, match="cells.txt is no .h5ad; key='X_scfm' names an embedding in obsm"):
+        Embedded(tmp_path / "cells.txt", "X_scfm", 10)
     with pytest.raises(ValueError, match="reads obsm of a file"):
         draw_sketch(cells, SketchOptions(n=10, key="X_scfm"))

@@ -12,6 +12,7 @@ from scfm.batch import Batch
 from scfm.head.integration.base import Integration, SharedOptions
 from scfm.head.integration.domain import DomainNorm
 from scfm.head.layers import perceptron
+from scfm.head.negative_binomial import log_nb
 from scfm.head.ranges import check_not_negative, check_positive
 from scfm.head.views import batch_generator
 from scfm.types import Backbone, Metrics, Spec
@@ -135,16 +136,6 @@ class CondDecoder(Integration):
         table = torch.zeros(batch.n_cells, len(self.gene_ids), device=batch.ids.device)
         gene = place >= 0
         return table.index_put((batch.token_cell[gene], place[gene]), batch.counts[gene].float(), accumulate=True)
-
-
-def log_nb(counts: Tensor, mean: Tensor, dispersion: Tensor) -> Tensor:
-    """Log NB(x; μ, θ): lnΓ(x+θ) − lnΓ(θ) − lnΓ(x+1) + θ ln(θ/(θ+μ)) + x ln(μ/(θ+μ)), elementwise."""
-    tiny = 1e-8
-    log_both = torch.log(dispersion + mean + tiny)
-    constant = torch.lgamma(counts + dispersion) - torch.lgamma(dispersion) - torch.lgamma(counts + 1)
-    return (
-        constant + dispersion * (torch.log(dispersion + tiny) - log_both) + counts * (torch.log(mean + tiny) - log_both)
-    )
 
 
 def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from scfm.batch import Batch
 from scfm.head.base import Arrays, Outputs, Written
 from scfm.head.cell_state import CellState, Components, StateHead
+from scfm.head.gene_components import DEPTH
 from scfm.head.multimodal.contrast import canonical_directions, choose_start, contrast_loss, soft_targets
+from scfm.head.multimodal.cross_decoder import CrossDecoders
+from scfm.head.multimodal.decoded import Decoded
 from scfm.head.multimodal.towers import PanelValues, PeakComponents, Projection
 from scfm.head.ranges import check_not_negative, check_positive, check_proper_shares
 from scfm.head.survey import Survey
@@ -49,6 +52,9 @@ class Clip(StateHead):
         soft: ω.
         temperature: τ at the start; it is learned, and at least 0.01.
         batch_key: obs column of experimental batches; micro-batches then hold cells of one.
+        decode: features of each modality that are predicted from the places of both: genes of most counts and peaks
+            open in most cells, at most; 0 for none. It needs a store that keeps counts.
+        decode_weight: of the decoders' loss beside L.
 
     Raises:
         ValueError: a store without the modality, or a number out of its range.
@@ -71,11 +77,13 @@ class Clip(StateHead):
         soft: float = 0.2,
         temperature: float = 0.1,
         batch_key: str | None = None,
+        decode: int = 0,
+        decode_weight: float = 1.0,
     ) -> None:
         super().__init__()
         check_proper_shares(dropout=dropout, soft=soft)
         check_positive(width=width, components=components, temperature=temperature)
-        check_not_negative(hidden=hidden)
+        check_not_negative(hidden=hidden, decode=decode, decode_weight=decode_weight)
         if other not in FIELDS:
             raise ValueError(f"head.other={other!r}; expected peaks or protein")
         if not spec.fields.get(other):
@@ -99,6 +107,20 @@ class Clip(StateHead):
         self.gene_tower = Projection(self.state.width, width, **sizes)  # type: ignore[arg-type]
         self.other_tower = Projection(self.reader.width, width, **sizes)  # type: ignore[arg-type]
         self.log_temperature = nn.Parameter(torch.tensor(float(np.log(temperature))))
+        self.decode_weight, self.cross, self.decoded = decode_weight, None, None
+        if decode:
+            self.decoded = Decoded(spec, other, decode)
+            kind: Literal["open", "values"] = "open" if other == PEAKS else "values"
+            self.cross = CrossDecoders(width, self.decoded.n_genes, self.decoded.n_features, kind)
+            self.counts = True
+
+    def _decode_loss(self, one: Tensor, two: Tensor, batch: Batch, known: Tensor) -> Tensor:
+        """Of the cells that have both modalities, (n, d) each."""
+        assert self.cross is not None, "decode=0 has no decoders"
+        assert self.decoded is not None, "decode=0 has no decoders"
+        features = self.decoded.features(batch.obs[field_key(self.other)][known], self.reader)
+        loss: Tensor = self.cross((one, two), self.decoded.gene_counts(batch)[known], features)
+        return loss
 
     @property
     def temperature(self) -> Tensor:
@@ -135,6 +157,23 @@ class Clip(StateHead):
             "Begins at canonical correlations %s of %d pairs; columns of the blocks %s of %s, shrinkage %g.",
             weights[:4].round(2).tolist(), known.sum(), blocks, list(self.state.blocks), shrinkage,
         )  # fmt: skip
+        if self.cross is not None:
+            self._begin_decoders(survey, values, known, torch.from_numpy(states), torch.from_numpy(other))
+
+    @torch.no_grad()
+    def _begin_decoders(
+        self, survey: Survey, values: np.ndarray, known: np.ndarray, states: Tensor, other: Tensor
+    ) -> None:
+        """Decoders at their fits to the training cells (n, ...) that have both modalities."""
+        assert self.cross is not None, "decode=0 has no decoders"
+        assert self.decoded is not None, "decode=0 has no decoders"
+        self.decoded.fit(survey, values, np.flatnonzero(survey.train)[known])
+        was, _ = self.training, self.eval()
+        places = self.gene_tower.cpu()(states.float()).numpy(), self.other_tower.cpu()(other.float()).numpy()
+        self.train(was)
+        counts = self.decoded.survey_counts(survey, np.flatnonzero(survey.train)[known])
+        features = self.decoded.features(torch.from_numpy(values[known]), self.reader)
+        self.cross.fit(places, counts, features.cpu().numpy())
 
     def forward(self, backbone: Backbone, batch: Batch) -> Metrics:
         """``loss``, ``top1`` (pairs that find each other in the micro-batch), ``temperature``, ``n_targets``."""
@@ -144,18 +183,31 @@ class Clip(StateHead):
         n = known.sum()
         if len(one) < 2:
             nothing = (one.sum() + two.sum() + self.log_temperature) * 0
-            return {"loss": nothing, "top1": nothing.detach(), "temperature": self.temperature.detach(), "n_targets": n}
+            nothing = nothing + (0 if self.cross is None else 0 * sum(p.sum() for p in self.cross.parameters()))
+            found = {
+                "loss": nothing,
+                "top1": nothing.detach(),
+                "temperature": self.temperature.detach(),
+                "n_targets": n,
+            }
+            return found if self.cross is None else {**found, "decoding": nothing.detach()}
         reference = state[known][:, self.state.deep :] if self.state.width > self.state.deep else state[known]
         targets = soft_targets(reference.detach(), self.soft)
         loss = contrast_loss(one, two, self.temperature, targets)
+        more: Metrics = {}
+        if self.cross is not None:
+            more["decoding"] = self._decode_loss(one, two, batch, known)
+            loss = loss + self.decode_weight * more["decoding"]
+            more["decoding"] = more["decoding"].detach()
         hits = ((one @ two.T).argmax(dim=1) == torch.arange(len(one), device=one.device)).float().mean()
-        return {"loss": loss, "top1": hits, "temperature": self.temperature.detach(), "n_targets": n}
+        return {"loss": loss, "top1": hits, "temperature": self.temperature.detach(), "n_targets": n, **more}
 
     @torch.no_grad()
     def predict(self, backbone: Backbone, batch: Batch) -> Outputs:
         """``shared`` (B, d) by genes, and the ``state`` (B, D).
 
-        Where the batch has the other modality also ``shared_other`` (B, d), NaN in cells without it.
+        Where the batch has the other modality also ``shared_other`` (B, d), NaN in cells without it. With decoders also
+        ``decoded_other`` (B, P) by genes, and ``decoded_genes`` (B, G) by the other modality.
         """
         state = self.state(backbone, batch)
         outputs = {"state": state, "shared": self.gene_tower(state)}
@@ -164,14 +216,28 @@ class Clip(StateHead):
             values, known = self.reader(given)
             found = self.other_tower(values.to(state.dtype))
             outputs["shared_other"] = torch.where(known[:, None], found, torch.nan)
+        if self.cross is not None and self.decoded is not None:
+            outputs["decoded_other"] = self.decoded.restore(self.cross.other.read(outputs["shared"]), self.reader)
+            if given is not None:
+                shares = self.cross.genes.read(outputs["shared_other"].nan_to_num())
+                outputs["decoded_genes"] = torch.where(known[:, None], DEPTH * shares, torch.nan)
         return outputs
 
     def write(self, outputs: Arrays) -> Written:
-        """``X_scfm_shared`` by genes, and ``X_scfm_shared_<other>`` where a cell has the other modality."""
+        """``X_scfm_shared`` by genes, and ``X_scfm_shared_<other>`` where a cell has the other modality.
+
+        With decoders also ``scfm_<other>_from_genes`` and ``scfm_genes_from_<other>``; their features are in ``uns``.
+        """
         obsm = {SHARED: outputs["shared"]}
         if "shared_other" in outputs and np.isfinite(outputs["shared_other"]).any():
             obsm[f"{SHARED}_{self.other}"] = outputs["shared_other"]
-        return Written(obsm=obsm, uns={"other": self.other})
+        about: dict[str, Any] = {"other": self.other}
+        if self.decoded is not None:
+            obsm[f"scfm_{self.other}_from_genes"] = outputs["decoded_other"]
+            if "decoded_genes" in outputs and np.isfinite(outputs["decoded_genes"]).any():
+                obsm[f"scfm_genes_from_{self.other}"] = outputs["decoded_genes"]
+            about |= self.decoded.names()
+        return Written(obsm=obsm, uns=about)
 
     def summarize(self, outputs: Arrays, targets: Arrays) -> dict[str, float]:
         """``foscttm`` (0 best, 0.5 chance), ``recall1``, ``recall10`` of cells that have both modalities."""

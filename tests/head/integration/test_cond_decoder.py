@@ -5,8 +5,9 @@ import pytest
 import torch
 from scipy import stats
 
-from scfm.head.integration.cond_decoder import CondDecoder, divergence, log_nb
+from scfm.head.integration.cond_decoder import CondDecoder, divergence
 from scfm.head.integration.domain import DomainNorm
+from scfm.head.negative_binomial import log_nb
 
 SMALL = {"batch_key": "batch", "width": 4, "hidden": 16}
 

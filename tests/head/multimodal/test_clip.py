@@ -1,5 +1,7 @@
 """head=multimodal/clip: pairs of genes and peaks, to new cells that have both, or genes alone."""
 
+from dataclasses import replace
+
 import anndata as ad
 import h5py
 import numpy as np
@@ -8,10 +10,13 @@ import pytest
 import torch
 from anndata.io import write_elem
 from scipy.sparse import csr_matrix
+from sklearn.metrics import roc_auc_score
 
 import scfm
 from scfm.datasets.synthetic import synthetic_cells
+from scfm.head.multimodal.clip import Clip
 from scfm.metrics.alignment import foscttm
+from scfm.metrics.denoising import explained_deviance
 from support import SMALL, command
 
 TRAIN = tuple(part for part in SMALL if "positions" not in part)
@@ -50,7 +55,8 @@ def made(tmp_path_factory):
     command(
         "finetune", "head=multimodal/clip", store, f"init_from={folder / 'pre/checkpoints/last.ckpt'}",
         f"output={folder / 'run'}", "adapt=frozen", "head.gene_components=16", "head.variable_components=16",
-        "head.components=12", "head.width=8", "head.hidden=8", "trainer.max_steps=6", "validate_every=3",
+        "head.components=12", "head.width=8", "head.hidden=8", "head.decode=50",
+        "trainer.max_steps=6", "validate_every=3",
         "data.val=0.1", "data.test=0.2", *(part for part in WITHOUT_MODEL if "tokens_per_batch" not in part),
         "data.tokens_per_batch=4096",
     )  # fmt: skip
@@ -78,6 +84,43 @@ def test_new_cells_find_themselves(made):
     table.obsm["peaks"] = measured.reindex(table.obs_names).fillna(0)
     scfm.load(checkpoint).project(table)
     np.testing.assert_allclose(table.obsm["X_scfm_shared_peaks"][:80], peaks[:80], atol=1e-5)
+
+
+def test_each_modality_is_decoded_from_the_other_better_than_by_its_mean(made):
+    """Peaks from genes alone, for cells that have none, and genes from peaks."""
+    checkpoint = made / "run/checkpoints/best.ckpt"
+    command("embed", f"init_from={checkpoint}", f"input={made / 'new.h5mu'}", f"output={made / 'd.h5ad'}", *EMBED)
+    written = ad.read_h5ad(made / "d.h5ad")
+    about = written.uns["scfm"]["X_scfm"]["head"]
+    peaks, genes = written.obsm["scfm_peaks_from_genes"], written.obsm["scfm_genes_from_peaks"]
+    assert peaks.shape == (90, 50) == genes.shape
+    assert ((peaks >= 0) & (peaks <= 1)).all()
+    with h5py.File(made / "new.h5mu") as file:
+        atac = ad.io.read_elem(file["mod/atac"])
+    opened = pd.DataFrame(atac.X.toarray(), index=atac.obs_names, columns=atac.var_names)
+    truth = opened.loc[written.obs_names[:80], list(about["features"])].to_numpy() > 0
+    frequency = np.tile(truth.mean(axis=0), (80, 1))
+    assert roc_auc_score(truth.ravel(), peaks[:80].ravel()) > roc_auc_score(truth.ravel(), frequency.ravel()) + 0.05
+    assert np.isnan(genes[80:]).all(), "these cells have no peaks"
+    source = ad.read_h5ad(made / "genes.h5ad")
+    places = [pd.Index(names).get_indexer(about["genes"]) for names in (source.var_names, source.var["gene_id"])]
+    counts = source[written.obs_names[:80], np.maximum(*places)].X.toarray()
+    means = counts.sum(axis=0) / counts.sum()
+    assert explained_deviance(counts, genes[:80], means) > 0.05
+
+
+def test_without_decoders_nothing_is_decoded(spec_of_peaks):
+    head = Clip(spec_of_peaks, gene_components=4, components=4)
+    assert not any("cross" in name or "decoded" in name for name in head.state_dict())
+    assert not head.requirements().counts
+    assert Clip(spec_of_peaks, gene_components=4, components=4, decode=3).requirements().counts
+    with pytest.raises(ValueError, match="head.decode=-1"):
+        Clip(spec_of_peaks, decode=-1)
+
+
+@pytest.fixture
+def spec_of_peaks(spec):
+    return replace(spec, fields={"peaks": ("chr1:0-5", "chr1:7-9", "chr2:0-5")})
 
 
 def test_the_report_has_canonical_correlation_beside_it(made):

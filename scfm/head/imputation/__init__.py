@@ -1,0 +1,1 @@
+"""Heads for the molecules that were not seen."""
