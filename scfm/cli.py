@@ -294,8 +294,9 @@ def _report_errors(command: Callable[[], Any]) -> Any:
 def _sentence_before_start(error: Exception) -> str | None:
     """What is said of an error that Hydra met when it read the command line or made the folder and log of a run."""
     from hydra.errors import CompactHydraException
+    from omegaconf.errors import OmegaConfBaseException
 
-    if isinstance(error, CompactHydraException):
+    if isinstance(error, CompactHydraException | OmegaConfBaseException):
         return "\n".join(str(one) for one in (error, error.__cause__) if one is not None)
     cause = error if error.__cause__ is None else error.__cause__
     return None if log.isEnabledFor(logging.DEBUG) or not isinstance(cause, OSError) else _sentence_for_user(cause)

@@ -16,6 +16,8 @@ from typing import IO
 
 #: Ending of the name under which a file is written before it is whole.
 PART = ".part"
+#: Bytes of a name that leave room for what an unfinished file has around it, of the 255 that file systems allow.
+LONGEST = 200
 #: Files that a command asks to have open at a time: batches read ahead take one each.
 OPEN_FILES = 4096
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -54,9 +56,9 @@ def atomic_write(path: str | Path, *, scratch: Path | None = None) -> Iterator[P
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all."""
+    """Write a text file in UTF-8, whole or not at all; a name that is no UTF-8 is escaped, as JSON does."""
     with atomic_write(path) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def require_space(path: Path, n_bytes: int) -> None:
@@ -86,7 +88,8 @@ def part_path(path: Path, scratch: Path | None = None) -> Path:
     """A name for the unfinished ``path`` that no other process has: several may write the same file."""
     folder = path.parent if scratch is None else scratch
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / f".{path.name}.{uuid.uuid4().hex[:12]}{PART}"
+    name = path.name if len(os.fsencode(path.name)) <= LONGEST else path.name[: LONGEST // 4]  # of 4 bytes a letter
+    return folder / f".{name}.{uuid.uuid4().hex[:12]}{PART}"
 
 
 def move_into_place(part: Path, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -62,11 +63,15 @@ def test_a_folder_that_cannot_be_made_and_a_log_that_cannot_be_written_are_one_s
     """Hydra makes both before the command runs."""
     (tmp_path / "file").touch()
     (tmp_path / "run" / "train-rank0.log").mkdir(parents=True)
-    for output, said in (("file/run", "Not a directory"), ("run", "Is a directory")):
+    for output, said in (
+        ("file/run", "Not a directory: 'file/run'"),
+        ("run", "Is a directory: '.*run/train-rank0.log'"),
+        ("${nothing}", "Interpolation key 'nothing' not found"),
+    ):
         done = call(str(REPOSITORY / "train.py"), f"output={output}", cwd=tmp_path)
         assert done.returncode == 1
-        assert said in done.stderr and output in done.stderr
-        assert len(done.stderr.splitlines()) == 1
+        assert re.search(said, done.stderr)
+        assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) <= 3
 
 
 def test_it_runs_from_another_folder(tmp_path):

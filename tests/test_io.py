@@ -1,6 +1,7 @@
 """Files appear whole or not at all, whatever happens; a folder has one writer, and a dead one is replaced."""
 
 import errno
+import json
 import os
 import resource
 import signal
@@ -66,6 +67,12 @@ class TestAtomicWrite:
         (tmp_path / "part").mkdir()
         move_into_place(tmp_path / "part", tmp_path / "a")
         assert (tmp_path / "a").is_dir()
+
+    @pytest.mark.parametrize("letter", ["a", "\U0001f9ec"])
+    def test_a_name_as_long_as_a_name_may_be(self, tmp_path, letter):
+        path = tmp_path / (letter * (255 // len(letter.encode())))
+        write_text(path, "text")
+        assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
     def test_unfinished_files_lie_in_scratch(self, tmp_path):
         with atomic_write(tmp_path / "a", scratch=tmp_path / "scratch") as part:
@@ -310,6 +317,8 @@ def test_a_folder_whose_name_is_no_utf8(tmp_path):
         folder.mkdir()
     except OSError:
         pytest.skip("this file system takes names in UTF-8 alone")
+    write_text(folder / "a.json", json.dumps({"path": str(folder)}, ensure_ascii=False))
+    assert json.loads((folder / "a.json").read_text()) == {"path": str(folder)}
     written = write_made_store(tmp_path / "plain")
     write_made_store(folder / "store")
     rows = np.arange(len(written))

@@ -151,6 +151,18 @@ def test_files_of_one_name_have_names_of_their_own_in_a_store(files, fitted, tmp
     assert [file["name"] for file in store.files] == ["one/x.h5ad", "two/x.h5ad"]
 
 
+def test_a_file_whose_name_is_no_utf8(files, fitted, tmp_path):
+    """As Latin-1 names look on a disk."""
+    path = tmp_path / os.fsdecode(b"K\xf6ln.h5ad")
+    try:
+        path.write_bytes(files[1].read_bytes())
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 alone")
+    store = prepare(path, path.with_suffix(".store"), fitted, obs=["cell_type"])
+    assert store.files[0]["name"] == path.name
+    assert len(store) == 130
+
+
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts the open files in /proc")
 def test_more_files_than_may_be_open(cells, fitted, tmp_path):
     """As under ``ulimit -n 64``: every file is read, and none is called damaged."""
