@@ -127,6 +127,8 @@ def _ours(bench: Bench, name: str, head: str, store: Path, seed: int, *, random:
         f"{name}-{head}-{seed}{end}", f"integration_{head}", store, seed, "report=false", checkpoint=checkpoint
     )
     outputs, trained = predicted(folder, store)
-    cells = TokenStore.open(store)
-    length = OmegaConf.load(folder / "config.yaml").data.max_length
-    return trained.state.components.transform(cells.gather(np.arange(len(cells)), length)), outputs["integrated"]
+    cells, state = TokenStore.open(store), trained.state
+    rows, length = np.arange(len(cells)), OmegaConf.load(folder / "config.yaml").data.max_length
+    components = state.components if state.variable is None else state.variable  # one of them is where the space begins
+    before = components.transform(cells.gather(rows, length), cells.counts(rows, length))
+    return before, outputs["integrated"]
