@@ -72,7 +72,8 @@ class Bench:
                 call(["prepare", f"init_from={self.init_from}", f"input={self.halves()[0]}", f"output={store}",
                                      "obs=[cell_type]", "keep_counts=true"])  # fmt: skip
             call(["finetune", f"init_from={self.init_from}", f"store={store}", f"output={folder}",
-                                  "head=annotation/classifier", "head.label=cell_type", "trainer.max_steps=20",
+                                  "head=annotation/classifier", "head.label=cell_type", "data.max_length=1024",
+                  "trainer.max_steps=20",
                                   "validate_every=10", "trainer.accelerator=cpu", "trainer.devices=1"])  # fmt: skip
         return load(best)
 
@@ -87,7 +88,7 @@ def perturb(bench: Bench) -> list[Row]:
     """Deletion in treated cells towards untreated ones; truth: genes that change in a patient left out."""
     found = bench.model.analyse(
         "perturb", bench.data / "gbm_panobinostat_3patients.h5ad", state="condition", start="panobinostat",
-        goal="ctrl", donor="patient_id", stimulated="input", max_cells=60, permutations=20,
+        goal="ctrl", donor="patient_id", stimulated="input", max_cells=40, permutations=20,
     )  # fmt: skip
     alone = found.tables["baselines"].set_index("score")
     added = found.tables["added"].set_index("features")
@@ -114,7 +115,7 @@ def genes(bench: Bench) -> list[Row]:
         own = lists[lists["list"].isin([yes, no])].drop_duplicates("symbol", keep=False)
         labels = bench.table(name, gene=own["symbol"], **{"class": np.where(own["list"] == yes, name, "other")})
         found = bench.model.analyse(
-            "genes", bench.data / "pbmc3k.h5ad", labels=labels, positive=name, max_cells=800, occurrences=10
+            "genes", bench.data / "pbmc3k.h5ad", labels=labels, positive=name, max_cells=400, occurrences=5
         )
         scores = found.tables["scores"].set_index("method")
         best = scores.loc[["expression", "expression_pca"], "auroc"].idxmax()
