@@ -258,7 +258,7 @@ class Perturb(Analysis):
         if self.screen and (self.op != "delete" or self.genes != "all" or self.goal is None or self.controls < 10):
             raise ValueError(
                 f"analysis.screen={self.screen} orders deletions of all genes towards a goal and compares them with "
-                "random ones: it needs op=delete, genes=all, analysis.goal=... and controls of 10 or more"
+                "random ones: it needs analysis.op=delete, analysis.genes=all, analysis.goal=... and 10 controls"
             )
         mask = vocab.special("mask") if self.op == "mask" else None
         return Change(self.op, self.factor, self.refill, mask)

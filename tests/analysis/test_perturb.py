@@ -227,7 +227,7 @@ class TestRefusals:
             ({"where": "cell_type == 'none'"}, "leaves no cell"),
             ({"where": "cell_type =="}, "cannot be read"),
             ({"genes": "all", "jointly": True}, "name it with analysis.genes"),
-            ({"screen": 5}, "needs op=delete, genes=all, analysis.goal="),
+            ({"screen": 5}, "needs analysis.op=delete, analysis.genes=all, analysis.goal="),
             ({"screen": -1}, "screen 0 or more"),
             ({"genes": "all", "pairs": True}, "changes each two genes of a list"),
             ({"op": "scale", "factor": -1.0}, "factor of 0 or more"),
