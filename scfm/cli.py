@@ -308,7 +308,7 @@ def _sentence_for_user(error: Exception) -> str | None:
         return f"the memory is full ({error}); take fewer cells or tokens at a time"
     if type(error).__module__.partition(".")[0] == "wandb":
         return f"W&B: {error}; log in with wandb login, or keep the run here (logger.wandb.offline=true)"
-    if isinstance(error, OSError) and error.errno == errno.EROFS:
+    if isinstance(error, OSError) and error.errno == errno.EROFS and error.filename is not None:
         return f"{error.filename} cannot be written: its file system is read-only; choose another place"
     if isinstance(error, OSError) and error.errno == errno.EMFILE:
         return "too many files are open at a time: allow more (ulimit -n 4096), or take fewer workers"

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,25 @@ class MicroBatches(Sampler[tuple[np.ndarray, int]]):
             yield plan[step], batch_seed(self.order.seed, self.stream, self.epoch, step)
 
 
+#: Why processes that read ahead may fail, and what helps.
+_ALONE = (
+    "it was killed, or memory or /dev/shm is full or may not be written to; with data.workers=0 the training process "
+    "reads batches itself"
+)
+
+
+def _require_shared_memory() -> None:
+    """Refuse to start processes where they could share nothing: torch would leave a traceback beside the error.
+
+    Raises:
+        OSError: /dev/shm cannot be written to.
+    """
+    try:
+        get_context("fork").Lock()
+    except OSError as error:
+        raise OSError(f"no process can be started that reads batches ahead ({error}): {_ALONE}") from error
+
+
 def _in_sentences(batches: Iterator[Batch]) -> Iterator[Batch]:
     """Batches that other processes read, with their errors in one sentence, as where this process reads them.
 
@@ -73,11 +93,8 @@ def _in_sentences(batches: Iterator[Batch]) -> Iterator[Batch]:
         if isinstance(error, ConnectionError | EOFError) or (isinstance(error, RuntimeError) and shared):
             with contextlib.suppress(RuntimeError):  # of torch's signal handler, which would else raise later, anywhere
                 getattr(batches, "_shutdown_workers", lambda: None)()
-            cause = lines[0] or type(error).__name__
-            raise OSError(
-                f"a process that reads batches ahead has ended ({cause}): it was killed, or memory or /dev/shm is "
-                "full; with data.workers=0 the training process reads them itself"
-            ) from error
+            cause = (lines[-1] if lines[0].startswith("Caught ") else lines[0]) or type(error).__name__
+            raise OSError(f"a process that reads batches ahead has ended ({cause}): {_ALONE}") from error
         if lines[0].startswith("Caught ") and isinstance(error, ValueError | OSError):
             raise type(error)(lines[-1].partition(": ")[2]) from error
         raise
@@ -132,6 +149,8 @@ class CellLoader(DataLoader[Batch]):
             place.epoch, place.step = place.epoch + 1, 0
         # torch's iterator costs as much as a small batch: it is used only with workers or pinned memory
         elsewhere = self.num_workers > 0 or self.pin_memory
+        if self.num_workers:
+            _require_shared_memory()
         for batch in _in_sentences(super().__iter__()) if elsewhere else map(self.dataset.__getitem__, place):
             place.step += place.world
             yield batch

@@ -1,5 +1,6 @@
 """What a rank is fed, and that its position is one integer."""
 
+import errno
 import os
 import signal
 
@@ -141,6 +142,18 @@ def test_a_full_shared_memory_ends_the_run_and_does_not_stop_it_for_ever(monkeyp
     with pytest.raises(OSError, match="a process that reads batches ahead has ended .*/dev/shm is full.*workers=0"):
         list(CellLoader(PackedCells(store), order, workers=2))
     assert len(list(CellLoader(PackedCells(store), order))) == len(order)
+
+
+def test_a_shared_memory_that_cannot_be_written_to_is_one_sentence(monkeypatch):
+    class NoLocks:
+        def Lock(self):
+            raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("scfm.data.loader.get_context", lambda method: NoLocks())
+    store = MadeUpStore()
+    order = Order(np.arange(60), store.lengths, tokens=40, multiple=4, seed=1)
+    with pytest.raises(OSError, match=r"no process can be started .*Read-only.*data\.workers=0"):
+        list(CellLoader(PackedCells(store), order, workers=2))
 
 
 def test_a_finished_epoch_resumes_with_the_next():
