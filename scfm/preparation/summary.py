@@ -12,6 +12,14 @@ from scfm.genes import GeneMap, GeneReport
 from scfm.preparation.side import describe_fields
 from scfm.preparation.worker import WorkerState
 
+#: Letters of a line of the table, and those of a file's name that stay in any case.
+WIDTH, MIN_NAME = 80, 12
+#: What its heads mean; the lines below it.
+LEGEND = (
+    "genes: of the file; mapped: with a token; lost: counts of genes without one;",
+    "tokens: of a median cell; cut: cells with more genes than the tokenizer takes",
+)
+
 
 class FileSummary:
     """Adds up the parts of one file.
@@ -123,16 +131,18 @@ def _gene_report(state: Mapping[str, Any]) -> GeneReport:
 
 
 def format_table(files: Sequence[Mapping[str, Any]], corpus: Mapping[str, Any]) -> str:
-    """The final table in the log: a line per file and one for the corpus."""
-    head = ("file", "cells", "kept", "dropped", "genes", "mapped", "merged", "dropped", "counts lost", "tokens", "cut")
+    """The final table in the log, in 80 columns: a line per file and one for the corpus; the report has more."""
+    head = ("file", "cells", "kept", "genes", "mapped", "lost", "tokens", "cut")
     rows = [head, *(_row(file["name"], file) for file in files if "cells" in file)]
     if len(rows) > 2:
         rows.append(_without_genes(_row("all", corpus)))
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    widths[0] = min(widths[0], max(MIN_NAME, WIDTH - sum(widths[1:]) - 2 * len(widths[1:])))
     lines = [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        "  ".join([_shorten(row[0], widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
         for row in rows
     ]
+    lines += LEGEND if len(rows) > 1 else ()
     for file in files:
         if "skipped" in file:
             lines.append(f"{file['name']}  skipped: {file['skipped']}")
@@ -145,21 +155,20 @@ def format_table(files: Sequence[Mapping[str, Any]], corpus: Mapping[str, Any]) 
     return "\n".join(lines)
 
 
+def _shorten(name: str, width: int) -> str:
+    """A name in ``width`` letters: the middle gives way, since files of one study often begin alike."""
+    if len(name) > width:
+        name = f"{name[: width // 3]}…{name[len(name) - (width - width // 3 - 1) :]}"
+    return name.ljust(width)
+
+
 def _without_genes(row: tuple[str, ...]) -> tuple[str, ...]:
     """The row of all files: a gene is in several of them, so that the sum over files counts no genes."""
-    return (*row[:4], *("" for _ in row[4:8]), *row[8:])
+    return (*row[:3], "", "", *row[5:])
 
 
 def _row(name: str, of: Mapping[str, Any]) -> tuple[str, ...]:
     genes, kept = of["genes"], max(of["kept"], 1)
-    numbers = (
-        of["cells"],
-        of["kept"],
-        of["cells"] - of["kept"],
-        genes["n_genes"],
-        genes["n_mapped"],
-        genes["n_merged"],
-        genes["n_dropped"],
-    )
+    numbers = (of["cells"], of["kept"], genes["n_genes"], genes["n_mapped"])
     shares = (f"{genes['share_dropped']:.1%}", f"{of['median_tokens']:,}", f"{of['truncated'] / kept:.1%}")
     return (name, *(f"{n:,}" for n in numbers), *shares)
