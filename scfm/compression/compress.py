@@ -225,6 +225,10 @@ class _Run:
         teacher, how = self.backbone.eval(), self.options.distill
         config = dict(self.model)
         if self.options.width is not None:
+            if not 1 <= self.options.width <= teacher.width:
+                raise ValueError(
+                    f"width={self.options.width} of a student, whose teacher has {teacher.width}; expected at most that"
+                )
             share = self.options.width / teacher.width
             config |= {
                 "width": self.options.width,

@@ -95,6 +95,7 @@ def test_genes_that_no_cell_has_go_without_a_trace_and_heads_keep_working(made, 
         (("layers=0",), "expected numbers of 1 or more"),
         (("int8=true", "max_cells=5"), "at least 17 cells"),
         (("distill.steps=2", "distill.alpha=2"), "alpha=2"),
+        (("width=64", "distill.steps=2"), "width=64 of a student, whose teacher has 32"),
     ],
 )
 def test_refusals(made, tmp_path, options, message):
