@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
 from scfm import __version__
+from scfm.callback.bar import CellBar
 from scfm.checkpoint import Checkpoint
 from scfm.closing import closing_block, command_line
 from scfm.config import build, plain
@@ -94,8 +95,12 @@ def _embed(cfg: DictConfig, given: CellInput, checkpoint: Checkpoint, module: Ce
     if hasattr(strategy, "shard"):  # whose ranks would have to do the same number of batches
         raise ValueError("scfm-embed divides the cells over the devices, not the model: take strategy=ddp")
     writer = PartWriter(folder, cfg.part_size)
-    trainer: pl.Trainer = build(cfg.trainer, callbacks=[writer], strategy=strategy, plugins=cluster())
+    bar = CellBar("Embedding", given.cells.n_cells)
+    trainer: pl.Trainer = build(
+        cfg.trainer, callbacks=[writer, bar], strategy=strategy, plugins=cluster(), enable_progress_bar=False
+    )
     claim_parts(folder, _depends_on(cfg, source, checkpoint), first=trainer.is_global_zero)
+    bar.done = min(cfg.part_size * len(parts_of(folder)), given.cells.n_cells)
     batches = given.batches(
         tokens=cfg.tokens_per_batch, block_size=cfg.block_size, part_size=cfg.part_size,
         done=parts_of(folder), rank=trainer.global_rank, world=trainer.world_size,

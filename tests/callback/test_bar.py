@@ -3,6 +3,7 @@
 import logging
 import os
 import pty
+import re
 import subprocess
 import sys
 import termios
@@ -43,6 +44,41 @@ def test_a_terminal_has_the_bar_and_no_lines(made_store, tmp_path):
     assert process.wait(120) == 0, said.decode()
     assert b"Epoch 0" in said
     assert b"step 2 loss" not in said
+
+
+def test_the_bar_fits_80_columns_and_names_no_loader(made_store, tmp_path):
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    words = [*command(made_store, tmp_path / "run"), "validate_every=2", "data.test=0.2"]
+    process = subprocess.Popen(words, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    said = b""
+    try:
+        while part := os.read(ours, 65536):
+            said += part
+    except OSError:
+        pass
+    assert process.wait(120) == 0, said.decode()
+    bars = [line for line in re.split(r"[\r\n]", said.decode()) if "it/s" in line and "loss=" in line]
+    assert bars and all(len(line) <= 80 and "tokens/s=" in line and line.rstrip().endswith("]") for line in bars[-1:])
+    assert "tokens_per_s" not in bars[-1]
+
+
+def test_cells_of_a_prediction_are_counted(caplog):
+    from types import SimpleNamespace
+
+    from scfm.callback.bar import CellBar
+
+    bar = CellBar("Embedding", 10)
+    bar.done = 4
+    trainer = SimpleNamespace(is_global_zero=True, world_size=2)
+    with caplog.at_level("INFO"):
+        bar.on_predict_start(trainer, None)
+        for _ in range(3):
+            bar.on_predict_batch_end(trainer, None, None, SimpleNamespace(n_cells=1), 0)
+        bar.on_predict_end(trainer, None)
+    assert "4 of 10 cells were done by an earlier start" in caplog.text
+    assert "Embedding: 6 cells in" in caplog.text
 
 
 def test_a_line_is_written_above_the_bar(capsys):
