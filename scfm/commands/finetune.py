@@ -93,6 +93,7 @@ def _finetune(cfg: DictConfig, output: Path) -> float | None:
         write_metrics(output / "metrics.json", metrics, done)
         draw_curves(output)
         if cfg.report:
+            log.info("Comparing with untrained models and simple methods for the report (report=false: without).")
             page = report(output, done, data, checkpoint)
             if page is not None:
                 send_report(trainer.loggers, page, metrics)

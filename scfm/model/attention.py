@@ -74,7 +74,8 @@ def attention_path(device: torch.device, dtype: torch.dtype, head_dim: int) -> t
         path = ("varlen", "one varlen kernel for the whole row; it has no dropout, so attention dropout is 0")
     else:
         path = ("sdpa", f"scaled_dot_product_attention cell by cell; varlen was refused: {refusal}")
-    log.info("attention on %s in %s: %s (%s)", device, dtype, *path)
+    level = logging.DEBUG if device.type == "cpu" else logging.INFO  # a CPU leaves no choice
+    log.log(level, "attention on %s in %s: %s (%s)", device, str(dtype).removeprefix("torch."), *path)
     return path
 
 
