@@ -47,12 +47,26 @@ def elsewhere(tmp_path, monkeypatch, few_cells):
     demo_file.__module__ = demo_cells.__name__  # a config may name what is defined there alone
     monkeypatch.setattr(demo_cells, "demo_file", demo_file)
 
+    _quick_umap(monkeypatch)
     from matplotlib import pyplot
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     yield
     pyplot.close("all")
+
+
+def _quick_umap(monkeypatch):
+    """UMAP compiles itself for 18 seconds, and is no code of ours: its map is two columns of what it would read."""
+    import scanpy as sc
+
+    neighbors = sc.pp.neighbors
+
+    def quick_umap(adata):
+        adata.obsm["X_umap"] = np.asarray(adata.obsm[adata.uns["neighbors"]["params"]["use_rep"]])[:, :2].copy()
+
+    monkeypatch.setattr(sc.pp, "neighbors", lambda *given, **named: neighbors(*given, **named, method="gauss"))
+    monkeypatch.setattr(sc.tl, "umap", quick_umap)
 
 
 def test_quickstart():
@@ -95,6 +109,13 @@ def test_published_model():
 def test_perturbation():
     left = run("7_perturbation", steps=2, max_cells=8)
     assert {"shift", "residual", "shift_random", "logfc"} <= set(left["genes"])
+
+
+def test_proteins_and_patients():
+    left = run("8_proteins_and_patients", steps=1, n_patients=12, permutations=10)
+    assert left["about"] == ["CD3", "CD19", "CD14", "CD56"], "the isotype control is no target"
+    assert np.isfinite(left["test"].obsm["scfm_protein"]).all()
+    assert "NK cells" in set(left["result"].tables["by_type"].astype(str).to_numpy().ravel()) | set(left["kind"])
 
 
 def test_many_gpus():
