@@ -17,10 +17,12 @@ GPT2 = {
     "layers": "n_layer", "width": "n_embd", "heads": "n_head", "feedforward": "n_inner", "positions": "n_positions",
     "activation": "activation_function", "dropout": "resid_pdrop",
 }  # fmt: skip
+#: Key of a config, false where the output layer is not the table of input embeddings; true where it is missing.
+TIES = "tie_word_embeddings"
 #: Further keys that change what the model computes; all others say nothing that a backbone needs.
 _OPTIONS = {
-    "bert": ("layer_norm_eps", "initializer_range", "type_vocab_size"),
-    "gpt2": ("layer_norm_epsilon", "initializer_range", "scale_attn_weights", "scale_attn_by_inverse_layer_idx"),
+    "bert": ("layer_norm_eps", "initializer_range", "type_vocab_size", TIES),
+    "gpt2": ("layer_norm_epsilon", "initializer_range", "scale_attn_weights", "scale_attn_by_inverse_layer_idx", TIES),
 }
 #: ``architectures[0]`` -> family. What lies beside the backbone, the names of the tensors say.
 CLASSES = {
@@ -51,6 +53,11 @@ class Architecture:
     options: Mapping[str, Any]
     specials: Mapping[str, int]
     config: Mapping[str, Any]
+
+    @property
+    def tied(self) -> bool:
+        """Whether the output layer is the table of input embeddings."""
+        return self.options.get(TIES) is not False
 
     @property
     def causal(self) -> bool:
@@ -112,6 +119,8 @@ def read_architecture(config: Mapping[str, Any], where: str) -> Architecture:
         raise ValueError(f"{where}/config.json lacks {', '.join(wrong)} or has no size there; download it again")
     assert isinstance(vocab_size, int)
     options = {key: config[key] for key in _OPTIONS[family] if type(config.get(key)) in (int, float, bool)}
+    if options.get(TIES) is True:  # as without it
+        del options[TIES]
     specials = {role: config.get(f"{role}_token_id") for role in ("pad", "mask", "cls", "bos", "eos")}
     ids = {role: i for role, i in specials.items() if type(i) is int and 0 <= i < vocab_size}
     return Architecture(name or "", family, vocab_size, sizes, options, ids, config)

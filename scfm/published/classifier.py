@@ -139,8 +139,9 @@ def _names(names: Any, size: int, labels: str | None) -> tuple[str, ...]:
         if str(number).isdecimal():
             by_id[int(number)] = str(name)
     if sorted(by_id) != list(range(size)) or len(set(by_id.values())) != size:
+        where = "id2label of config.json" if labels is None else f"labels={labels}"
         raise ValueError(
-            f"labels={labels} names the classes {sorted(by_id)[:8]}; the model has {size}: expected one name for each "
-            f"of 0 ... {size - 1}"
+            f"{where} names the classes {sorted(by_id)[:8]}; the model has {size}: give labels=, a file with one name "
+            f"for each of 0 ... {size - 1}"
         )
     return tuple(by_id[i] for i in range(size))

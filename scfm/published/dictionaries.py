@@ -106,6 +106,8 @@ def require_vocab(vocab: Vocab, architecture: Architecture, source: str, where: 
             "not of the same release; give the dictionaries of this model"
         )
     for role, token_id in architecture.specials.items():
+        if role == "pad" and token_id == 0 and 0 in vocab.specials.values():
+            continue  # the default of transformers, which many configs keep; cells are never padded
         if vocab.specials.get(role, token_id) != token_id:
             raise ValueError(
                 f"{source} gives the special token {role} id {vocab.specials[role]}, but {where}/config.json says "

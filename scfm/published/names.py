@@ -35,12 +35,13 @@ class Parts:
     head: dict[str, Tensor]
 
 
-def divide_weights(weights: Mapping[str, Tensor], where: str) -> Parts:
+def divide_weights(weights: Mapping[str, Tensor], where: str, *, tied: bool = True) -> Parts:
     """Sort the tensors of a folder into backbone and head, under today's names.
 
     Args:
         weights: as they are stored.
         where: the folder, for messages.
+        tied: whether the output layer is the table of input embeddings, as the config says.
 
     Raises:
         ValueError: a tied duplicate that differs from what it is tied to, or two tensors of one name.
@@ -58,7 +59,8 @@ def divide_weights(weights: Mapping[str, Tensor], where: str) -> Parts:
         if name in named:
             raise ValueError(f"{where} has the tensor {name} twice, once as {stored}; expected each once")
         named[name] = value
-    _drop_ties(named, where)
+    if tied:
+        _drop_ties(named, where)
     head = {name: value for name, value in named.items() if name.startswith(_HEADS)}
     return Parts({name: value for name, value in named.items() if name not in head}, head)
 
@@ -78,8 +80,8 @@ def _drop_ties(named: dict[str, Tensor], where: str) -> None:
             named[source] = named.pop(name)
         elif not torch.equal(named[name], named[source]):
             raise ValueError(
-                f"{where} has a {name} that differs from {source}: its output layer is not tied to its embeddings, "
-                "and such a model cannot be read; expected equal tensors"
+                f"{where} has a {name} that differs from {source}, but its config.json does not say that its output "
+                "layer is not tied to its embeddings (tie_word_embeddings: false); expected equal tensors, or that key"
             )
         else:
             del named[name]
@@ -106,7 +108,8 @@ def complete_weights(
     stored = any(name.startswith("cls.") for name in weights) or "cls.predictions.bias" not in expected
     if not stored:
         full |= _new_predictions(expected, std)
-    full |= {name: full[source] for name, source in TIED.items() if name in expected and source in full}
+    ties = {name: source for name, source in TIED.items() if name in expected and name not in full}
+    full |= {name: full[source] for name, source in ties.items() if source in full}
     missing = [f"{name} {tuple(expected[name].shape)}" for name in expected if name not in full]
     extra = [f"{name} {tuple(full[name].shape)}" for name in full if name not in expected]
     shapes = [

@@ -59,6 +59,7 @@ _ALLOWED = {
     ("numpy.core.multiarray", "scalar"): _scalar,
     ("numpy._core.multiarray", "scalar"): _scalar,
     ("_codecs", "encode"): _encode_latin1,
+    ("collections", "OrderedDict"): dict,
 }
 
 

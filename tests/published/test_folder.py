@@ -9,44 +9,21 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import scfm
-from published_folders import GENES, SYMBOLS, make_model, write_dictionaries, write_tokenizer
-from scfm.data.packing import pack
-from scfm.inference.load import restore_backbone, restore_predictor
+from published_folders import (
+    SYMBOLS,
+    assert_same_states,
+    cells,
+    make_model,
+    packed,
+    write_dictionaries,
+    write_multitask,
+    write_tokenizer,
+)
+from scfm.inference.load import restore_predictor
 from scfm.published.folder import read_checkpoint
-from scfm.types import Ragged
 from support import command
 
 BERT_CLASSES = ("BertForMaskedLM", "BertModel", "BertForSequenceClassification", "BertForTokenClassification")
-
-
-def cells(seed=0, n_specials=4):
-    """Cells of unequal lengths, one of a single gene, as lists of token ids."""
-    rng = np.random.default_rng(seed)
-    return [rng.permutation(len(GENES))[:n].astype(np.uint16) + n_specials for n in (12, 1, 33, 7)]
-
-
-def packed(rows):
-    """The cells in one batch."""
-    lengths = [len(row) for row in rows]
-    return pack(Ragged(np.concatenate(rows), np.concatenate([[0], np.cumsum(lengths)])), np.arange(len(rows)))
-
-
-def assert_same_states(checkpoint, model, n_specials=4):
-    """Every hidden layer, and the scores where there are any, of cells packed in one row and of each cell alone."""
-    backbone = restore_backbone(checkpoint).eval()
-    rows = cells(n_specials=n_specials)
-    with torch.inference_mode():
-        theirs = [model(torch.tensor(row[None].astype(np.int64)), output_hidden_states=True) for row in rows]
-        for batch, expected in [
-            (packed(rows), theirs),
-            *((packed([row]), [one]) for row, one in zip(rows, theirs, strict=True)),
-        ]:
-            for layer in range(backbone.n_layers + 1):
-                states = torch.cat([one.hidden_states[layer][0] for one in expected])
-                torch.testing.assert_close(backbone.hidden(batch, layer), states, atol=1e-5, rtol=1e-5)
-            if type(model).__name__ in ("BertForMaskedLM", "GPT2LMHeadModel"):
-                scores = torch.cat([one.logits[0] for one in expected])
-                torch.testing.assert_close(backbone.logits(backbone(batch)), scores, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", BERT_CLASSES)
@@ -178,31 +155,6 @@ def test_a_cell_classifier_names_cells_as_transformers_does(tmp_path):
     names = loaded.head.write(outputs).obs["scfm_published_guess"]
     assert list(names) == [("B", "NK", "T")[i] for i in theirs.argmax(1)]
     assert scfm.load(tmp_path).checkpoint.classes == {"published": ("LABEL_0", "LABEL_1", "LABEL_2")}
-
-
-def write_multitask(folder, *, attention):
-    """As Geneformer's multi-task code saves it; the pooling as its formula for one cell without padding."""
-    model = make_model("BertModel")
-    model.config.save_pretrained(folder)
-    config = json.loads((folder / "config.json").read_text()) | {"architectures": ["BertForMaskedLM"]}
-    (folder / "config.json").write_text(json.dumps(config))
-    torch.manual_seed(3)
-    heads = [torch.nn.Linear(32, n) for n in (3, 2)]
-    query = torch.randn(32, 1)
-    weights = {f"bert.{name}": value for name, value in model.state_dict().items()}
-    for i, head in enumerate(heads):
-        weights |= {f"classification_heads.{i}.{name}": value for name, value in head.state_dict().items()}
-    if attention:
-        weights["attention_pool.attention_weights"] = query
-    torch.save(weights, folder / "pytorch_model.bin")
-    write_dictionaries(folder)
-
-    def logits(row):
-        states = model(torch.tensor(row[None].astype(np.int64))).last_hidden_state[0]
-        pooled = (torch.softmax(states @ query, 0) * states).sum(0) if attention else states[0]
-        return [head(pooled) for head in heads]
-
-    return logits
 
 
 @pytest.mark.parametrize("attention", [True, False])
