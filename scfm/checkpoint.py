@@ -43,6 +43,7 @@ class Checkpoint:
         step: optimizer steps it was trained for.
         fields: names of the features of each second modality that the store of the run keeps.
         published: whether it is another project's, a folder of transformers (:mod:`scfm.published.folder`).
+        bare: whether that folder has no prediction head, so that the one of ``weights`` begins anew.
     """
 
     path: Path
@@ -55,6 +56,7 @@ class Checkpoint:
     weights: Mapping[str, Tensor]
     step: int
     published: bool = False
+    bare: bool = False
     fields: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property

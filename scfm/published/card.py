@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from scfm import __version__
 from scfm.checkpoint import Checkpoint
 from scfm.head.base import Head
 from scfm.model.backbone import Backbone
+from scfm.published.transformers_head import TransformersHead
 from scfm.store.token_store import TokenStore
 from scfm.tokenizer import Tokenizer, from_dict
 
@@ -19,7 +21,14 @@ BASELINES = {f"val/{name}": f"val/unigram_{name}" for name in ("loss", "top1", "
 
 
 def write_card(
-    checkpoint: Checkpoint, backbone: Backbone, head: Head, folder: Path, *, dtype: str, license: str | None
+    checkpoint: Checkpoint,
+    backbone: Backbone,
+    head: Head,
+    folder: Path,
+    *,
+    known: TransformersHead | None,
+    dtype: str,
+    license: str | None,
 ) -> None:
     """Write ``README.md`` with the front matter that the hub reads.
 
@@ -28,6 +37,7 @@ def write_card(
         backbone: as exported, low-rank additions merged.
         head: the head beside, or the base class.
         folder: where the card goes.
+        known: the head as a class of transformers computes it, if there is such a class.
         dtype: of the weights.
         license: of the weights, or None.
     """
@@ -37,24 +47,38 @@ def write_card(
         "Tokens": _tokens(tokenizer, backbone),
         "Model": _model(checkpoint, backbone, dtype),
         "Cell embeddings": _rule(backbone),
-        "Head": _head(head),
+        "Head": _head(head, known),
         "Metrics": _metrics(checkpoint),
-        "How to load it": _loading(checkpoint, tokenizer),
+        "How to load it": _loading(checkpoint, tokenizer, known),
         "Limits": _limits(tokenizer, backbone, license),
     }
     title = str(checkpoint.config.get("name") or "model")
     text = "\n\n".join(f"## {name}\n{body}" for name, body in sections.items() if body)
-    (folder / CARD).write_text(f"{_front(checkpoint, license)}\n# {title}\n\n{text}\n", encoding="utf-8")
+    (folder / CARD).write_text(f"{_front(checkpoint, known, license)}\n# {title}\n\n{text}\n", encoding="utf-8")
 
 
-def _front(checkpoint: Checkpoint, license: str | None) -> str:
+def _task(checkpoint: Checkpoint, known: TransformersHead | None) -> str:
+    """By the names of the hub."""
+    if known is not None:
+        return "text-classification" if "Sequence" in known.architecture else "token-classification"
+    if checkpoint.bare:
+        return "feature-extraction"
+    return "text-generation" if checkpoint.causal else "fill-mask"
+
+
+def _front(checkpoint: Checkpoint, known: TransformersHead | None, license: str | None) -> str:
     lines = ["---", *([f"license: {json.dumps(license)}"] if license else []), "library_name: transformers"]
     lines += ["tags:", "- single-cell", "- genomics", "- scfm"]
-    lines += [f"pipeline_tag: {'text-generation' if checkpoint.causal else 'fill-mask'}"]
-    origin = str(checkpoint.config.get("init_from") or "")
-    if "hf:/" in origin:
-        lines += [f"base_model: {json.dumps(origin.split('hf:/')[-1].strip('/').split('@')[0])}"]
+    lines += [f"pipeline_tag: {_task(checkpoint, known)}"]
+    origin = _base_model(str(checkpoint.config.get("init_from") or checkpoint.path))
+    lines += [f"base_model: {json.dumps(origin)}"] if origin else []
     return "\n".join([*lines, "---"])
+
+
+def _base_model(origin: str) -> str | None:
+    """``USER/NAME`` of a model of the hub, from its address or from its folder in the cache; None of any other."""
+    found = re.search(r"hf:/+([\w.-]+)/([\w.-]+)|models--([\w.-]+?)--([\w.-]+)/snapshots/", origin)
+    return None if found is None else "/".join(part for part in found.groups() if part)
 
 
 def _data(checkpoint: Checkpoint) -> str:
@@ -112,7 +136,11 @@ def _rule(backbone: Backbone) -> str:
     )
 
 
-def _head(head: Head) -> str:
+def _head(head: Head, known: TransformersHead | None) -> str:
+    if known is not None:
+        names = ", ".join(f"`{name}`" for name in known.classes[:20]) + (", ..." if len(known.classes) > 20 else "")
+        calibrated = " Calibration is in `head.safetensors` alone, which scfm reads." if head.state_dict() else ""
+        return f"`model.safetensors` has the classifier as `{known.architecture}` computes it: {names}.{calibrated}"
     if not head.state_dict():
         return ""
     return (
@@ -150,8 +178,12 @@ def run_metrics(checkpoint: Checkpoint) -> dict[str, float]:
     return {str(name): float(value) for name, value in found.items() if isinstance(value, (int, float))}
 
 
-def _loading(checkpoint: Checkpoint, tokenizer: Tokenizer) -> str:
+def _loading(checkpoint: Checkpoint, tokenizer: Tokenizer, known: TransformersHead | None) -> str:
     auto = "AutoModelForCausalLM" if checkpoint.causal else "AutoModelForMaskedLM"
+    if known is not None:
+        auto = known.architecture.replace("Bert", "AutoModel")
+    elif checkpoint.bare:
+        auto = "AutoModel"
     text = f'```python\nfrom transformers import {auto}, AutoTokenizer\n\nmodel = {auto}.from_pretrained("FOLDER")\n'
     text += 'tokenizer = AutoTokenizer.from_pretrained("FOLDER")\n```'
     if hasattr(tokenizer, "medians"):

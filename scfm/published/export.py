@@ -19,12 +19,10 @@ from scfm.io import atomic_write
 from scfm.model.adapt import merge
 from scfm.model.backbone import Backbone
 from scfm.published.card import write_card
+from scfm.published.exported import ABOUT, HEAD, READOUT
+from scfm.published.transformers_head import TransformersHead, find_transformers_head
 from scfm.published.vocabulary import write_tokenizer, write_vocabulary
 from scfm.tokenizer import from_dict
-
-#: In an exported folder: what the checkpoint says of itself, and which run and step it was exported from.
-ABOUT = "scfm.json"
-HEAD = "head.safetensors"
 
 DType = Literal["float32", "bfloat16", "float16"]
 #: Keys of a run's config that name places of the machine it ran on.
@@ -51,7 +49,7 @@ def export_model(
     dtype: DType = "float32",
     license: str | None = None,
 ) -> list[str]:
-    """Write a model as a folder: weights, config, vocabulary, tokenizer, model card, and the head beside.
+    """Write a model as a folder: weights, config, vocabulary, tokenizer, model card, and beside them head and pooling.
 
     The weights are those that embed cells: averaged ones (``callbacks=ema``) where the run averaged, low-rank
     additions merged. The model given is not changed.
@@ -80,13 +78,15 @@ def export_model(
     plain = merge(copy.deepcopy(backbone)).to(device="cpu", dtype=kinds[dtype])
     with atomic_write(folder) as part:
         part.mkdir()
-        _write_backbone(plain, checkpoint, part, dtype)
+        known = find_transformers_head(checkpoint, head)
+        _write_model(plain, checkpoint, known, part, dtype)
         tokenizer = from_dict(checkpoint.tokenizer)
         write_vocabulary(tokenizer, part)
         write_tokenizer(tokenizer.require_vocab(), tokenizer.roles, plain.n_positions, part)
-        if head.state_dict():
-            _write_head(head, part)
-        write_card(checkpoint, plain, head, part, dtype=dtype, license=license)
+        for name, weighted in ((HEAD, head), (READOUT, plain.readout)):
+            if weighted is not None and weighted.state_dict():
+                _write_part(weighted, part / name)
+        write_card(checkpoint, plain, head, part, known=known, dtype=dtype, license=license)
         files = sorted([*(path.name for path in part.iterdir()), ABOUT])
         text = json.dumps({**about, "export": {**about["export"], "files": files}}, ensure_ascii=False, indent=1)
         (part / ABOUT).write_text(text + "\n", encoding="utf-8")
@@ -107,6 +107,7 @@ def _describe(checkpoint: Checkpoint, head: Head) -> dict[str, Any]:
         "tokenizer": dict(checkpoint.tokenizer),
         "classes": classes,
         "batches": batches,
+        "fields": {kind: list(names) for kind, names in checkpoint.fields.items()},
     }
     return {**about, "export": {"run": _run_hash(checkpoint), "step": checkpoint.step}}
 
@@ -114,7 +115,13 @@ def _describe(checkpoint: Checkpoint, head: Head) -> dict[str, Any]:
 def _run_hash(checkpoint: Checkpoint) -> str:
     """What all checkpoints of one run share and another run does not."""
     keys = ("name", "output", "store", "seed", "model", "objective", "head")
-    told = [checkpoint.command, {key: checkpoint.config.get(key) for key in keys}, checkpoint.tokenizer["vocab"]]
+    told: list[Any] = [
+        checkpoint.command,
+        {key: checkpoint.config.get(key) for key in keys},
+        checkpoint.tokenizer["vocab"],
+    ]
+    if checkpoint.published:  # without a run of its own: two models of one architecture differ by their folders
+        told.append(str(checkpoint.path.resolve()))
     return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -139,11 +146,28 @@ def _require_room(folder: Path, about: Mapping[str, Any]) -> None:
         raise FileExistsError(f"{folder} holds {', '.join(foreign)} beside an export of this run; {instead}")
 
 
-def _write_backbone(backbone: Backbone, checkpoint: Checkpoint, folder: Path, dtype: str) -> None:
-    """``config.json`` and ``model.safetensors``, under the names that transformers' classes load."""
-    backbone.model.save_pretrained(folder)
+def _write_model(
+    backbone: Backbone, checkpoint: Checkpoint, head: TransformersHead | None, folder: Path, dtype: str
+) -> None:
+    """``config.json`` and ``model.safetensors``, under the names that transformers' classes load.
+
+    With a head that transformers knows the class is that of the head, which has no prediction head; a model whose
+    prediction head was never trained (an imported ``BertModel``) is written without it.
+    """
     path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
+    if head is None and not checkpoint.bare:
+        backbone.model.save_pretrained(folder)
+        config = json.loads(path.read_text(encoding="utf-8"))
+    else:
+        weights = {name: value for name, value in backbone.model.state_dict().items() if name.startswith("bert.")}
+        extra = {} if head is None else {name: value.to(backbone.model.dtype) for name, value in head.weights.items()}
+        whole = {name: value.detach().cpu().contiguous() for name, value in {**weights, **extra}.items()}
+        save_file(whole, folder / "model.safetensors", metadata={"format": "pt"})
+        config = json.loads(backbone.model.config.to_json_string()) | {"architectures": ["BertModel"]}
+        if head is not None:
+            names = {str(i): name for i, name in enumerate(head.classes)}
+            ids = {name: i for i, name in enumerate(head.classes)}
+            config |= {"architectures": [head.architecture], "id2label": names, "label2id": ids}
     specials = from_dict(checkpoint.tokenizer).require_vocab().specials
     config |= {"dtype": dtype, "torch_dtype": dtype}  # transformers before 4.56 knows the second name alone
     if config.get("model_type") == "bert":
@@ -158,8 +182,6 @@ def _write_backbone(backbone: Backbone, checkpoint: Checkpoint, folder: Path, dt
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _write_head(head: nn.Module, folder: Path) -> None:
-    weights = {name: value.detach().cpu().contiguous().clone() for name, value in head.state_dict().items()}
-    save_file(
-        weights, folder / HEAD, metadata={"format": "pt", "class": f"{type(head).__module__}.{type(head).__name__}"}
-    )
+def _write_part(module: nn.Module, path: Path) -> None:
+    weights = {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}
+    save_file(weights, path, metadata={"format": "pt", "class": f"{type(module).__module__}.{type(module).__name__}"})
