@@ -10,9 +10,12 @@ import huggingface_hub
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+from scfm.published.exported import ABOUT, HEAD, READOUT
 from scfm.published.weights import FILES, INDEXES
 
 SCHEME = "hf://"
+#: What an export of scfm has beside.
+OWN = (ABOUT, HEAD, READOUT)
 _ADDRESS = re.compile(r"hf://([\w.-]+)/([\w.-]+)((?:/[\w.-]+)*)(?:@([\w./-]+))?")
 #: What is fetched of a model's folder. ``training_args.bin`` and ``optimizer.pt`` are pickles of other things.
 _FILES = (
@@ -22,6 +25,7 @@ _FILES = (
     *FILES,
     "model-*.safetensors",
     "pytorch_model-*.bin",
+    *OWN,
 )
 #: Dictionaries of a whole repository.
 _DICTIONARIES = ("token_dictionary*.pkl", "gene_median_dictionary*.pkl", "ensembl_mapping_dict*.pkl")

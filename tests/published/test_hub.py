@@ -90,3 +90,8 @@ def test_of_two_formats_safetensors_is_taken_and_of_shards_all():
         "a/model-00002-of-00002.safetensors",
     ]
     assert choose_files(shards, "a") == shards
+
+
+def test_what_an_export_of_scfm_has_beside_is_fetched_too():
+    names = ["config.json", "model.safetensors", "scfm.json", "head.safetensors", "readout.safetensors", "README.md"]
+    assert choose_files(names, "") == [*names[:1], *names[2:5], names[1]]
