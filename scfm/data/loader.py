@@ -1,8 +1,10 @@
 """The loader of a rank: it reads micro-batches and keeps its position."""
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from multiprocessing import get_context
+from multiprocessing.queues import Queue
 from typing import Any
 
 import numpy as np
@@ -61,8 +63,8 @@ class MicroBatches(Sampler[tuple[np.ndarray, int]]):
 
 #: Why processes that read ahead may fail, and what helps.
 _ALONE = (
-    "it was killed, or memory or /dev/shm is full or may not be written to; with data.workers=0 the training process "
-    "reads batches itself"
+    "it was killed, memory or /dev/shm is full or may not be written to, or too many files are open (ulimit -n); with "
+    "data.workers=0 the training process reads batches itself"
 )
 
 
@@ -76,6 +78,11 @@ def _require_shared_memory() -> None:
         get_context("fork").Lock()
     except OSError as error:
         raise OSError(f"no process can be started that reads batches ahead ({error}): {_ALONE}") from error
+
+
+def _end_with_lost_batch(worker: int) -> None:
+    """In a process that reads ahead: end where a batch cannot be sent, for which training would wait for ever."""
+    Queue._on_queue_feeder_error = staticmethod(lambda error, batch: os._exit(1))  # type: ignore[attr-defined]
 
 
 def _in_sentences(batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -136,6 +143,7 @@ class CellLoader(DataLoader[Batch]):
             num_workers=workers,
             pin_memory=pin,
             multiprocessing_context="fork" if workers else None,
+            worker_init_fn=_end_with_lost_batch,
         )
 
     def __len__(self) -> int:

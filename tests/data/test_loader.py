@@ -144,6 +144,19 @@ def test_a_full_shared_memory_ends_the_run_and_does_not_stop_it_for_ever(monkeyp
     assert len(list(CellLoader(PackedCells(store), order))) == len(order)
 
 
+def test_a_batch_that_cannot_be_sent_ends_the_run_and_does_not_stop_it_for_ever(monkeypatch):
+    """As where the process may open no more files."""
+
+    def full(descriptor):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("multiprocessing.reduction.DupFd", full)
+    store = MadeUpStore()
+    order = Order(np.arange(60), store.lengths, tokens=40, multiple=4, seed=1)
+    with pytest.raises(OSError, match=r"a process that reads batches ahead has ended .*ulimit -n.*data\.workers=0"):
+        list(CellLoader(PackedCells(store), order, workers=2))
+
+
 def test_a_shared_memory_that_cannot_be_written_to_is_one_sentence(monkeypatch):
     class NoLocks:
         def Lock(self):
