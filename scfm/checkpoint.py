@@ -156,6 +156,10 @@ def _weights(path: Path, state: Mapping[str, Any], config: Mapping[str, Any], *,
 
 def _file(path: Path) -> Path:
     if path.is_dir():
+        if (path / "checkpoints").is_dir():
+            raise ValueError(
+                f"{path} is the folder of a run; name a checkpoint of it, {path / 'checkpoints'}/last.ckpt"
+            )
         if not (path / WEIGHTS).is_file():
             raise ValueError(f"{path} is a folder of shards; make it readable with: scfm-consolidate checkpoint={path}")
         path = path / WEIGHTS

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-
 #: Each file is a command: ``scfm/commands/NAME.py`` with ``run(cfg)``, its keys in ``configs/NAME.yaml``.
 COMMANDS = Path(__file__).resolve().parent / "commands"
 _RUN = "A run that has saved a checkpoint goes on with ckpt_path=last."
@@ -44,6 +43,14 @@ def main(command: str) -> Any:
     """Run ``scfm.commands.COMMAND.run(cfg)`` under Hydra with ``configs/COMMAND.yaml``; exit 1 on a user's error."""
     keep_screen()
     allow_open_files()
+    try:
+        return _main(command)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"Ctrl-C: stopped. {_GO_ON.get(command, 'Nothing is written; run the same command again.')}\n")
+        sys.exit(128 + signal.SIGINT)
+
+
+def _main(command: str) -> Any:
     if command == "prepare" and sys.argv[1:2] == ["verify"]:  # no config: scfm-prepare verify STORE
         from scfm.commands.prepare import verify
 
@@ -63,12 +70,8 @@ def main(command: str) -> Any:
 
     try:
         value = composed()
-    except KeyboardInterrupt:
-        sys.stderr.write(f"Ctrl-C: stopped. {_GO_ON.get(command, 'Nothing is written; run the same command again.')}\n")
-        sys.exit(128 + signal.SIGINT)
     except Exception as error:  # of Hydra, before the command runs
-        sentence = None if is_full else _sentence_before_start(error)
-        if sentence is None:
+        if is_full or (sentence := _sentence_before_start(error)) is None:
             raise
         sys.exit(sentence)
     if trials:

@@ -123,6 +123,17 @@ main({command!r})
     assert done.stderr.splitlines()[-1].startswith("Ctrl-C: stopped. ") and advice in done.stderr
 
 
+def test_ctrl_c_while_the_command_line_is_read_is_a_sentence_too(monkeypatch, capsys):
+    def stop(command):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_answer", stop)
+    with pytest.raises(SystemExit) as ended:
+        cli.main("embed")
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "Ctrl-C: stopped. The same command goes on after the parts that are finished.\n"
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [

@@ -190,3 +190,11 @@ def test_a_head_of_absurd_size_is_refused(forge):
     path = forge(lambda state: state["scfm"]["config"].update(head=head))
     with pytest.raises(ValueError, match="head.hidden=1,000,000,000 is more than"):
         read(path)
+
+
+def test_the_folder_of_a_run_is_no_folder_of_shards(tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(
+        ValueError, match="is the folder of a run; name a checkpoint of it, .*run/checkpoints/last.ckpt"
+    ):
+        read(tmp_path / "run")
