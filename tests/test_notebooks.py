@@ -65,7 +65,7 @@ def _quick_umap(monkeypatch):
     def quick_umap(adata):
         adata.obsm["X_umap"] = np.asarray(adata.obsm[adata.uns["neighbors"]["params"]["use_rep"]])[:, :2].copy()
 
-    monkeypatch.setattr(sc.pp, "neighbors", lambda *given, **named: neighbors(*given, **named, method="gauss"))
+    monkeypatch.setattr(sc.pp, "neighbors", lambda *given, **named: neighbors(*given, **{"method": "gauss", **named}))
     monkeypatch.setattr(sc.tl, "umap", quick_umap)
 
 
