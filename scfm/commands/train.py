@@ -47,6 +47,9 @@ from scfm.training.trainer import building, make_trainer
 
 log = logging.getLogger(__name__)
 
+#: File in the folder of a run: metrics before its first step, which a resumed run does not measure again.
+START = "start.json"
+
 #: Clusters of the table that a model is compared with, and the training cells that they are fitted on, at most.
 CLUSTERS, CELLS = 50, 5000
 
@@ -92,10 +95,13 @@ def run(cfg: DictConfig) -> float | None:
             start.initialize(backbone, data, spec)
             if origin is None:
                 before.update(loss_of_start(trainer, backbone, objective, data))
+                write_text(output / START, json.dumps(before))
 
         options = FitOptions(output, cfg.optim, cfg.schedule, cfg.validate_every, cfg.ckpt_path, record)
         module, data, metrics = fit(options, trainer, data, backbone, objective, spec, about, begin)
         if trainer.is_global_zero:
+            if not before and cfg.ckpt_path is not None and (output / START).is_file():
+                before = json.loads((output / START).read_text())  # measured when the run began
             metrics = before | metrics
             if watched:
                 metrics |= compare_losses(watched, trainer, module)
