@@ -74,6 +74,8 @@ def _main(command: str) -> Any:
         if is_full or (sentence := _sentence_before_start(error)) is None:
             raise
         sys.exit(sentence)
+    finally:
+        os.environ["HYDRA_FULL_ERROR"] = str(int(is_full))  # a later command of this process asks again
     if trials:
         sys.stderr.write(f"{trial_table(trials)}\n")  # Hydra has taken its logging down by now
         if all(trial.error for trial in trials):

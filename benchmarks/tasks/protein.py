@@ -13,7 +13,7 @@ from sklearn.cluster import KMeans
 
 from scfm.evaluation.methods.expression import read_expression
 from scfm.evaluation.protein import RIVALS, predict_proteins
-from scfm.metrics.protein import protein_scores
+from scfm.metrics.modality.protein import protein_scores
 from tasks.bench import Bench, Measure, predicted, split_of
 
 #: Groups within which predictions are judged.

@@ -257,6 +257,8 @@ def _choose(other: Source, label: str, request: FieldRequest) -> tuple[Place, Ma
     places = list(other.default) if request.raw and request.kind == "protein" else list(other.default)[-1:]
     if not places:
         raise ValueError(f"its {label} has no X")
+    if not len(places[-1].var()):
+        raise ValueError(f"its {label} has no features")
     judged = [judge(other, one) for one in places]
     for candidate in judged:
         if candidate.kind == "counts" or not request.raw or request.kind == "peaks":

@@ -11,7 +11,7 @@ from scfm.head.multimodal.clip import Clip
 from scfm.head.multimodal.contrast import canonical_directions
 from scfm.head.multimodal.towers import PanelValues, PeakComponents
 from scfm.head.variable_components import VariableComponents
-from scfm.metrics.alignment import foscttm, recall, transfer_accuracy
+from scfm.metrics.modality.alignment import foscttm, recall, transfer_accuracy
 from scfm.types import PEAKS
 
 HEAD, CCA, SHUFFLED = "scfm, this head", "PCA + CCA", "shuffled pairs"

@@ -10,7 +10,7 @@ from scfm.head.block_ridge import RidgeChoice, choose_ridge, fit_ridge
 from scfm.head.multimodal.protein import Protein
 from scfm.head.variable_components import VariableComponents
 from scfm.inference.predict import targets
-from scfm.metrics.protein import protein_scores
+from scfm.metrics.modality.protein import protein_scores
 
 RIDGE, NEAREST, DEPTH = "ridge on 50 PCs", "15 nearest on 50 PCs", "ridge on library size"
 RIVALS = (RIDGE, NEAREST, DEPTH)

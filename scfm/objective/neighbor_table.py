@@ -47,7 +47,8 @@ class NeighborTable(nn.Module):
         self.register_buffer("holds", torch.from_numpy(holds.T.copy()), persistent=False)  # (V, K)
         self.register_buffer("rarity", torch.from_numpy(rarity.astype(np.float32)), persistent=False)
         self.register_buffer("shares", torch.from_numpy((shares / shares.sum()).astype(np.float32)), persistent=False)
-        self.weight = self._choose_weight(np.random.default_rng(0)) if len(holds) > 1 else 1.0
+        with torch.device("cpu"):  # other ranks of a divided model are built without values
+            self.weight = self._choose_weight(np.random.default_rng(0)) if len(holds) > 1 else 1.0
 
     def forward(self, batch: Batch, visible: Tensor, places: Tensor, targets: Tensor, *, prefix: bool) -> Tensor:
         """Summed cross-entropy of the targets, see :meth:`scfm.objective.cluster_table.ClusterTable.forward`."""

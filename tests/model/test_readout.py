@@ -172,13 +172,3 @@ def test_a_cell_does_not_depend_on_its_batch(counted):
         whole = embed(backbone, batch, data.store.vocab)
         parts = [embed(backbone, part, data.store.vocab) for part in batch.split(3)]
     torch.testing.assert_close(torch.cat(parts), whole)
-
-
-def test_a_perturbed_list_of_genes_has_no_counts(counted, tmp_path):
-    model = scfm.train(
-        store=str(counted / "store"),
-        output=str(tmp_path / "run"),
-        **{"model.embedding_pool": "weighted", "start.min_cells": 2, "trainer.max_steps": 1, "data.max_length": 30},
-    )
-    with pytest.raises(ValueError, match=r"weighs genes by their counts.*model\.embedding_value=rank"):
-        model.analyse("perturb", ad.read_h5ad(counted / "cells.h5ad"))

@@ -19,7 +19,7 @@ from scfm.head.multimodal.decoded import Decoded
 from scfm.head.multimodal.towers import PanelValues, PeakComponents, Projection
 from scfm.head.ranges import check_not_negative, check_positive, check_proper_shares
 from scfm.head.survey import Survey
-from scfm.metrics.alignment import foscttm, recall
+from scfm.metrics.modality.alignment import foscttm, recall
 from scfm.types import FIELDS, PEAKS, Backbone, Metrics, Sampling, Spec, field_key
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scfm.head.blocks import Fold, make_folds
-from scfm.metrics.alignment import foscttm
+from scfm.metrics.modality.alignment import foscttm
 
 #: Shrinkages that are tried.
 SHRINKAGES = (0.03, 0.1, 0.3, 1.0)

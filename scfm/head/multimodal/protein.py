@@ -27,7 +27,7 @@ from scfm.head.multimodal.panel import (
 )
 from scfm.head.ranges import check_not_negative, check_proper_shares
 from scfm.head.survey import Survey
-from scfm.metrics.protein import protein_scores
+from scfm.metrics.modality.protein import protein_scores
 from scfm.types import PROTEIN, Backbone, Metrics, Spec, field_key
 
 log = logging.getLogger(__name__)

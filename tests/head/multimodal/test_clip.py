@@ -15,8 +15,8 @@ from sklearn.metrics import roc_auc_score
 import scfm
 from scfm.datasets.synthetic import synthetic_cells
 from scfm.head.multimodal.clip import Clip
-from scfm.metrics.alignment import foscttm
 from scfm.metrics.denoising import explained_deviance
+from scfm.metrics.modality.alignment import foscttm
 from support import SMALL, command
 
 TRAIN = tuple(part for part in SMALL if "positions" not in part)

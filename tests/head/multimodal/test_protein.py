@@ -11,7 +11,7 @@ from scfm.data.packing import pack
 from scfm.datasets.synthetic import synthetic_cells
 from scfm.head.gene_components import score_matrix
 from scfm.head.multimodal.marker_genes import MarkerGenes, correlate
-from scfm.metrics.protein import pearson
+from scfm.metrics.modality.protein import pearson
 from scfm.store.token_store import TokenStore
 from support import SMALL, command
 

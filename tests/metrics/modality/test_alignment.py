@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from scfm.metrics.alignment import foscttm, recall, transfer_accuracy
+from scfm.metrics.modality.alignment import foscttm, recall, transfer_accuracy
 
 
 def circle(degrees):

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.stats import pearsonr, spearmanr
 
-from scfm.metrics.protein import center_groups, protein_scores
+from scfm.metrics.modality.protein import center_groups, protein_scores
 
 
 def test_scores_of_the_cells_that_have_a_protein():

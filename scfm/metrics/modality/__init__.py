@@ -1,0 +1,1 @@
+"""Scores of cells that were measured in two ways: genes with proteins, genes with peaks."""
