@@ -101,7 +101,7 @@ def run(cfg: DictConfig) -> float | None:
         module, data, metrics = fit(options, trainer, data, backbone, objective, spec, about, begin)
         if trainer.is_global_zero:
             if not before and cfg.ckpt_path is not None and (output / START).is_file():
-                before = json.loads((output / START).read_text())  # measured when the run began
+                before = _measured_before(output / START)
             metrics = before | metrics
             if watched:
                 metrics |= compare_losses(watched, trainer, module)
@@ -114,6 +114,15 @@ def run(cfg: DictConfig) -> float | None:
             close(trainer)
             log.info("%s", closing(output, metrics))
         return metrics.get(cfg.metric)
+
+
+def _measured_before(path: Path) -> dict[str, float]:
+    """What :data:`START` holds; a damaged file costs these figures, not the trained run."""
+    try:
+        return {str(name): float(value) for name, value in json.loads(path.read_text()).items()}
+    except (ValueError, TypeError, AttributeError, OSError) as error:
+        log.warning("%s cannot be read (%s): metrics.json is without what it held.", path, error)
+        return {}
 
 
 def measure_depth(backbone: Backbone, data: CellData, device: torch.device) -> dict[str, float]:

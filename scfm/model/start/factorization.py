@@ -1,4 +1,3 @@
-# ruff: noqa: ANN001, ANN202 (compiled functions take their types from their arguments)
 """Embeddings of genes from the cells that they occur in together."""
 
 from __future__ import annotations
@@ -127,7 +126,7 @@ def _embed(multiply: Callable[[np.ndarray], np.ndarray], size: int, rank: int, p
 
 
 @numba.njit(cache=True, nogil=True)
-def _count_pairs(genes, offsets, pairs):  # type: ignore[no-untyped-def]
+def _count_pairs(genes: np.ndarray, offsets: np.ndarray, pairs: np.ndarray) -> None:
     """Add 1 to the upper triangle of (G, G) for every pair of genes of a cell, and to the diagonal for every gene."""
     for cell in range(len(offsets) - 1):
         for i in range(offsets[cell], offsets[cell + 1]):
